@@ -1,0 +1,63 @@
+"What a user installs: the wheel's contents and metadata, and that importing or asking for help stays light"
+import email, re, shutil, subprocess, sys, zipfile
+from configparser import ConfigParser
+from pathlib import Path
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+
+def python(*args, cwd): return subprocess.run([sys.executable, *args], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory):
+    "The wheel of this checkout, built from a copy so that nothing an earlier build left gets in"
+    tmp = tmp_path_factory.mktemp('wheel')
+    skip = shutil.ignore_patterns('.git', '.venv*', 'build', 'dist', '*.egg-info', '__pycache__', '_docs', '_proc', 'work_dirs')
+    shutil.copytree(root, tmp/'src', ignore=skip, symlinks=True)
+    res = python('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(tmp), str(tmp/'src'), cwd=tmp)
+    assert res.returncode==0, res.stdout+res.stderr
+    [path] = tmp.glob('*.whl')
+    with zipfile.ZipFile(path) as z: yield z
+
+def read(wheel, name):
+    [found] = [o for o in wheel.namelist() if re.search(rf'\.dist-info/{name}$', o)]
+    return wheel.read(found).decode()
+
+def test_wheel_holds_package_and_assets(wheel):
+    names = [o for o in wheel.namelist() if '.dist-info/' not in o]
+    assert all(o.startswith('flowbook/') for o in names) # no notebooks, tests or tools
+    assert {o for o in names if o.endswith('.py')} == {p.relative_to(root).as_posix() for p in (root/'flowbook').rglob('*.py')}
+    assets = [o for o in names if o.startswith('flowbook/assets/')]
+    assert [o for o in assets if o.endswith('.safetensors')], 'no weights in the wheel'
+    assert len([o for o in assets if o.endswith(('.png', '.jpg'))]) >= 2, 'no demo frames in the wheel'
+    assert {o for o in assets} == {p.relative_to(root).as_posix() for p in (root/'flowbook/assets').rglob('*') if p.is_file()}
+
+def test_wheel_metadata(wheel):
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    cfg, meta = cfg['DEFAULT'], email.message_from_string(read(wheel, 'METADATA'))
+    assert (meta['Name'], meta['Version'], meta['License-Expression']) == ('flowbook', cfg['version'], 'Apache-2.0')
+    assert meta['Requires-Python'] == f">={cfg['min_python']}"
+    assert 'Apache License' in read(wheel, 'licenses/LICENSE')
+    needs = [o for o in meta.get_all('Requires-Dist') if 'extra ==' not in o]
+    assert len(needs)==len(cfg['requirements'].split())
+    assert not [o for o in needs if '<' in o or '==' in o], 'users get open requirements; caps are for developers'
+    assert 'flowbook = flowbook.cli.main:main' in read(wheel, 'entry_points.txt')
+
+def test_version_is_the_same_everywhere(tmp_path):
+    version = re.search(r'^version = (\S+)', (root/'settings.ini').read_text(), re.M)[1]
+    assert python('-c', 'import flowbook; print(flowbook.__version__)', cwd=tmp_path).stdout.strip() == version
+    assert version in python('-m', 'flowbook.cli.main', '--version', cwd=tmp_path).stdout
+
+def imported(*args, cwd):
+    "Names of the modules that `python *args` imports"
+    res = python('-X', 'importtime', *args, cwd=cwd)
+    assert res.returncode==0, res.stderr
+    return {m for m in re.findall(r'^import time:.*\| +(\S+)$', res.stderr, re.M)}
+
+def test_import_is_light(tmp_path):
+    assert not imported('-c', 'import flowbook', cwd=tmp_path) & {'torch', 'torchvision', 'fastai', 'fastcore', 'matplotlib', 'cv2', 'nbdev'}
+
+@pytest.mark.parametrize('args', [['--help'], ['--version'], ['infer', '--help'], ['train', '--help']])
+def test_asking_the_program_is_light(args, tmp_path):
+    assert not imported('-m', 'flowbook.cli.main', *args, cwd=tmp_path) & {'torch', 'torchvision', 'fastai', 'fastcore', 'matplotlib', 'cv2', 'nbdev'}

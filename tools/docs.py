@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Docs without Quarto: nbdev's processors, then Markdown, then HTML by Pandoc; README.md from the index notebook.
+
+    python tools/docs.py             # write _docs/: open _docs/index.html, no server or network needed
+    python tools/docs.py --readme    # write README.md
+    python tools/docs.py --check     # render everything into a temporary folder and report what is wrong
+
+The check fails on: a notebook missing from the sidebar of _quarto.yml or a page of the sidebar missing, a page without title or
+description, a broken link, anchor or picture, a README.md or nbs/nbdev.yml that differs from what would be written.
+"""
+import argparse, base64, html, os, posixpath, re, shutil, sys, tempfile, warnings
+from functools import partial
+from html.parser import HTMLParser
+from multiprocessing import get_context
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+root = Path(__file__).resolve().parent.parent
+nbs = root/'nbs'
+PICTURES = {'image/jpeg': 'jpg', 'image/png': 'png', 'image/svg+xml': 'svg'}
+TEMPLATE = '''<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title$</title><meta name="description" content="$summary$">
+<style>$highlighting-css$</style><link rel="stylesheet" href="$up$styles.css"></head>
+<body class="offline"><nav class="side">$side$</nav><main><h1>$title$</h1><p class="description">$description$</p>
+$body$</main><nav id="TOC">$toc$</nav></body></html>
+'''
+
+def page_name(nb):
+    "Where nbdev and Quarto put a notebook's page: `io/10_files.ipynb` -> `io/files.html`"
+    folder, name = posixpath.split(nb)
+    return posixpath.join(folder, re.sub(r'^\d+[a-zA-Z0-9]*_', '', name)[:-len('.ipynb')]+'.html')
+
+def notebooks(): return sorted(p.relative_to(nbs).as_posix() for p in nbs.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(nbs).parts))
+
+def text(o): return ''.join(o) if isinstance(o, list) else o
+
+def fenced(s, lang=''):
+    fence = '`'*max(3, 1+max(map(len, re.findall('`+', s)), default=0))
+    return f'{fence}{lang}\n{s.rstrip()}\n{fence}'
+
+def output_md(o, picture):
+    "One output as Markdown: the richest form that needs no script"
+    data = o.get('data', {})
+    for mime,ext in PICTURES.items():
+        if mime in data: return picture(text(data[mime]), ext)
+    if 'text/markdown' in data: return text(data['text/markdown'])
+    if 'text/html' in data: return text(data['text/html'])
+    plain = text(o.get('text', '') or data.get('text/plain', ''))
+    return fenced(plain) if plain.strip() else ''
+
+def notebook_md(name, picture):
+    "Front matter and Markdown of notebook `name` after nbdev's processors; `picture(data, extension)` stores one and returns its Markdown"
+    from execnb.nbio import read_nb
+    from nbdev.process import extract_directives
+    from nbdev.processors import FilterDefaults
+    os.chdir(nbs/Path(name).parent) # as the tests run it
+    sys.path.insert(0, str(root))
+    os.environ['IN_TEST'] = '1'
+    nb, parts = read_nb(nbs/name), []
+    FilterDefaults()(nb)
+    for c in nb.cells:
+        if c.cell_type=='raw': continue # the front matter
+        if c.cell_type=='markdown':
+            parts.append(c.source)
+            continue
+        off = {k.rstrip(':') for k,v in extract_directives(c).items() if v[:1]==['false']}
+        c.source = re.sub(r'^ *#\|.*\n?', '', c.source, flags=re.M)
+        if 'include' in off: continue
+        if 'echo' not in off and c.source.strip(): parts.append(fenced(c.source, 'python'))
+        outs = [output_md(o, picture) for o in c.get('outputs', [])] if 'output' not in off else []
+        asis = c.source.startswith('show_doc')
+        parts += [s if asis else f'::: cell-output\n{s}\n:::' for s in outs if s]
+    return dict(getattr(nb, 'frontmatter_', {})), '\n\n'.join(p.strip('\n') for p in parts)+'\n'
+
+def outside_code(f, md):
+    "Apply `f` to the parts of `md` that are not fenced code"
+    parts = re.split(r'(^(`{3,}).*?^\2$)', md, flags=re.M|re.S) # text, code, its fence, text, ...
+    return ''.join(f(o) if i%3==0 else o for i,o in enumerate(parts) if i%3!=2)
+
+def local_links(md, name):
+    "Links to the published site or to notebooks become links between pages"
+    from nbdev.config import get_config
+    cfg, here = get_config(), posixpath.dirname(name) or '.'
+    md = re.sub(re.escape(cfg.doc_host+cfg.doc_baseurl)+r'/?([^\s)"#>]*)', lambda m: posixpath.relpath(m[1] or 'index.html', here), md)
+    return re.sub(r'(\]\(|href=")([^\s):"#]+\.ipynb)', lambda m: m[1]+page_name(m[2]), md)
+
+def pages_listed():
+    "The sidebar of _quarto.yml: section title and notebooks"
+    import yaml
+    quarto = yaml.safe_load((root/'_quarto.yml').read_text(encoding='utf-8'))
+    return [(o['section'], o['contents']) for o in quarto['website']['sidebar']['contents']]
+
+def sidebar(titles, name):
+    "The sidebar as HTML, seen from the page of notebook `name`"
+    here = posixpath.dirname(name) or '.'
+    link = lambda o: f'<li><a{" class=here" if o==name else ""} href="{posixpath.relpath(page_name(o), here)}">{html.escape(titles[o])}</a></li>'
+    return ''.join(f"<p>{section}</p><ul>{''.join(link(o) for o in contents if o in titles)}</ul>"
+                   for section,contents in pages_listed() if set(contents)&set(titles))
+
+def convert(name, out):
+    "Notebook -> (front matter, Markdown); pictures go to `out`; an error comes back as text"
+    stem, n = Path(page_name(name)).stem, iter(range(10**6))
+    def picture(data, ext):
+        file = Path(page_name(name)).parent/f'{stem}_files'/f'{next(n)}.{ext}'
+        (out/file).parent.mkdir(parents=True, exist_ok=True)
+        (out/file).write_bytes(data.encode() if ext=='svg' else base64.b64decode(data))
+        return f'![]({stem}_files/{file.name})'
+    warnings.simplefilter('ignore') # tools/refresh.py has said so
+    try: return notebook_md(name, picture)
+    except Exception as e: return f'{e.__cause__ or type(e).__name__}: '+' / '.join(str(e).splitlines()[:4])
+
+def page(name, fm, md, titles, out):
+    "Write one HTML page"
+    import pypandoc
+    plain = lambda s: html.escape(re.sub(r'[`*]', '', s))
+    tpl = out/'.template.html'
+    tpl.write_text(TEMPLATE, encoding='utf-8')
+    one = lambda s: pypandoc.convert_text(s, 'html', 'markdown', extra_args=['--wrap=none']).strip().removeprefix('<p>').removesuffix('</p>')
+    meta = dict(title=plain(titles[name]), summary=plain(fm.get('description', '')), description=one(local_links(fm.get('description', ''), name)),
+                side=sidebar(titles, name), up='../'*name.count('/'))
+    pypandoc.convert_text(local_links(md, name), 'html5', 'markdown-tex_math_single_backslash', outputfile=str(out/page_name(name)),
+        extra_args=['--standalone', '--toc', '--toc-depth=3', '--mathml', '--wrap=none', f'--template={tpl}', *(f'--variable={k}:{v}' for k,v in meta.items())])
+    tpl.unlink()
+
+def readme():
+    "README.md's text from nbs/index.ipynb, links and pictures relative to the top folder"
+    def picture(data, ext): raise ValueError('index.ipynb has a picture output: refer to a file under nbs/images instead, GitHub shows no inline data')
+    fm, md = notebook_md('index.ipynb', picture)
+    md = re.sub(r'^::: cell-output\n(.*?)\n:::$', r'\1', md, flags=re.M|re.S)
+    link = re.compile(r'(\]\(|(?:src|href)=")(?!https?:|mailto:|#|/)([^\s)"]+)')
+    md = outside_code(lambda s: link.sub(lambda m: m[1]+posixpath.normpath('nbs/'+m[2]), s), md)
+    return f"# {fm['title']}\n\n> {fm['description']}\n\n{md}"
+
+class Links(HTMLParser):
+    "Collects the targets and the anchors of a page"
+    def __init__(self, s):
+        super().__init__()
+        self.targets, self.ids = [], set()
+        self.feed(s)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        self.ids.update(a[k] for k in ('id', 'name') if a.get(k) and (k=='id' or tag=='a'))
+        self.targets += [a[k] for k in ('href', 'src') if a.get(k)]
+
+def broken_links(pages):
+    "Links of `pages`, path -> `Links`, that lead nowhere"
+    from nbdev.config import get_config
+    source = get_config().git_url+'/blob/'+get_config().branch+'/'
+    for p,links in pages.items():
+        for t in links.targets:
+            u = urlsplit(t)
+            if t.startswith(source):
+                if not (root/unquote(t[len(source):].split('#')[0])).exists(): yield p, t
+            if u.scheme or u.netloc: continue # offline: the world outside is not asked
+            target = (p.parent/unquote(u.path)).resolve() if u.path else p
+            if not target.exists(): yield p, t
+            elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].ids: yield p, t
+
+def build(out):
+    "Render all notebooks into `out`; returns what is wrong"
+    names, bad = notebooks(), []
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    for p in nbs.rglob('*'): # pictures and other files that pages refer to
+        rel = p.relative_to(nbs)
+        if p.is_file() and p.suffix not in ('.ipynb', '.yml') and not any(o[0] in '._' for o in rel.parts):
+            (out/rel).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(p, out/rel)
+    with get_context('spawn').Pool(2, maxtasksperchild=1) as pool: # a process a notebook, as in the tests
+        res = dict(zip(names, pool.map_async(partial(convert, out=out), names, chunksize=1).get(timeout=1800)))
+    bad += [f'{n}: does not render: {r}' for n,r in res.items() if isinstance(r, str)]
+    done = {n: r for n,r in res.items() if not isinstance(r, str)}
+    bad += [f'{n}: no {k} in the first cell' for n,(fm,_) in done.items() for k in ('title', 'description') if not fm.get(k)]
+    listed = [o for _,contents in pages_listed() for o in contents]
+    bad += [f'{n}: not in the sidebar of _quarto.yml' for n in names if n not in listed]
+    bad += [f'{n}: in the sidebar of _quarto.yml, but there is no such notebook' for n in listed if n not in names]
+    titles = {n: fm.get('title', n) for n,(fm,_) in done.items()}
+    for n,(fm,md) in done.items():
+        (out/page_name(n)).parent.mkdir(parents=True, exist_ok=True)
+        page(n, fm, md, titles, out)
+    files = [out/page_name(n) for n in done]
+    return bad+[f'{p.relative_to(out)}: {t} leads nowhere' for p,t in broken_links({p: Links(p.read_text(encoding='utf-8')) for p in files})]
+
+def check_readme():
+    "What is wrong with README.md and nbs/nbdev.yml"
+    import pypandoc
+    from nbdev.quarto import refresh_quarto_yml
+    want, have, yml = readme(), (root/'README.md').read_bytes().decode(), (nbs/'nbdev.yml').read_text(encoding='utf-8')
+    if want!=have: yield 'README.md: differs from nbs/index.ipynb, run tools/docs.py --readme'
+    page = Links(pypandoc.convert_text(want, 'html', 'gfm-tex_math_dollars'))
+    yield from (f'README.md: {t} leads nowhere' for _,t in broken_links({root/'README.md': page}))
+    refresh_quarto_yml() # from settings.ini
+    if (nbs/'nbdev.yml').read_text(encoding='utf-8')!=yml: yield 'nbs/nbdev.yml: differed from settings.ini, rewritten'
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--readme', action='store_true', help='write README.md')
+    ap.add_argument('--check', action='store_true', help='only say what is wrong')
+    args = ap.parse_args()
+    os.chdir(root) # where nbdev finds settings.ini
+    if args.readme: (root/'README.md').write_bytes(readme().encode())
+    if args.readme and not args.check: return
+    with tempfile.TemporaryDirectory() as tmp:
+        bad = build(Path(tmp).resolve()) + list(check_readme() if args.check else ())
+        if not args.check:
+            shutil.rmtree(root/'_docs', ignore_errors=True)
+            shutil.copytree(tmp, root/'_docs')
+    print('\n'.join(bad+[f'docs: {len(notebooks())} pages, {len(bad)} problems']))
+    sys.exit(bool(bad))
+
+if __name__=='__main__': main()
