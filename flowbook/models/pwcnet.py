@@ -7,6 +7,7 @@ __all__ = ['PWCLevel', 'PWCDecoder', 'PWCNet', 'pwcnet', 'pwcnet_plus', 'pwcnet_
 
 # %% ../../nbs/models/10_pwcnet.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
@@ -64,8 +65,13 @@ def _cost(f1, f2, max_displacement):
     "Correlation as channels `(B,D*D,H,W)`, negative values damped"
     return F.leaky_relu(correlation(f1, f2, max_displacement=max_displacement).flatten(1, 2), .1)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #aedd880c
-def _decode(self, fmaps1, fmaps2):
+# %% ../../nbs/models/10_pwcnet.ipynb #afad8c28
+@patch
+def forward(self:PWCDecoder,
+    fmaps1:list, # Feature maps of image 1, level l at 1/2**l of the size, `(B,C,H,W)` each
+    fmaps2:list  # Those of image 2
+)->list:         # Flows `(B,2,h,w)`, coarse to fine, pixels of the input / flow_div
+    "Search each level of `fmaps2` near the flow of the level above"
     flows,up = [],()
     for l in self.levels:
         f1,f2 = fmaps1[l-1],fmaps2[l-1]
@@ -76,9 +82,7 @@ def _decode(self, fmaps1, fmaps2):
         flows.append(flow)
         if l!=self.levels[-1]: up = decoder.enlarge(feat, flow)
     flows[-1] = flow + self.context(feat)
-    return flows # coarse to fine, pixels of the input / flow_div
-
-PWCDecoder.forward = _decode
+    return flows
 
 # %% ../../nbs/models/10_pwcnet.ipynb #a0681e97
 class PWCNet(Estimator):
@@ -95,20 +99,31 @@ class PWCNet(Estimator):
         self.encoder,self.decoder = encoder,decoder
         self.stride = 2**len(encoder.channels)
 
-    def forward(self, img1, img2, *, iters=None, flow_init=None, all_flows=None):
-        self.check_images(img1, img2)
-        for k,v in dict(iters=iters, flow_init=flow_init).items():
-            if v is not None: raise fail(ConfigError, f'PWCNet {k}', 'a value', 'None: it has no iterations to count or to start')
-        imgs = torch.cat([resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2)])
-        fmaps1,fmaps2 = zip(*(f.chunk(2) for f in self.encoder(imgs)))
-        flows = [f.to(img1.dtype)*self.decoder.flow_div for f in self.decoder(fmaps1, fmaps2)]
-        return self.restore(flows, imgs.shape[-2:], img1.shape[-2:])
+# %% ../../nbs/models/10_pwcnet.ipynb #b7ac531c
+def _restore(flows, inner, size):
+    "Bring `flows` from pixels of the `inner` size to pixels of `size`"
+    flow = F.interpolate(flows[-1], inner, mode='bilinear', align_corners=False)
+    scale = flow.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
+    return FlowOutput(flow=resize_flow(flow, size), flows=[f*scale for f in flows] if size!=inner else flows)
 
-    def restore(self, flows, inner, size):
-        "Bring `flows` from pixels of the `inner` size to pixels of `size`"
-        flow = F.interpolate(flows[-1], inner, mode='bilinear', align_corners=False)
-        scale = flow.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
-        return FlowOutput(flow=resize_flow(flow, size), flows=[f*scale for f in flows] if size!=inner else flows)
+# %% ../../nbs/models/10_pwcnet.ipynb #8da14d9d
+@patch
+def forward(self:PWCNet,
+    img1:Tensor,      # `(B,3,H,W)` RGB in [0,1], at least 64x64
+    img2:Tensor,      # The next frame, same shape
+    *,
+    iters=None,       # Must be None: there is nothing to iterate
+    flow_init=None,   # Must be None: the search starts from zero
+    all_flows=None    # Of no effect: all levels are always computed
+)->FlowOutput:        # `flows` has one prediction per level, coarse to fine
+    "Estimate the flow from `img1` to `img2`"
+    self.check_images(img1, img2)
+    for k,v in dict(iters=iters, flow_init=flow_init).items():
+        if v is not None: raise fail(ConfigError, f'PWCNet {k}', 'a value', 'None: it has no iterations to count or to start')
+    imgs = torch.cat([resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2)])
+    fmaps1,fmaps2 = zip(*(f.chunk(2) for f in self.encoder(imgs)))
+    flows = [f.to(img1.dtype)*self.decoder.flow_div for f in self.decoder(fmaps1, fmaps2)]
+    return _restore(flows, imgs.shape[-2:], img1.shape[-2:])
 
 # %% ../../nbs/models/10_pwcnet.ipynb #5f18f397
 @register_model('pwcnet')

@@ -6,8 +6,8 @@
 __all__ = ['ConvNorm', 'ResidualBlock', 'FeatureEncoder', 'ContextHead', 'MotionEncoder', 'ConvGRU', 'FlowHead', 'MaskPredictor',
            'UpdateBlock', 'RAFT', 'raft', 'raft_small', 'flowbook_small']
 
-# %% ../../nbs/models/20_raft.ipynb #84ad16a0
-import math, re, torch
+# %% ../../nbs/models/20_raft.ipynb #1afdf2d0
+import math, torch
 import torch.nn.functional as F
 from functools import partial
 from fastcore.basics import patch
@@ -357,14 +357,19 @@ RAFT.torchvision_rules = [(r'^feature_encoder\.', 'features.'), (r'^context_enco
     (r'^mask_predictor\.convrelu\.', 'mask.conv.'), (r'^mask_predictor\.conv\.', 'mask.out.'),
     (r'((?:stem|convs\.\d|skip|out|mask\.conv)\.)0\.', r'\1conv.'), (r'((?:stem|convs\.\d|skip)\.)1\.', r'\1norm.')]
 
-# %% ../../nbs/models/20_raft.ipynb #3ca9a8f0
+# %% ../../nbs/models/20_raft.ipynb #9e244c42
+def _swap_red_and_blue(state): return {k: v.flip(1) if k.endswith('stem.conv.weight') else v for k, v in state.items()}
+
 @patch
-def adapt_weights(self:RAFT,
-    state:dict,          # Foreign state dict
-    source:str='mmflow'  # 'mmflow' or 'torchvision'
-)->dict: # State dict for this model
-    "Rename the keys of `state`, and bring it to this model's channel order"
-    if source not in ('mmflow', 'torchvision'): raise fail(ConfigError, 'source', repr(source), 'mmflow or torchvision')
-    for pattern, new in getattr(self, f"{source}_rules"): state = {re.sub(pattern, new, k): v for k, v in state.items()}
-    if self.bgr == (source == 'mmflow'): return state
-    return {k: v.flip(1) if k.endswith('stem.conv.weight') else v for k, v in state.items()}
+def mmflow_fix(self:RAFT,
+    state:dict # MMFlow's weights under this model's names
+)->dict: # Weights for this model
+    "Bring `state` to this model's channel order"
+    return state if self.bgr else _swap_red_and_blue(state)
+
+@patch
+def torchvision_fix(self:RAFT,
+    state:dict # torchvision's weights under this model's names
+)->dict: # Weights for this model
+    "Bring `state` to this model's channel order"
+    return _swap_red_and_blue(state) if self.bgr else state

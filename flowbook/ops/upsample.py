@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['bilinear_upsample', 'convex_upsample']
 
-# %% ../../nbs/ops/40_upsample.ipynb #988b0e7b
+# %% ../../nbs/ops/40_upsample.ipynb #9c108a62
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
 
-# %% ../../nbs/ops/40_upsample.ipynb #a81521da
+# %% ../../nbs/ops/40_upsample.ipynb #b7800d0e
 def bilinear_upsample(
     flow:Tensor, # `(B,2,H,W)` flow, pixels of its own grid
     factor:int=8 # How much finer the result is
@@ -20,7 +20,7 @@ def bilinear_upsample(
     size = [factor*s for s in flow.shape[-2:]]
     return factor*F.interpolate(flow, size, mode='bilinear', align_corners=True)
 
-# %% ../../nbs/ops/40_upsample.ipynb #0c8f1dff
+# %% ../../nbs/ops/40_upsample.ipynb #51bea3c7
 def convex_upsample(
     flow:Tensor, # `(B,2,H,W)` flow, pixels of its own grid
     mask:Tensor, # `(B,9*factor**2,H,W)` logits; neighbour is the slow axis, then row and column within the cell
@@ -30,7 +30,8 @@ def convex_upsample(
     b, _, h, w = flow.shape
     if mask.shape != (b, 9*factor**2, h, w):
         raise fail(FlowbookError, 'mask', f"shape {tuple(mask.shape)}", f"{(b, 9*factor**2, h, w)}: nine weights for each fine pixel")
-    weight = mask.view(b, 1, 9, factor, factor, h, w).softmax(2)
-    near = F.unfold(factor*flow, 3, padding=1).view(b, 2, 9, 1, 1, h, w)
-    fine = (weight*near).sum(2)                                            # (B,2,factor,factor,H,W)
+    weight = mask.view(b, 9, factor**2, h, w).softmax(1)
+    near = F.unfold(factor*flow, 3, padding=1).view(b, 2, 9, 1, h, w)
+    fine = torch.stack([(weight*near[:, c]).sum(1) for c in range(2)], 1)  # one component at a time: half the memory, and faster back
+    fine = fine.view(b, 2, factor, factor, h, w)
     return fine.permute(0, 1, 4, 2, 5, 3).reshape(b, 2, factor*h, factor*w)

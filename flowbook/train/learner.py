@@ -71,8 +71,8 @@ def flow_learner(
     lr:float=4e-4,       # Default learning rate
     wd:float=1e-4,       # Weight decay of AdamW
     clip:float=1.,       # Gradients are scaled down to this norm; None: they are not
-    precision:str='fp32',# 'fp32', or 'bf16' for the model's forward pass
-    cbs=(),              # More callbacks
+    precision:str='fp32', # 'fp32', or 'bf16' for the model's forward pass
+    cbs=(),              # More callbacks, one or a list
     **kwargs             # Passed on to fastai's `Learner`
 )->Learner:              # Ready for `fit_one_cycle`
     "Make a fastai `Learner` for the estimator `model`"
@@ -82,7 +82,7 @@ def flow_learner(
     extra = [FinalFlow(), CountPasses()] + [GradientClip(clip)]*(clip is not None) + [Autocast()]*(precision == 'bf16')
     opt = partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)
     return Learner(dls, model, loss_func=loss_func or loss_for(model), metrics=metrics, lr=lr, wd=wd, opt_func=opt,
-                   cbs=extra + list(cbs), **kwargs)
+                   cbs=extra + list(cbs if isinstance(cbs, (list, tuple)) else [cbs]), **kwargs)
 
 # %% ../../nbs/train/30_learner.ipynb #94ec0b62
 class Checkpoints(Callback):
