@@ -2,7 +2,7 @@
 """Run every test, or the checks that keep notebooks, package and docs in step.
 
     python tools/check.py            # the tests: nbdev_test over the notebooks, then pytest
-    python tools/check.py --gate     # the rest: dependencies, clean notebooks, exported code, output sizes, docs and README, wheel
+    python tools/check.py --gate     # the rest: dependencies, notebooks clean and exported, outputs small, docs, README, wheel
     python tools/check.py --all      # both, as CI does
 
 What can be mended by running it again is mended: a failed `clean` or `export` has done its work, look at the diff and commit it.
@@ -13,7 +13,8 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 bin_dir = Path(sys.executable).parent # of this environment; not resolved, a venv's python is a link
-SOFT, HARD, PICTURE, LINES = 200_000, 1_500_000, 40_000, 15 # a notebook's bytes: goal and limit; goals of a picture and a text output
+SOFT, HARD = 200_000, 1_500_000 # bytes of a notebook: goal and limit
+PICTURE, LINES = 40_000, 15     # goals: bytes of a picture, lines of a text output
 HAND_WRITTEN = {'all.py', '_modidx.py', '__init__.py'}
 
 class Failed(Exception): pass
@@ -28,7 +29,9 @@ def tool(*args, **env):
 def need(code, what):
     if code: raise Failed(f'{what} (exit code {code})')
 
-def notebooks(): return sorted(p for p in (root/'nbs').rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(root).parts))
+def notebooks():
+    hidden = lambda p: any(o[0] in '._' for o in p.relative_to(root).parts)
+    return sorted(p for p in (root/'nbs').rglob('*.ipynb') if not hidden(p))
 
 def changed(paths, *args):
     "Files that the command `args` writes differently, appears or removes"
@@ -57,14 +60,20 @@ def check_clean():
     "nbdev_clean changes nothing"
     if names := changed(notebooks, 'nbdev_clean'): raise Failed(f"nbdev_clean changed {', '.join(names)}: commit that")
 
+def exported():
+    "Modules that the notebooks name in `default_exp`, as paths inside the package"
+    for p in notebooks():
+        src = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'])
+        yield from (m.replace('.', '/')+'.py' for m in re.findall(r'^#\| *default_exp +(\S+)', src, re.M))
+
 def check_export():
-    "nbdev_export changes nothing, and each module has its notebook"
-    modules = lambda: sorted((root/'flowbook').rglob('*.py'))
+    "each module has its notebook, and nbdev_export changes nothing"
+    package = root/'flowbook'
+    modules = lambda: sorted(package.rglob('*.py'))
+    known = set(exported())
+    orphans = [p for p in modules() if p.name not in HAND_WRITTEN and p.relative_to(package).as_posix() not in known]
+    if orphans: raise Failed(f"no notebook exports {', '.join(str(p.relative_to(root)) for p in orphans)}: delete by hand")
     if names := changed(modules, 'nbdev_export'): raise Failed(f"nbdev_export changed {', '.join(names)}: commit that")
-    source = lambda p: ''.join(''.join(c['source'])+'\n' for c in json.loads(p.read_text(encoding='utf-8'))['cells'])
-    exported = {m.replace('.', '/')+'.py' for p in notebooks() for m in re.findall(r'^#\| *default_exp +(\S+)', source(p), re.M)}
-    orphans = [str(p.relative_to(root)) for p in modules() if p.name not in HAND_WRITTEN and p.relative_to(root/'flowbook').as_posix() not in exported]
-    if orphans: raise Failed(f"no notebook exports {', '.join(orphans)}: delete or move by hand")
 
 def outputs(path):
     "Each output of a notebook: cell number, output, its data by type, its text"
@@ -76,17 +85,19 @@ def outputs(path):
 def check_outputs():
     "stored outputs are small, of the reader's interest, and from no particular machine"
     bad, heavy = [], []
-    here = re.compile('|'.join(map(re.escape, {str(root)+'/', str(Path.home())+'/'}))+r'|/tmp/tmp\w{8}|0x[0-9a-f]{10,}')
+    here = '|'.join(re.escape(f'{p}/') for p in {root, Path.home()})
+    here = re.compile(here+r'|/tmp/tmp\w{8}|0x[0-9a-f]{10,}')
     for p in notebooks():
         size, where = p.stat().st_size, p.relative_to(root).as_posix()
         if size > SOFT: (bad if size > HARD else heavy).append(f'{where}: {size//1000} kB, goal {SOFT//1000}, limit {HARD//1000}')
         for i,o,data,text in outputs(p):
-            at = f'{where} cell {i}:'
+            at, page = f'{where} cell {i}:', ''.join(data.get('text/html', ''))
             if o.get('name')=='stderr' or o['output_type']=='error': bad.append(f'{at} {o.get("ename", "stderr")} is stored')
             if m := here.search(text): bad.append(f'{at} machine detail {m.group()!r}')
-            if any('widget' in k for k in data) or '<progress' in ''.join(data.get('text/html', '')): bad.append(f'{at} widget or progress bar')
+            if '<progress' in page or any('widget' in k for k in data): bad.append(f'{at} widget or progress bar')
             if (n := text.count('\n')) > LINES: heavy.append(f'{at} {n} lines of text, goal {LINES}')
-            heavy += [f'{at} picture of {len(v)*3//4000} kB, goal {PICTURE//1000}' for k,v in data.items() if k.startswith('image/') and len(v)*3//4 > PICTURE]
+            sizes = [len(v)*3//4 for k,v in data.items() if k.startswith('image/')] # base64
+            heavy += [f'{at} picture of {n//1000} kB, goal {PICTURE//1000}' for n in sizes if n > PICTURE]
     for h in heavy: print('note:', h)
     if bad: raise Failed('\n'.join(bad)+'\nrun tools/refresh.py on them')
 
@@ -98,7 +109,10 @@ def check_wheel():
     "sdist and wheel build in isolation, as an installer does it"
     shutil.rmtree(root/'build', ignore_errors=True) # what an earlier build left would go into the wheel
     shutil.rmtree(root/'dist', ignore_errors=True)
-    need(tool('python', '-m', 'build', '--outdir', 'dist', '.'), 'build')
+    print('$ python -m build', flush=True)
+    res = subprocess.run([sys.executable, '-m', 'build', '--outdir', 'dist', '.'], cwd=root, capture_output=True, text=True)
+    need(res.returncode, f'{res.stdout[-2000:]}{res.stderr[-2000:]}\nbuild')
+    print(res.stdout.strip().splitlines()[-1])
     shutil.rmtree(root/'build', ignore_errors=True)
 
 TESTS = dict(notebooks=check_notebooks, pytest=check_pytest)
@@ -112,13 +126,13 @@ def main():
     ap.add_argument('steps', nargs='*', metavar='step', help=f"any of {' '.join(known)}")
     args = ap.parse_args()
     if wrong := set(args.steps)-set(known): ap.error(f"found step {', '.join(wrong)}, expected any of {' '.join(known)}")
-    for name in args.steps or [*(GATE if args.gate or args.all else []), *(TESTS if args.all or not args.gate else [])]:
+    for name in args.steps or list(known if args.all else GATE if args.gate else TESTS):
         start = time.time()
         print(f'== {name}: {known[name].__doc__}', flush=True)
         try: passed += known[name]() or 1
         except Failed as e:
-            print(f'{e}\n== {name} failed after {time.time()-start:.0f} s', flush=True)
-            sys.exit(f'{passed} passed, 1 failed: {name}')
+            print(f'{e}\n== {name} failed after {time.time()-start:.0f} s\n{passed} passed, 1 failed: {name}')
+            sys.exit(1)
         print(f'== {name} ok, {time.time()-start:.0f} s', flush=True)
     print(f'{passed} passed, 0 failed')
 

@@ -31,7 +31,10 @@ def page_name(nb):
     folder, name = posixpath.split(nb)
     return posixpath.join(folder, re.sub(r'^\d+[a-zA-Z0-9]*_', '', name)[:-len('.ipynb')]+'.html')
 
-def notebooks(): return sorted(p.relative_to(nbs).as_posix() for p in nbs.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(nbs).parts))
+def files(suffix=''):
+    "Files under nbs/ that are part of the book, relative to it"
+    rel = (p.relative_to(nbs) for p in nbs.rglob('*'+suffix) if p.is_file())
+    return sorted(p.as_posix() for p in rel if not any(o[0] in '._' for o in p.parts))
 
 def text(o): return ''.join(o) if isinstance(o, list) else o
 
@@ -50,7 +53,7 @@ def output_md(o, picture):
     return fenced(plain) if plain.strip() else ''
 
 def notebook_md(name, picture):
-    "Front matter and Markdown of notebook `name` after nbdev's processors; `picture(data, extension)` stores one and returns its Markdown"
+    "Front matter and Markdown of a notebook after nbdev's processors; `picture(data, extension)` stores one, returns its Markdown"
     from execnb.nbio import read_nb
     from nbdev.process import extract_directives
     from nbdev.processors import FilterDefaults
@@ -82,7 +85,8 @@ def local_links(md, name):
     "Links to the published site or to notebooks become links between pages"
     from nbdev.config import get_config
     cfg, here = get_config(), posixpath.dirname(name) or '.'
-    md = re.sub(re.escape(cfg.doc_host+cfg.doc_baseurl)+r'/?([^\s)"#>]*)', lambda m: posixpath.relpath(m[1] or 'index.html', here), md)
+    site = re.compile(re.escape(cfg.doc_host+cfg.doc_baseurl)+r'/?([^\s)"#>]*)')
+    md = site.sub(lambda m: posixpath.relpath(m[1] or 'index.html', here), md)
     return re.sub(r'(\]\(|href=")([^\s):"#]+\.ipynb)', lambda m: m[1]+page_name(m[2]), md)
 
 def pages_listed():
@@ -94,7 +98,8 @@ def pages_listed():
 def sidebar(titles, name):
     "The sidebar as HTML, seen from the page of notebook `name`"
     here = posixpath.dirname(name) or '.'
-    link = lambda o: f'<li><a{" class=here" if o==name else ""} href="{posixpath.relpath(page_name(o), here)}">{html.escape(titles[o])}</a></li>'
+    mark = lambda o: ' class="here"' if o==name else ''
+    link = lambda o: f'<li><a{mark(o)} href="{posixpath.relpath(page_name(o), here)}">{html.escape(titles[o])}</a></li>'
     return ''.join(f"<p>{section}</p><ul>{''.join(link(o) for o in contents if o in titles)}</ul>"
                    for section,contents in pages_listed() if set(contents)&set(titles))
 
@@ -113,19 +118,19 @@ def convert(name, out):
 def page(name, fm, md, titles, out):
     "Write one HTML page"
     import pypandoc
-    plain = lambda s: html.escape(re.sub(r'[`*]', '', s))
-    tpl = out/'.template.html'
+    tpl, promise = out/'.template.html', local_links(fm.get('description', ''), name)
+    plain = lambda s: html.escape(re.sub(r'[`*]|\]\([^)]*\)|\[', '', s))
+    vals = dict(title=plain(titles[name]), summary=plain(promise), side=sidebar(titles, name), up='../'*name.count('/'),
+        description=re.sub('</?p>', '', pypandoc.convert_text(promise, 'html', 'markdown', extra_args=['--wrap=none'])).strip())
     tpl.write_text(TEMPLATE, encoding='utf-8')
-    one = lambda s: pypandoc.convert_text(s, 'html', 'markdown', extra_args=['--wrap=none']).strip().removeprefix('<p>').removesuffix('</p>')
-    meta = dict(title=plain(titles[name]), summary=plain(fm.get('description', '')), description=one(local_links(fm.get('description', ''), name)),
-                side=sidebar(titles, name), up='../'*name.count('/'))
-    pypandoc.convert_text(local_links(md, name), 'html5', 'markdown-tex_math_single_backslash', outputfile=str(out/page_name(name)),
-        extra_args=['--standalone', '--toc', '--toc-depth=3', '--mathml', '--wrap=none', f'--template={tpl}', *(f'--variable={k}:{v}' for k,v in meta.items())])
+    args = ['--standalone', '--toc', '--toc-depth=3', '--mathml', '--wrap=none', f'--template={tpl}']
+    args += [f'--variable={k}:{v}' for k,v in vals.items()]
+    pypandoc.convert_text(local_links(md, name), 'html5', 'markdown', outputfile=str(out/page_name(name)), extra_args=args)
     tpl.unlink()
 
 def readme():
     "README.md's text from nbs/index.ipynb, links and pictures relative to the top folder"
-    def picture(data, ext): raise ValueError('index.ipynb has a picture output: refer to a file under nbs/images instead, GitHub shows no inline data')
+    def picture(data, ext): raise ValueError('nbs/index.ipynb: found a picture output, expected a link to a file in nbs/images')
     fm, md = notebook_md('index.ipynb', picture)
     md = re.sub(r'^::: cell-output\n(.*?)\n:::$', r'\1', md, flags=re.M|re.S)
     link = re.compile(r'(\]\(|(?:src|href)=")(?!https?:|mailto:|#|/)([^\s)"]+)')
@@ -159,13 +164,11 @@ def broken_links(pages):
 
 def build(out):
     "Render all notebooks into `out`; returns what is wrong"
-    names, bad = notebooks(), []
+    names, bad = files('.ipynb'), []
     os.environ.setdefault('OMP_NUM_THREADS', '1')
-    for p in nbs.rglob('*'): # pictures and other files that pages refer to
-        rel = p.relative_to(nbs)
-        if p.is_file() and p.suffix not in ('.ipynb', '.yml') and not any(o[0] in '._' for o in rel.parts):
-            (out/rel).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(p, out/rel)
+    for f in files(): # pictures and whatever else pages refer to
+        (out/f).parent.mkdir(parents=True, exist_ok=True)
+        if not f.endswith(('.ipynb', '.yml')): shutil.copy(nbs/f, out/f)
     with get_context('spawn').Pool(2, maxtasksperchild=1) as pool: # a process a notebook, as in the tests
         res = dict(zip(names, pool.map_async(partial(convert, out=out), names, chunksize=1).get(timeout=1800)))
     bad += [f'{n}: does not render: {r}' for n,r in res.items() if isinstance(r, str)]
@@ -178,8 +181,8 @@ def build(out):
     for n,(fm,md) in done.items():
         (out/page_name(n)).parent.mkdir(parents=True, exist_ok=True)
         page(n, fm, md, titles, out)
-    files = [out/page_name(n) for n in done]
-    return bad+[f'{p.relative_to(out)}: {t} leads nowhere' for p,t in broken_links({p: Links(p.read_text(encoding='utf-8')) for p in files})]
+    pages = {out/page_name(n): Links((out/page_name(n)).read_text(encoding='utf-8')) for n in done}
+    return bad+[f'{p.relative_to(out)}: {t} leads nowhere' for p,t in broken_links(pages)]
 
 def check_readme():
     "What is wrong with README.md and nbs/nbdev.yml"
@@ -205,7 +208,7 @@ def main():
         if not args.check:
             shutil.rmtree(root/'_docs', ignore_errors=True)
             shutil.copytree(tmp, root/'_docs')
-    print('\n'.join(bad+[f'docs: {len(notebooks())} pages, {len(bad)} problems']))
+    print(*bad, f"docs: {len(files('.ipynb'))} pages, {len(bad)} problems", sep='\n')
     sys.exit(bool(bad))
 
 if __name__=='__main__': main()

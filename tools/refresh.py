@@ -18,7 +18,7 @@ set_matplotlib_formats('jpeg', pil_kwargs=dict(quality=85))
 import matplotlib
 matplotlib.rcParams.update({'figure.dpi': 72, 'savefig.dpi': 72})"""
 PROGRESS = ('<progress', 'progress-bar', 'jupyter-widgets', 'fastprogress') # marks of a progress bar in HTML
-NOISE = re.compile(r'^\[?<?(?:Axes|Figure size|Text\(|matplotlib\.|array\(\[<Axes|array\(\[\[<Axes)') # what a plotting call returns
+NOISE = re.compile(r'^(array\()?\[*<?(Axes|Figure size|Text\(|matplotlib\.)') # what a plotting call returns
 TIMES = re.compile(r'^ *(CPU times|Wall time|Total time):.*\n?', re.M)
 SCRUB = [(re.compile(r'\x1b\[[0-9;?]*[A-Za-z]'), ''),                              # terminal colours
          (re.compile(r'[^\n]*\r(?!\n)'), ''),                                      # a redrawn line shows what was drawn last
@@ -97,12 +97,13 @@ def mixed(cell):
 def notes(nb):
     "What goes beyond the style guide, one line each"
     for i,c in enumerate(nb.cells):
-        if mixed(c): yield f'cell {i}: imports and other code in one cell: the docs run it, move the import into the first hidden cell'
+        if mixed(c): yield f'cell {i}: imports beside other code: the docs run such a cell, move its imports to the top'
         for o in c.get('outputs', []):
             text = ''.join(o.get('text') or o.get('data', {}).get('text/plain', ''))
             if (n := text.count('\n')) > MAX_LINES: yield f'cell {i}: {n} lines of text, at most {MAX_LINES}'
             for k,v in o.get('data', {}).items():
-                if k.startswith('image/') and len(v)*3//4 > MAX_PICTURE: yield f'cell {i}: picture of {len(v)*3//4000} kB, at most {MAX_PICTURE//1000}'
+                n = len(v)*3//4 if k.startswith('image/') else 0 # base64
+                if n > MAX_PICTURE: yield f'cell {i}: picture of {n//1000} kB, at most {MAX_PICTURE//1000}'
 
 def run_cells(nb, path):
     "Run what CI runs and store outputs; returns an error text or None"
@@ -124,7 +125,8 @@ def run_cells(nb, path):
             src = '\n'.join(f'    {l}' for l in cell.source.splitlines())
             return f"{path.relative_to(root)} cell {i}:\n{src}\n\n{''.join(format_exc(shell.exc))[-4000:]}"
         took = time.time()-start
-        if took > 5 and 'slow' not in directives(cell) and not re.match(r'(#.*\n)*(from|import) ', cell.source): print(f'  note: cell {i} took {took:.0f} s: `#| slow`?')
+        imports = re.match(r'(#.*\n)*(from|import) ', cell.source)
+        if took > 5 and 'slow' not in directives(cell) and not imports: print(f'  note: cell {i} took {took:.0f} s: `#| slow`?')
         cell.outputs = small(cell.outputs)
 
 def refresh(path):
@@ -159,7 +161,8 @@ def main():
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     os.environ.setdefault('PYTHONHASHSEED', '0')
     if len(names)==1: sys.exit(refresh(names[0]))
-    if not names: names = [str(p) for p in sorted((root/'nbs').rglob('*.ipynb')) if not any(o[0] in '._' for o in p.relative_to(root).parts)]
+    hidden = lambda p: any(o[0] in '._' for o in p.relative_to(root).parts)
+    if not names: names = [str(p) for p in sorted((root/'nbs').rglob('*.ipynb')) if not hidden(p)]
     failed = [n for n in names if subprocess.run([sys.executable, __file__, n]).returncode]
     sys.exit(f"failed: {', '.join(failed)}" if failed else None)
 

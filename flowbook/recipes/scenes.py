@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['quickstart', 'flowbook_small']
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #7999372c
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #ab129b63
 from .core import register_recipe
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #dedce2f8
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #e04dd6be
 @register_recipe
 def quickstart()->dict: # A recipe
     "A small PWC-Net from nothing, in five minutes on two cores"
@@ -20,13 +20,13 @@ def quickstart()->dict: # A recipe
         schedule=dict(epochs=10, warmup=.05, decay=.4),
         runtime=dict(seed=0, precision='fp32'))
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #a9ad0ede
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #bf2807c2
 @register_recipe
 def flowbook_small()->dict: # A recipe
     "The weights that come with the package: the compact RAFT on default scenes"
     return dict(
         model=dict(name='flowbook-small', iters=4),
-        data=dict(scenes=dict(size=(192, 256)), n_train=800, n_valid=64, bs=8),
-        optimizer=dict(lr=6e-4, wd=1e-4, clip=1.),
-        schedule=dict(epochs=50, warmup=.02, decay=.3),
+        data=dict(scenes=dict(size=(160, 224)), n_train=800, n_valid=64, bs=8),
+        optimizer=dict(lr=1e-3, wd=1e-4, clip=1.),
+        schedule=dict(epochs=50, warmup=.01, decay=.3),
         runtime=dict(seed=0, precision='bf16'))
