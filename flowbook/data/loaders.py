@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['SceneDataset', 'collate_samples', 'FlowDL', 'show_flows', 'dataloaders']
 
-# %% ../../nbs/data/20_loaders.ipynb #2c7a6976
+# %% ../../nbs/data/20_loaders.ipynb #370eecd9
 from dataclasses import replace
 import numpy as np
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
 from ..core.errors import ConfigError, fail
 from ..core.types import FlowSample
-from .scenes import SceneConfig, make_scenes
+from .scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 
-# %% ../../nbs/data/20_loaders.ipynb #bdbc4d66
+# %% ../../nbs/data/20_loaders.ipynb #7b2b1d43
 class SceneDataset:
     "A data set of procedural scenes, rendered when asked for"
     n_inp = 2   # img1 and img2 are the model's input
@@ -30,9 +30,9 @@ class SceneDataset:
     def __len__(self): return self.n
     def __repr__(self): return f"SceneDataset({self.n} pairs of {self.config.size[1]}x{self.config.size[0]}, seed {self.seed}{', new at each pass' if self.fresh else ''})"
 
-    def number(self, i): return self.seed*10**9 + (self.passes*self.n if self.fresh else 0) + i
+    def number(self, i): return scene_number(self.seed, (self.passes*self.n if self.fresh else 0) + i)
 
-# %% ../../nbs/data/20_loaders.ipynb #4bbfc63e
+# %% ../../nbs/data/20_loaders.ipynb #a7b9579a
 def _batch(self:SceneDataset, idxs):
     "`(img1, img2, flow, valid)` for the items `idxs`, rendered together"
     s = make_scenes([self.number(i) for i in idxs], self.config)
@@ -48,7 +48,7 @@ def _item(self:SceneDataset, i):
 
 SceneDataset.batch, SceneDataset.__getitem__ = _batch, _item
 
-# %% ../../nbs/data/20_loaders.ipynb #66feb615
+# %% ../../nbs/data/20_loaders.ipynb #eec9a375
 def collate_samples(
     samples:list   # `FlowSample`s of one size
 )->tuple:          # img1, img2 `(B,3,H,W)` in [0,1]; flow `(B,2,H,W)` px; valid `(B,1,H,W)` bool
@@ -60,7 +60,7 @@ def collate_samples(
     return (chw([s.img1 for s in samples]).float()/255, chw([s.img2 for s in samples]).float()/255,
             chw([s.flow for s in samples]), torch.from_numpy(np.stack(valid))[:, None])
 
-# %% ../../nbs/data/20_loaders.ipynb #882337e5
+# %% ../../nbs/data/20_loaders.ipynb #d6dfb7ee
 class FlowDL(TfmdDL):
     "A fastai data loader of `(img1, img2, flow, valid)`"
     def create_item(self, s):
@@ -75,7 +75,7 @@ class FlowDL(TfmdDL):
         "Draw prediction beside truth and the error in pixels"
         return show_flows(*b, pred=out, max_n=max_n, **kwargs)
 
-# %% ../../nbs/data/20_loaders.ipynb #e6104e19
+# %% ../../nbs/data/20_loaders.ipynb #2eb918fb
 def show_flows(
     img1,         # `(B,3,H,W)` in [0,1]
     img2,         # `(B,3,H,W)` in [0,1]
@@ -95,7 +95,7 @@ def show_flows(
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
 
-# %% ../../nbs/data/20_loaders.ipynb #016c9b0e
+# %% ../../nbs/data/20_loaders.ipynb #0cc76ed9
 def _show_row(row, img1, img2, flow, valid, pred):
     from flowbook.viz.color import flow_to_color
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
@@ -105,7 +105,7 @@ def _show_row(row, img1, img2, flow, valid, pred):
     for ax, im in zip(row, shown): ax.imshow(im, cmap='inferno', vmin=0, vmax=max(3., .2*top)); ax.axis('off')
     row[2].text(2, 2, f"max {top:.0f} px", fontsize=6, va='top')
 
-# %% ../../nbs/data/20_loaders.ipynb #0cfd04ff
+# %% ../../nbs/data/20_loaders.ipynb #4f71cce9
 def dataloaders(
     train,               # Training set: indexable, of `FlowSample`s
     valid,               # Validation set
@@ -119,6 +119,6 @@ def dataloaders(
 
 def _scene_dataloaders(self:SceneDataset, n_valid=64, **kwargs):
     "These scenes for training, and `n_valid` held-out ones that never change"
-    return dataloaders(self, SceneDataset(n_valid, self.config, seed=self.seed + 1_000_000, fresh=False), **kwargs)
+    return dataloaders(self, SceneDataset(n_valid, self.config, seed=held_out_seed(self.seed), fresh=False), **kwargs)
 
 SceneDataset.dataloaders = _scene_dataloaders

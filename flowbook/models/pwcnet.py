@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PWCLevel', 'PWCDecoder', 'PWCNet', 'pwcnet', 'pwcnet_plus', 'pwcnet_tiny']
 
-# %% ../../nbs/models/10_pwcnet.ipynb #aeb5d0d4
+# %% ../../nbs/models/10_pwcnet.ipynb #9d94ac29
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -15,9 +15,10 @@ from ..core.grid import resize_flow, resize_to_multiple
 from ..layers.blocks import ContextNet, DenseBlock, PyramidEncoder, init_kaiming
 from .base import Estimator, FlowOutput, prepare_image, register_model
 from ..ops.correlation import correlation
+from ..ops.offset import expected_offset, normalize_features
 from ..ops.warp import warp
 
-# %% ../../nbs/models/10_pwcnet.ipynb #31086023
+# %% ../../nbs/models/10_pwcnet.ipynb #15722b7f
 class PWCLevel(nn.Module):
     "Predict the flow of one pyramid level from its evidence"
     def __init__(self,
@@ -39,7 +40,7 @@ class PWCLevel(nn.Module):
 
     def enlarge(self, feat, flow): return self.upflow_layer(flow), self.upfeat_layer(feat)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #91692a15
+# %% ../../nbs/models/10_pwcnet.ipynb #579bafc4
 class PWCDecoder(nn.Module):
     "Estimate flow level by level, coarse to fine, from two feature pyramids"
     def __init__(self, *,
@@ -49,23 +50,27 @@ class PWCDecoder(nn.Module):
         context:tuple=(128,128,128,96,64,32),      # Channels of the context net
         dilations:tuple=(1,2,4,8,16,1),            # Its dilations
         finest:int=2,                              # Last level, at 1/2**finest of the size
-        flow_div:float=20.                         # Predictions are pixels divided by this
+        flow_div:float=20.,                        # Predictions are pixels divided by this
+        matcher:bool=False                         # Compare normalised features, and show the decoder where the cost volume peaks
     ):
         super().__init__()
         if not 1<=finest<=len(channels): raise fail(ConfigError, 'finest', finest, f'a level from 1 to {len(channels)}')
-        self.max_displacement,self.flow_div = max_displacement,flow_div
+        self.max_displacement,self.flow_div,self.matcher = max_displacement,flow_div,matcher
         self.levels = list(range(len(channels), finest-1, -1))
-        window,top = (2*max_displacement+1)**2,self.levels[0]
+        window,top = (2*max_displacement+1)**2 + 2*matcher,self.levels[0]
         inputs = {l: window if l==top else window+channels[l-1]+4 for l in self.levels}
         self.decoders = nn.ModuleDict({f'level{l}': PWCLevel(n, dense, last=l==finest) for l,n in inputs.items()})
         self.context = ContextNet(self.decoders[f'level{finest}'].dense_net.out_channels, widths=context, dilations=dilations)
+        self.trust = nn.Parameter(torch.tensor(([0.]*len(self.levels) + [.05,.1,.3])[-len(self.levels):])) if matcher else None
 
-# %% ../../nbs/models/10_pwcnet.ipynb #efdfda36
-def _cost(f1, f2, max_displacement):
-    "Correlation as channels `(B,D*D,H,W)`, negative values damped"
-    return F.leaky_relu(correlation(f1, f2, max_displacement=max_displacement).flatten(1, 2), .1)
+# %% ../../nbs/models/10_pwcnet.ipynb #a6f1745e
+def _cost(f1, f2, max_displacement, matcher):
+    "Correlation as channels `(B,D*D,H,W)`, negative values damped; and where it peaks `(B,2,H,W)`, cells"
+    if matcher: f1,f2 = normalize_features(f1)/f1.shape[1]**.5,normalize_features(f2)
+    corr = correlation(f1, f2, max_displacement=max_displacement).flatten(1, 2)
+    return F.leaky_relu(corr, .1), (expected_offset(corr) if matcher else None)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #afad8c28
+# %% ../../nbs/models/10_pwcnet.ipynb #49847f6a
 @patch
 def forward(self:PWCDecoder,
     fmaps1:list, # Feature maps of image 1, level l at 1/2**l of the size, `(B,C,H,W)` each
@@ -73,18 +78,20 @@ def forward(self:PWCDecoder,
 )->list:         # Flows `(B,2,h,w)`, coarse to fine, pixels of the input / flow_div
     "Search each level of `fmaps2` near the flow of the level above"
     flows,up = [],()
-    for l in self.levels:
-        f1,f2 = fmaps1[l-1],fmaps2[l-1]
-        if up: f2 = warp(f2, up[0]*(self.flow_div/2**l)) # sec. 3, warping layer; pixels of this level
-        evidence = torch.cat([_cost(f1, f2, self.max_displacement), *([f1, *up] if up else [])], 1)
+    for i,l in enumerate(self.levels):
+        f1,f2,unit = fmaps1[l-1],fmaps2[l-1],2**l/self.flow_div # one cell of this level in units of flow
+        if up: f2 = warp(f2, up[0]/unit) # sec. 3, warping layer; pixels of this level
+        cost,peak = _cost(f1, f2, self.max_displacement, self.matcher)
+        evidence = torch.cat([cost, *([f1, *up] if up else []), *([peak*unit] if self.matcher else [])], 1)
         decoder = self.decoders[f'level{l}']
         feat,flow = decoder(evidence)
+        if self.matcher: flow = flow + self.trust[i]*unit*peak + (up[0] if up else 0.)
         flows.append(flow)
         if l!=self.levels[-1]: up = decoder.enlarge(feat, flow)
     flows[-1] = flow + self.context(feat)
     return flows
 
-# %% ../../nbs/models/10_pwcnet.ipynb #a0681e97
+# %% ../../nbs/models/10_pwcnet.ipynb #a47b6163
 class PWCNet(Estimator):
     "PWC-Net: an encoder for both images and a coarse-to-fine decoder"
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
@@ -99,14 +106,14 @@ class PWCNet(Estimator):
         self.encoder,self.decoder = encoder,decoder
         self.stride = 2**len(encoder.channels)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #b7ac531c
+# %% ../../nbs/models/10_pwcnet.ipynb #01ba2fec
 def _restore(flows, inner, size):
     "Bring `flows` from pixels of the `inner` size to pixels of `size`"
     flow = F.interpolate(flows[-1], inner, mode='bilinear', align_corners=False)
     scale = flow.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
     return FlowOutput(flow=resize_flow(flow, size), flows=[f*scale for f in flows] if size!=inner else flows)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #8da14d9d
+# %% ../../nbs/models/10_pwcnet.ipynb #3cc170e8
 @patch
 def forward(self:PWCNet,
     img1:Tensor,      # `(B,3,H,W)` RGB in [0,1], at least 64x64
@@ -125,7 +132,19 @@ def forward(self:PWCNet,
     flows = [f.to(img1.dtype)*self.decoder.flow_div for f in self.decoder(fmaps1, fmaps2)]
     return _restore(flows, imgs.shape[-2:], img1.shape[-2:])
 
-# %% ../../nbs/models/10_pwcnet.ipynb #5f18f397
+# %% ../../nbs/models/10_pwcnet.ipynb #c2f0e440
+@torch.no_grad()
+def _start_as_matcher(model):
+    "Let the layers that predict flow begin near zero, and those that enlarge it as bilinear interpolation"
+    for d in model.decoder.decoders.values():
+        nn.init.normal_(d.predict_layer.weight, std=1e-3)
+        if not hasattr(d, 'upflow_layer'): continue
+        k = torch.tensor([.25, .75, .75, .25])
+        d.upflow_layer.weight.copy_(torch.eye(2)[:, :, None, None]*k[:, None]*k)
+    nn.init.normal_(model.decoder.context.layers[-1].weight, std=1e-3)
+    return model
+
+# %% ../../nbs/models/10_pwcnet.ipynb #c0e0eed1
 @register_model('pwcnet')
 def pwcnet(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
@@ -135,22 +154,24 @@ def pwcnet(*,
     context:tuple=(128,128,128,96,64,32),  # Channels of the context net
     dilations:tuple=(1,2,4,8,16,1),        # Its dilations
     finest:int=2,                          # Last level, at 1/2**finest of the size
-    flow_div:float=20.                     # Predictions are pixels divided by this
+    flow_div:float=20.,                    # Predictions are pixels divided by this
+    matcher:bool=False                     # Start as a block matcher, see `PWCDecoder`; not in the paper
 )->PWCNet:                                 # In training mode
     "PWC-Net as in the paper, 9.4 M weights"
     encoder = PyramidEncoder(channels=channels, convs=convs)
     decoder = PWCDecoder(channels=channels, max_displacement=max_displacement, dense=dense, context=context,
-                         dilations=dilations, finest=finest, flow_div=flow_div)
-    return init_kaiming(PWCNet(encoder=encoder, decoder=decoder))
+                         dilations=dilations, finest=finest, flow_div=flow_div, matcher=matcher)
+    model = init_kaiming(PWCNet(encoder=encoder, decoder=decoder))
+    return _start_as_matcher(model) if matcher else model
 
-# %% ../../nbs/models/10_pwcnet.ipynb #62f70ed3
+# %% ../../nbs/models/10_pwcnet.ipynb #ef97a7f1
 @register_model('pwcnet_plus')
 @delegates(pwcnet)
 def pwcnet_plus(**kwargs)->PWCNet:
     "PWC-Net+: the network of `pwcnet`, for weights of its longer schedule"
     return pwcnet(**kwargs)
 
-_tiny = dict(channels=(12,24,32,48,64), convs=2, dense=(32,24,16), context=(32,24,24,16), dilations=(1,2,4,8))
+_tiny = dict(channels=(12,24,32,48,64), convs=2, dense=(32,24,16), context=(32,24,24,16), dilations=(1,2,4,8), matcher=True)
 
 @register_model('pwcnet_tiny')
 @delegates(pwcnet)

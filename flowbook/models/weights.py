@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_state_dict', 'save_weights', 'rename', 'load_weights', 'model_card', 'load_bundled']
 
-# %% ../../nbs/models/90_weights.ipynb #512d6f02
+# %% ../../nbs/models/90_weights.ipynb #7df82c42
 from hashlib import sha256
 from pathlib import Path
 import json, re
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import FlowbookError, WeightsError, fail
 from ..io.files import atomic_path, check_file
 
-# %% ../../nbs/models/90_weights.ipynb #bfdd942f
+# %% ../../nbs/models/90_weights.ipynb #53e9ca59
 def read_state_dict(
     path   # `.safetensors`, `.pth`, `.pt` or `.ckpt` file
 )->dict:   # Names to tensors
@@ -33,10 +33,11 @@ def read_state_dict(
         raise fail(WeightsError, path, type(found).__name__, 'a dictionary of tensors')
     return found
 
-# %% ../../nbs/models/90_weights.ipynb #a0dec478
+# %% ../../nbs/models/90_weights.ipynb #d675117e
 def save_weights(
     model:nn.Module,       # The model
     path,                  # `.safetensors` file to write
+    /,
     dtype=torch.float16,   # Floating-point tensors are stored in this type; None: as they are
     **metadata             # Short texts to store along, for example `model='raft'`
 )->str:                    # SHA-256 of the file
@@ -50,7 +51,7 @@ def save_weights(
     with atomic_path(path) as tmp: Path(tmp).write_bytes(data)
     return sha256(data).hexdigest()
 
-# %% ../../nbs/models/90_weights.ipynb #66b44ecd
+# %% ../../nbs/models/90_weights.ipynb #b48046ef
 def rename(
     state:dict,   # Names to tensors
     rules:list    # `(pattern, replacement)` pairs, applied in order to each name
@@ -61,7 +62,7 @@ def rename(
         return key
     return {new(k): v for k, v in state.items()}
 
-# %% ../../nbs/models/90_weights.ipynb #2d924762
+# %% ../../nbs/models/90_weights.ipynb #e8bc9627
 def _misfit(model, state):
     "What keeps `state` from filling `model`: missing, unexpected and wrongly shaped names"
     own = model.state_dict()
@@ -71,7 +72,7 @@ def _misfit(model, state):
 
 def _few(names): return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
 
-# %% ../../nbs/models/90_weights.ipynb #7ffb666e
+# %% ../../nbs/models/90_weights.ipynb #765429ef
 def load_weights(
     model:nn.Module,  # The model to fill, in place
     source            # Path of a checkpoint, or its state dict
@@ -92,7 +93,7 @@ def load_weights(
     raise fail(WeightsError, where, f"weights that do not fit {type(model).__name__}: missing {_few(missing)}, unexpected {_few(unexpected)}, other shape {_few(shapes)}",
                f"weights of this model (nearest naming scheme: {scheme})")
 
-# %% ../../nbs/models/90_weights.ipynb #b3633af7
+# %% ../../nbs/models/90_weights.ipynb #4b95bab5
 def _fill(model, state, scheme):
     bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise fail(WeightsError, bad[0], 'values that are not finite', 'finite weights')
@@ -100,12 +101,12 @@ def _fill(model, state, scheme):
     model.load_state_dict(fix(state) if fix else state, strict=False)   # strictness was checked; only num_batches_tracked may lack
     return scheme
 
-# %% ../../nbs/models/90_weights.ipynb #9eafaebd
+# %% ../../nbs/models/90_weights.ipynb #006ca747
 def _asset(name):
     import flowbook
     return Path(flowbook.__file__).resolve().parent/'assets'/name
 
-# %% ../../nbs/models/90_weights.ipynb #1d033694
+# %% ../../nbs/models/90_weights.ipynb #02657a8c
 def model_card(
     name:str='flowbook-small'  # A model whose weights are in the package
 )->dict:                       # Figures, recipe, hash and licence; empty where there is no card

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['register_recipe', 'list_recipes', 'apply_overrides', 'get_recipe', 'format_recipe', 'build_learner', 'run_recipe']
 
-# %% ../../nbs/recipes/10_recipes.ipynb #e328cdfb
+# %% ../../nbs/recipes/10_recipes.ipynb #09717df6
 from ast import literal_eval
 from copy import deepcopy
 from pathlib import Path
 import json
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 
-# %% ../../nbs/recipes/10_recipes.ipynb #5bc4d60d
+# %% ../../nbs/recipes/10_recipes.ipynb #145280fc
 _recipes = {}
 _parts = ('model', 'data', 'optimizer', 'schedule', 'runtime')
 
-# %% ../../nbs/recipes/10_recipes.ipynb #1fb8d73a
+# %% ../../nbs/recipes/10_recipes.ipynb #fe243600
 def register_recipe(
     build # Function without arguments that returns a recipe; its name becomes the recipe's
 ):        # The same function
@@ -31,7 +31,7 @@ def list_recipes()->list: # Names, sorted
     import flowbook.recipes.scenes   # enters its recipes
     return sorted(_recipes)
 
-# %% ../../nbs/recipes/10_recipes.ipynb #42d0e535
+# %% ../../nbs/recipes/10_recipes.ipynb #fb52dd54
 def apply_overrides(
     recipe:dict,    # A recipe; it is not changed
     overrides:list  # Strings `'key.sub=value'`
@@ -48,7 +48,7 @@ def apply_overrides(
         node[int(last) if isinstance(node, list) else last] = _like(old, _literal(text), key)
     return recipe
 
-# %% ../../nbs/recipes/10_recipes.ipynb #f1b3d6ae
+# %% ../../nbs/recipes/10_recipes.ipynb #fd612025
 def _literal(text):
     try: return literal_eval(text)
     except (ValueError, SyntaxError): return text
@@ -68,7 +68,7 @@ def _like(old, new, key):
     if not ok: raise fail(ConfigError, f"option {key}", repr(new), f"a value like {old!r}")
     return tuple(new) if isinstance(old, tuple) and isinstance(new, list) else new
 
-# %% ../../nbs/recipes/10_recipes.ipynb #82b1e998
+# %% ../../nbs/recipes/10_recipes.ipynb #9a9a9f73
 def get_recipe(
     name:str,         # One of `list_recipes()`
     overrides:list=() # Strings `'key.sub=value'`
@@ -89,7 +89,7 @@ def format_recipe(
     walk(recipe, '')
     return '\n'.join(lines)
 
-# %% ../../nbs/recipes/10_recipes.ipynb #f043b394
+# %% ../../nbs/recipes/10_recipes.ipynb #eb1b715a
 def build_learner(
     recipe:dict,   # A recipe
     device='cpu',  # Where to train
@@ -108,7 +108,7 @@ def build_learner(
     dls = SceneDataset(d['n_train'], SceneConfig(**d['scenes']), seed=run['seed']).dataloaders(n_valid=d['n_valid'], bs=d['bs'], device=device)
     return flow_learner(dls, model.to(device), **recipe['optimizer'], precision=run['precision'], **kwargs)
 
-# %% ../../nbs/recipes/10_recipes.ipynb #05aa7164
+# %% ../../nbs/recipes/10_recipes.ipynb #67c99ed5
 def run_recipe(
     recipe:dict,        # A recipe
     work_dir,           # Folder for everything the run writes; made if it is not there
@@ -133,7 +133,7 @@ def run_recipe(
     save_weights(learn.model, work_dir/'weights.safetensors', model=recipe['model']['name'])
     return learn
 
-# %% ../../nbs/recipes/10_recipes.ipynb #9aefb8d6
+# %% ../../nbs/recipes/10_recipes.ipynb #89702696
 def _write(path, text):
     from flowbook.io.files import atomic_path
     with atomic_path(path) as tmp: Path(tmp).write_text(text, encoding='utf-8')

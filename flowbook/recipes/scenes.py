@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['quickstart', 'flowbook_small']
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #ab129b63
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #69afe96a
 from .core import register_recipe
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #e04dd6be
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #9c8552e3
 @register_recipe
 def quickstart()->dict: # A recipe
     "A small PWC-Net from nothing, in five minutes on two cores"
     return dict(
         model=dict(name='pwcnet_tiny'),
-        data=dict(scenes=dict(size=(128, 192), objects=(2, 8), displacement=((4., .3), (12., .7)), photometric=.5, textures=48),
-                  n_train=400, n_valid=48, bs=8),
+        data=dict(scenes=dict(size=(128, 160), objects=(1, 6), displacement=((3., .3), (10., .7)), camera=1., nonrigid=.2, photometric=.3, textures=48),
+                  n_train=800, n_valid=48, bs=8),
         optimizer=dict(lr=1e-3, wd=1e-4, clip=1.),
-        schedule=dict(epochs=10, warmup=.05, decay=.4),
-        runtime=dict(seed=0, precision='fp32'))
+        schedule=dict(epochs=9, warmup=.03, decay=.4),
+        runtime=dict(seed=0, precision='bf16'))
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #bf2807c2
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #a452bcdc
 @register_recipe
 def flowbook_small()->dict: # A recipe
     "The weights that come with the package: the compact RAFT on default scenes"

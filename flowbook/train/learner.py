@@ -6,7 +6,7 @@
 __all__ = ['FinalFlow', 'CountPasses', 'Autocast', 'LearnerMetric', 'flow_learner', 'Checkpoints', 'save_checkpoint',
            'load_checkpoint', 'fit_flat_cos']
 
-# %% ../../nbs/train/30_learner.ipynb #6df28999
+# %% ../../nbs/train/30_learner.ipynb #c71d526b
 from functools import partial
 from pathlib import Path
 import torch
@@ -21,7 +21,7 @@ from ..models.base import FlowOutput, create_model
 from .losses import loss_for
 from .metrics import EPE, FlAll
 
-# %% ../../nbs/train/30_learner.ipynb #197f1f7b
+# %% ../../nbs/train/30_learner.ipynb #4577b1a6
 class FinalFlow(Callback):
     "Hand the loss the whole `FlowOutput`, and everything after it the final flow"
     order = -5
@@ -31,13 +31,13 @@ class FinalFlow(Callback):
         if not len(self.yb): self._take()
     def after_loss(self): self._take()
 
-# %% ../../nbs/train/30_learner.ipynb #1e79c1db
+# %% ../../nbs/train/30_learner.ipynb #2b5af66e
 class CountPasses(Callback):
     "Tell the training set which pass this is"
     def before_train(self):
         if hasattr(self.dls.train.dataset, 'passes'): self.dls.train.dataset.passes = self.epoch
 
-# %% ../../nbs/train/30_learner.ipynb #6119d554
+# %% ../../nbs/train/30_learner.ipynb #34a1d196
 class Autocast(Callback):
     "Run the model in `dtype`, everything else in float32"
     order = -20
@@ -51,7 +51,7 @@ class Autocast(Callback):
         if self.context: self.context.__exit__(None, None, None)
         self.context = None
 
-# %% ../../nbs/train/30_learner.ipynb #d076b812
+# %% ../../nbs/train/30_learner.ipynb #d6802d75
 class LearnerMetric(Metric):
     "A `MeanOverPixels` in a Learner's table"
     def __init__(self, metric): self.metric = metric
@@ -62,7 +62,7 @@ class LearnerMetric(Metric):
     @property
     def name(self): return self.metric.name
 
-# %% ../../nbs/train/30_learner.ipynb #bb642052
+# %% ../../nbs/train/30_learner.ipynb #4df5cdfc
 def flow_learner(
     dls,                 # `DataLoaders` of `(img1, img2, flow, valid)` batches
     model,               # Name for `create_model`, or an estimator
@@ -84,7 +84,7 @@ def flow_learner(
     return Learner(dls, model, loss_func=loss_func or loss_for(model), metrics=metrics, lr=lr, wd=wd, opt_func=opt,
                    cbs=extra + list(cbs if isinstance(cbs, (list, tuple)) else [cbs]), **kwargs)
 
-# %% ../../nbs/train/30_learner.ipynb #6c7aa288
+# %% ../../nbs/train/30_learner.ipynb #94ec0b62
 class Checkpoints(Callback):
     "After each epoch, save all that is needed to go on to `folder/last.pth`, and the table of the run to `folder/log.csv`"
     order = 90
@@ -108,7 +108,7 @@ def save_checkpoint(
     state = dict(model=learn.model.state_dict(), opt=learn.opt.state_dict(), epoch=learn.epoch + 1, rng=torch.get_rng_state(), table=rows)
     with atomic_path(path) as tmp: torch.save(state, tmp)
 
-# %% ../../nbs/train/30_learner.ipynb #e50bf2d5
+# %% ../../nbs/train/30_learner.ipynb #aef27daa
 def load_checkpoint(
     learn:Learner,  # A Learner with the same model
     path            # File written by `Checkpoints`
@@ -124,7 +124,7 @@ def load_checkpoint(
     torch.set_rng_state(state['rng'])
     return state['epoch'], state['table']
 
-# %% ../../nbs/train/30_learner.ipynb #21fbbb31
+# %% ../../nbs/train/30_learner.ipynb #3a17b19e
 def fit_flat_cos(
     learn:Learner,        # What to train
     epochs:int,           # In all, those before `start_epoch` included

@@ -1,0 +1,34 @@
+"README.md tells the truth: its Python runs as it stands there, and its commands exist"
+import os, re, shutil, subprocess, sys
+from pathlib import Path
+from flowbook.infer.predictor import demo_paths
+
+readme = (Path(__file__).resolve().parent.parent/'README.md').read_text(encoding='utf-8')
+blocks = re.findall(r'^```(\w+)\n(.*?)^```', readme, re.M|re.S)
+
+def test_python_runs(tmp_path):
+    code = next(text for lang, text in blocks if lang=='python')
+    assert len([l for l in code.splitlines() if l.strip()]) <= 10
+    for p, name in zip(demo_paths(), ('a.png', 'b.png')): shutil.copy(p, tmp_path/name)
+    (tmp_path/'snippet.py').write_text(code)
+    env = {**os.environ, 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
+    res = subprocess.run([sys.executable, 'snippet.py'], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert res.returncode==0, res.stderr
+    assert (tmp_path/'out.flo').stat().st_size==12 + 8*256*352
+
+def test_commands_exist():
+    from typer.testing import CliRunner
+    from flowbook.cli.main import app
+    lines = [l.split('#')[0].split() for lang, text in blocks for l in text.splitlines() if l.startswith('flowbook ')]
+    assert len(lines) >= 5
+    for words in lines:
+        flags = [w for w in words if w.startswith('--')]
+        shown = CliRunner().invoke(app, [*words[1:2], '--help'] if words[1]!='--help' else ['--help'], env=dict(COLUMNS='200', TERMINAL_WIDTH='200'))
+        assert shown.exit_code==0, words
+        for f in flags: assert f in shown.stdout, (words, f)
+
+def test_install_commands():
+    "The two lines that .ci/run takes from here"
+    lines = [l for _, text in blocks for l in text.splitlines() if l.startswith('python3 -m venv ')]
+    assert lines==['python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/flowbook demo',
+                   'python3 -m venv .venv-dev && .venv-dev/bin/pip install -q -e ".[dev]" && .venv-dev/bin/python tools/check.py']
