@@ -26,7 +26,7 @@ def test_demo_is_quick_and_good(tmp_path):
     "The promise of the README, with room for a slow machine"
     began = time.time()
     code, out, err = finish(start('demo', '--json', '--device', 'cpu', '--out', 'd', cwd=tmp_path))
-    assert code==0 and time.time() - began < 60, err
+    assert code==0 and time.time() - began < 120, err
     res = json.loads(out)
     assert res['methods']['flowbook-small']['epe'] < res['methods']['Farneback']['epe'] < res['methods']['zero flow']['epe']
     assert all(os.path.exists(tmp_path/f) for f in res['files'])

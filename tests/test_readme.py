@@ -1,6 +1,7 @@
 "README.md tells the truth: its Python runs as it stands there, and its commands exist"
-import os, re, shutil, subprocess, sys
+import importlib, os, pkgutil, re, shutil, subprocess, sys
 from pathlib import Path
+import flowbook
 from flowbook.infer.predictor import demo_paths
 
 readme = (Path(__file__).resolve().parent.parent/'README.md').read_text(encoding='utf-8')
@@ -32,3 +33,13 @@ def test_install_commands():
     lines = [l for _, text in blocks for l in text.splitlines() if l.startswith('python3 -m venv ')]
     assert lines==['python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/flowbook demo',
                    'python3 -m venv .venv-dev && .venv-dev/bin/pip install -q -e ".[dev]" && .venv-dev/bin/python tools/check.py']
+
+def test_all_has_everything():
+    "`from flowbook.all import *` brings every public name: a new notebook needs its line in all.py"
+    everything, lacking = importlib.import_module('flowbook.all'), []
+    left_out = ('flowbook.all', 'flowbook.cli.', 'flowbook.core.testing', 'flowbook.core.errors', 'flowbook.recipes.scenes') # recipes go by name
+    for m in pkgutil.walk_packages(flowbook.__path__, 'flowbook.'):
+        if m.name.startswith(left_out): continue
+        module = importlib.import_module(m.name)
+        lacking += [f'{m.name}.{n}' for n in getattr(module, '__all__', ()) if getattr(everything, n, None) is not getattr(module, n)]
+    assert not lacking, lacking

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SceneDataset', 'collate_samples', 'FlowDL', 'show_flows', 'dataloaders']
 
-# %% ../../nbs/data/20_loaders.ipynb #370eecd9
+# %% ../../nbs/data/20_loaders.ipynb #2c7a6976
 from dataclasses import replace
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from ..core.errors import ConfigError, fail
 from ..core.types import FlowSample
 from .scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 
-# %% ../../nbs/data/20_loaders.ipynb #7b2b1d43
+# %% ../../nbs/data/20_loaders.ipynb #bdbc4d66
 class SceneDataset:
     "A data set of procedural scenes, rendered when asked for"
     n_inp = 2   # img1 and img2 are the model's input
@@ -32,7 +32,7 @@ class SceneDataset:
 
     def number(self, i): return scene_number(self.seed, (self.passes*self.n if self.fresh else 0) + i)
 
-# %% ../../nbs/data/20_loaders.ipynb #a7b9579a
+# %% ../../nbs/data/20_loaders.ipynb #4bbfc63e
 def _batch(self:SceneDataset, idxs):
     "`(img1, img2, flow, valid)` for the items `idxs`, rendered together"
     s = make_scenes([self.number(i) for i in idxs], self.config)
@@ -48,7 +48,7 @@ def _item(self:SceneDataset, i):
 
 SceneDataset.batch, SceneDataset.__getitem__ = _batch, _item
 
-# %% ../../nbs/data/20_loaders.ipynb #eec9a375
+# %% ../../nbs/data/20_loaders.ipynb #66feb615
 def collate_samples(
     samples:list   # `FlowSample`s of one size
 )->tuple:          # img1, img2 `(B,3,H,W)` in [0,1]; flow `(B,2,H,W)` px; valid `(B,1,H,W)` bool
@@ -60,7 +60,7 @@ def collate_samples(
     return (chw([s.img1 for s in samples]).float()/255, chw([s.img2 for s in samples]).float()/255,
             chw([s.flow for s in samples]), torch.from_numpy(np.stack(valid))[:, None])
 
-# %% ../../nbs/data/20_loaders.ipynb #d6dfb7ee
+# %% ../../nbs/data/20_loaders.ipynb #882337e5
 class FlowDL(TfmdDL):
     "A fastai data loader of `(img1, img2, flow, valid)`"
     def create_item(self, s):
@@ -75,7 +75,7 @@ class FlowDL(TfmdDL):
         "Draw prediction beside truth and the error in pixels"
         return show_flows(*b, pred=out, max_n=max_n, **kwargs)
 
-# %% ../../nbs/data/20_loaders.ipynb #2eb918fb
+# %% ../../nbs/data/20_loaders.ipynb #e6104e19
 def show_flows(
     img1,         # `(B,3,H,W)` in [0,1]
     img2,         # `(B,3,H,W)` in [0,1]
@@ -95,7 +95,7 @@ def show_flows(
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
 
-# %% ../../nbs/data/20_loaders.ipynb #0cc76ed9
+# %% ../../nbs/data/20_loaders.ipynb #016c9b0e
 def _show_row(row, img1, img2, flow, valid, pred):
     from flowbook.viz.color import flow_to_color
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
@@ -105,7 +105,7 @@ def _show_row(row, img1, img2, flow, valid, pred):
     for ax, im in zip(row, shown): ax.imshow(im, cmap='inferno', vmin=0, vmax=max(3., .2*top)); ax.axis('off')
     row[2].text(2, 2, f"max {top:.0f} px", fontsize=6, va='top')
 
-# %% ../../nbs/data/20_loaders.ipynb #4f71cce9
+# %% ../../nbs/data/20_loaders.ipynb #0cfd04ff
 def dataloaders(
     train,               # Training set: indexable, of `FlowSample`s
     valid,               # Validation set

@@ -6,7 +6,7 @@
 __all__ = ['SceneConfig', 'noise_tiles', 'make_textures', 'shape_fields', 'SceneBatch', 'scene_number', 'held_out_seed',
            'make_scenes']
 
-# %% ../../nbs/data/10_scenes.ipynb #ea5c5163
+# %% ../../nbs/data/10_scenes.ipynb #49ac0dd2
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.errors import ConfigError, fail
 from ..core.grid import coords_grid
 
-# %% ../../nbs/data/10_scenes.ipynb #d1b428b3
+# %% ../../nbs/data/10_scenes.ipynb #1ad3f34c
 @dataclass(frozen=True)
 class SceneConfig:
     "The ranges that random scenes are drawn from"
@@ -40,7 +40,7 @@ class SceneConfig:
         if any(px < 0 or share < 0 for px, share in self.displacement) or not sum(s for _, s in self.displacement) > 0:
             raise fail(ConfigError, 'displacement', self.displacement, '(pixels, share) pairs that are not negative, with a positive sum of shares')
 
-# %% ../../nbs/data/10_scenes.ipynb #19cf3436
+# %% ../../nbs/data/10_scenes.ipynb #853aaac6
 def noise_tiles(
     slope:Tensor,          # `(N,)` exponent of the spectrum: 1 is rough, 2 is cloudy
     size:int,              # Height and width, texels
@@ -55,7 +55,7 @@ def noise_tiles(
     x = torch.fft.irfft2(z*amplitude, s=(size, size))
     return x/x.std((1, 2), keepdim=True)
 
-# %% ../../nbs/data/10_scenes.ipynb #6221df7b
+# %% ../../nbs/data/10_scenes.ipynb #84c16e61
 def _uniform(g, n, lo=0., hi=1.): return torch.rand(n, generator=g)*(hi - lo) + lo
 
 def _axes(size): return torch.meshgrid(torch.arange(size)/size, torch.arange(size)/size, indexing='xy')
@@ -78,7 +78,7 @@ def _cells(n, size, g, count):
     dx, dy = ((a - p[..., None, None] + .5) % 1 - .5 for a, p in ((x, px), (y, py)))   # shortest way round the torus
     return grey.gather(1, (dx*dx + dy*dy).argmin(1).flatten(1)).view(n, size, size)
 
-# %% ../../nbs/data/10_scenes.ipynb #079654b3
+# %% ../../nbs/data/10_scenes.ipynb #dbba11eb
 def make_textures(
     n:int=96,       # Tiles
     size:int=192,   # Height and width of a tile, texels
@@ -99,7 +99,7 @@ def make_textures(
     if photos: tiles[::2] = _photo_tiles(photos, len(tiles[::2]), size, g)
     return tiles.clamp(0, 1)
 
-# %% ../../nbs/data/10_scenes.ipynb #baedc3ce
+# %% ../../nbs/data/10_scenes.ipynb #f551d2fb
 def _photo_tiles(folder, n, size, g):
     "Random crops of the photos in `folder`, mirrored in both directions so that they have no seam"
     files = sorted(p for p in Path(folder).glob('*') if p.suffix.lower() in ('.png', '.jpg', '.jpeg', '.ppm', '.bmp'))
@@ -116,7 +116,7 @@ def _photo_tiles(folder, n, size, g):
         out.append(torch.cat([crop, crop.flip(-2)], -2))
     return torch.stack(out)
 
-# %% ../../nbs/data/10_scenes.ipynb #af40ac66
+# %% ../../nbs/data/10_scenes.ipynb #36ef24dd
 _SPOKES, _MASK, _REACH = 20, 64, 1.25   # the field covers [-1.25, 1.25] in units of the shape's radius
 
 def _radius(theta, r, n, curved):
@@ -129,7 +129,7 @@ def _radius(theta, r, n, curved):
     arc = r0 + (r1 - r0)*(.5 - .5*torch.cos(math.pi*f))
     return torch.where(curved, arc, chord)
 
-# %% ../../nbs/data/10_scenes.ipynb #9cf736f8
+# %% ../../nbs/data/10_scenes.ipynb #8ca17df8
 def shape_fields(
     p:Tensor, # `(N,8)` uniform numbers: spokes of both parts, ellipse or not, curved or not, place and size of the second part, how parts combine
     r:Tensor  # `(N,2,20)` uniform numbers: spoke lengths of both parts
@@ -148,7 +148,7 @@ def shape_fields(
     field = torch.where(kind < .6, body, torch.where(kind < .8, torch.maximum(body, extra), torch.minimum(body, -extra)))
     return field[:, None]
 
-# %% ../../nbs/data/10_scenes.ipynb #18ff468d
+# %% ../../nbs/data/10_scenes.ipynb #ed92dcbe
 def _similarity(angle, scale, tx, ty):
     "Rotate by `angle`, scale, shift: `(...,2,3)`"
     c, s = torch.cos(angle)*scale, torch.sin(angle)*scale
@@ -162,7 +162,7 @@ def _invert(a):
 
 def _heavy(z): return (z.abs()/2.5).pow(1.3)*z.sign()   # in [-1,1] for |z| <= 2.5, most of it near 0
 
-# %% ../../nbs/data/10_scenes.ipynb #7bbf2a77
+# %% ../../nbs/data/10_scenes.ipynb #83e312b1
 def _poses(u, config):
     "Size, place and direction of each shape: pose `(B,K,2,3)`, centre `(B,K,2)` and radius `(B,K)` in pixels"
     h, w = config.size
@@ -173,7 +173,7 @@ def _poses(u, config):
     turn = _similarity(u[..., 5]*2*math.pi, torch.ones_like(radius), center[..., 0], center[..., 1])
     return torch.cat([turn[..., :2]*stretch, turn[..., 2:]], -1), center, radius
 
-# %% ../../nbs/data/10_scenes.ipynb #6f43be73
+# %% ../../nbs/data/10_scenes.ipynb #5c97c5e2
 def _motions(u, z, far, center, radius, config):
     "Affine motion of each shape about its centre, `(B,K,2,3)`; `far` `(B,1)` is the scene's displacement in pixels"
     rim = .5*far/radius
@@ -183,7 +183,7 @@ def _motions(u, z, far, center, radius, config):
     back = torch.cat([torch.eye(2, device=u.device).expand(*u.shape[:2], 2, 2), -center[..., None]], -1)
     return _compose(about, back)
 
-# %% ../../nbs/data/10_scenes.ipynb #feb947a1
+# %% ../../nbs/data/10_scenes.ipynb #bb1887b1
 def _camera(z, s, far, config):
     "Homography of the camera about the image centre, `(B,3,3)`; `far` `(B,)`"
     half = math.hypot(*config.size)/2
@@ -198,7 +198,7 @@ def _project(hom, x, y):
     a = torch.baddbmm(hom[:, :, 2:], hom[:, :, :2], torch.stack([x, y], 1))
     return a[:, 0]/a[:, 2], a[:, 1]/a[:, 2]
 
-# %% ../../nbs/data/10_scenes.ipynb #567cac29
+# %% ../../nbs/data/10_scenes.ipynb #218f4912
 def _waves(s, far, config):
     "Amplitude (px), wave number (1/px) and phase of the warp, `(B,2 components,2 waves,1)` each"
     length = min(config.size)*(.35 + .9*s[:, 3:7].view(-1, 2, 2, 1))
@@ -221,7 +221,7 @@ def _unbend(waves, x, y, steps=8):
         zx, zy = x - dx, y - dy
     return zx, zy
 
-# %% ../../nbs/data/10_scenes.ipynb #0d93ef26
+# %% ../../nbs/data/10_scenes.ipynb #07975fab
 def _front(to_layer, fields, counts, xy, bent, bends, size):
     "Index `(B,N)` of the front-most layer at each pixel; 0 is the background. `bent` holds the coordinates for layers that bend"
     front = torch.zeros(len(xy), xy.shape[-1], dtype=torch.uint8, device=xy.device)
@@ -241,7 +241,7 @@ def _rows(table, front):
 
 def _affine(a, x, y): return a[..., 0]*x + a[..., 1]*y + a[..., 2], a[..., 3]*x + a[..., 4]*y + a[..., 5]
 
-# %% ../../nbs/data/10_scenes.ipynb #3e97d2cd
+# %% ../../nbs/data/10_scenes.ipynb #956ecf74
 def _paint(u, n):
     "Per layer: affine from pixels to texels (6), contrast, colour shift (3), tile number"
     zoom = 1/(.9*(3.2/.9)**u[..., 18])                       # at most 1.1 texels per pixel: no aliasing
@@ -264,7 +264,7 @@ def _atlas(n, photos, device):
     tiles = F.pad(tiles, (0, 1, 0, 1), mode='circular')
     return tiles.permute(1, 0, 2, 3).reshape(1, 3, -1, tiles.shape[-1]).contiguous().to(device)
 
-# %% ../../nbs/data/10_scenes.ipynb #d8abf91c
+# %% ../../nbs/data/10_scenes.ipynb #f762b9ee
 def _hidden(x2, y2, front, other, size):
     "`(B,1,H,W)` True where another layer, or nothing, is seen at the point's new place"
     h, w = size
@@ -273,7 +273,7 @@ def _hidden(x2, y2, front, other, size):
     there = other.gather(1, r.clamp(0, h - 1)*w + c.clamp(0, w - 1))
     return (~inside | (there != front)).view(-1, 1, h, w)
 
-# %% ../../nbs/data/10_scenes.ipynb #11efb624
+# %% ../../nbs/data/10_scenes.ipynb #3d703c20
 def _blur(img, a):
     "Mix `img` with its 3x3 binomial blur, twice; `a` `(B,1,1,1)` in [0,1]. Two 2x2 averages make one binomial"
     for _ in range(2):
@@ -288,7 +288,7 @@ def _exposure(img, s, j, strength):
     light = F.interpolate(s[:, 18 + 6*j:24 + 6*j].view(-1, 1, 2, 3) - .5, img.shape[-2:], mode='bicubic', align_corners=True)
     return img*gain*(1 + strength*.3*v(15).pow(2)*light) + strength*.06*(v(30 + j) - .5)
 
-# %% ../../nbs/data/10_scenes.ipynb #b8c7b59c
+# %% ../../nbs/data/10_scenes.ipynb #6cad1c8a
 def _photometric(img1, img2, s, seeds, strength):
     "Light, blur and noise of a pair; `s` `(B,40)` uniform numbers"
     v = lambda i: s[:, i].view(-1, 1, 1, 1)
@@ -303,7 +303,7 @@ def _photometric(img1, img2, s, seeds, strength):
         out.append((img + level*noise[:, j]).clamp(0, 1))
     return out
 
-# %% ../../nbs/data/10_scenes.ipynb #f4129f94
+# %% ../../nbs/data/10_scenes.ipynb #93678ac2
 def _numbers(seed, config):
     "All random numbers of scene `seed`"
     g = torch.Generator().manual_seed(seed)
@@ -317,7 +317,7 @@ def _displacement(s, config):
     pick = torch.bucketize(s[:, 0].contiguous(), (share/share.sum()).cumsum(0)[:-1].contiguous())
     return (px[pick]*(.5 + .5*s[:, 1]))[:, None]
 
-# %% ../../nbs/data/10_scenes.ipynb #8dfea2bb
+# %% ../../nbs/data/10_scenes.ipynb #f583b0f9
 def _layers(d, config):
     "Everything that moves: inverse poses, motions and their inverses, camera, waves, which layers bend, shape fields"
     lo, hi = config.objects
@@ -333,7 +333,7 @@ def _layers(d, config):
     return dict(u=u, counts=counts, to_layer=_invert(pose), motion=motion, unmove=_invert(motion), camera=_camera(z[:, 0], d['s'], far[:, 0], config),
                 waves=_waves(d['s'], far[:, 0], config), bends=u[..., 8] < config.nonrigid, fields=fields)
 
-# %% ../../nbs/data/10_scenes.ipynb #267d8466
+# %% ../../nbs/data/10_scenes.ipynb #4ebdca6f
 @dataclass
 class SceneBatch:
     "A batch of rendered pairs with their truth"
@@ -345,7 +345,7 @@ class SceneBatch:
     occ:Tensor       # `(B,1,H,W)` bool, True where the pixel of `img1` is hidden in `img2`
     occ_bw:Tensor    # `(B,1,H,W)` bool, the same for `img2`
 
-# %% ../../nbs/data/10_scenes.ipynb #0755ba90
+# %% ../../nbs/data/10_scenes.ipynb #6c3ab7c0
 def scene_number(
     seed:int, # Seed of a run
     i:int     # Index of the scene within it
@@ -359,7 +359,7 @@ def held_out_seed(
     "Seed of the scenes that a run with `seed` holds out"
     return seed + 1_000_000
 
-# %% ../../nbs/data/10_scenes.ipynb #be9574f6
+# %% ../../nbs/data/10_scenes.ipynb #3cd605c5
 def make_scenes(
     seeds,                              # Numbers of the scenes, one int each
     config:SceneConfig=SceneConfig(),   # What scenes may look like
@@ -382,7 +382,7 @@ def make_scenes(
     return SceneBatch(img1, img2, flow, flow_bw, torch.ones_like(flow[:, :1], dtype=torch.bool),
                       _hidden(x2, y2, front1, front2, (h, w)), _hidden(x1, y1, front2, front1, (h, w)))
 
-# %% ../../nbs/data/10_scenes.ipynb #946fb8da
+# %% ../../nbs/data/10_scenes.ipynb #a00aec4e
 def _first_frame(L, x, y, size):
     "Front layer of each pixel of frame 1 and where its point goes: $x_2 = H(W(M x_1))$"
     front = _front(L['to_layer'], L['fields'], L['counts'], torch.stack([x, y], 1), None, L['bends'], size)

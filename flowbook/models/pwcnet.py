@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PWCLevel', 'PWCDecoder', 'PWCNet', 'pwcnet', 'pwcnet_plus', 'pwcnet_tiny']
 
-# %% ../../nbs/models/10_pwcnet.ipynb #9d94ac29
+# %% ../../nbs/models/10_pwcnet.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -18,7 +18,7 @@ from ..ops.correlation import correlation
 from ..ops.offset import expected_offset, normalize_features
 from ..ops.warp import warp
 
-# %% ../../nbs/models/10_pwcnet.ipynb #15722b7f
+# %% ../../nbs/models/10_pwcnet.ipynb #31086023
 class PWCLevel(nn.Module):
     "Predict the flow of one pyramid level from its evidence"
     def __init__(self,
@@ -40,7 +40,7 @@ class PWCLevel(nn.Module):
 
     def enlarge(self, feat, flow): return self.upflow_layer(flow), self.upfeat_layer(feat)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #579bafc4
+# %% ../../nbs/models/10_pwcnet.ipynb #91692a15
 class PWCDecoder(nn.Module):
     "Estimate flow level by level, coarse to fine, from two feature pyramids"
     def __init__(self, *,
@@ -63,14 +63,14 @@ class PWCDecoder(nn.Module):
         self.context = ContextNet(self.decoders[f'level{finest}'].dense_net.out_channels, widths=context, dilations=dilations)
         self.trust = nn.Parameter(torch.tensor(([0.]*len(self.levels) + [.05,.1,.3])[-len(self.levels):])) if matcher else None
 
-# %% ../../nbs/models/10_pwcnet.ipynb #a6f1745e
+# %% ../../nbs/models/10_pwcnet.ipynb #b62b2107
 def _cost(f1, f2, max_displacement, matcher):
     "Correlation as channels `(B,D*D,H,W)`, negative values damped; and where it peaks `(B,2,H,W)`, cells"
     if matcher: f1,f2 = normalize_features(f1)/f1.shape[1]**.5,normalize_features(f2)
     corr = correlation(f1, f2, max_displacement=max_displacement).flatten(1, 2)
     return F.leaky_relu(corr, .1), (expected_offset(corr) if matcher else None)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #49847f6a
+# %% ../../nbs/models/10_pwcnet.ipynb #afad8c28
 @patch
 def forward(self:PWCDecoder,
     fmaps1:list, # Feature maps of image 1, level l at 1/2**l of the size, `(B,C,H,W)` each
@@ -91,7 +91,7 @@ def forward(self:PWCDecoder,
     flows[-1] = flow + self.context(feat)
     return flows
 
-# %% ../../nbs/models/10_pwcnet.ipynb #a47b6163
+# %% ../../nbs/models/10_pwcnet.ipynb #a0681e97
 class PWCNet(Estimator):
     "PWC-Net: an encoder for both images and a coarse-to-fine decoder"
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
@@ -106,14 +106,14 @@ class PWCNet(Estimator):
         self.encoder,self.decoder = encoder,decoder
         self.stride = 2**len(encoder.channels)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #01ba2fec
+# %% ../../nbs/models/10_pwcnet.ipynb #b7ac531c
 def _restore(flows, inner, size):
     "Bring `flows` from pixels of the `inner` size to pixels of `size`"
     flow = F.interpolate(flows[-1], inner, mode='bilinear', align_corners=False)
     scale = flow.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
     return FlowOutput(flow=resize_flow(flow, size), flows=[f*scale for f in flows] if size!=inner else flows)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #3cc170e8
+# %% ../../nbs/models/10_pwcnet.ipynb #8da14d9d
 @patch
 def forward(self:PWCNet,
     img1:Tensor,      # `(B,3,H,W)` RGB in [0,1], at least 64x64
@@ -132,7 +132,7 @@ def forward(self:PWCNet,
     flows = [f.to(img1.dtype)*self.decoder.flow_div for f in self.decoder(fmaps1, fmaps2)]
     return _restore(flows, imgs.shape[-2:], img1.shape[-2:])
 
-# %% ../../nbs/models/10_pwcnet.ipynb #c2f0e440
+# %% ../../nbs/models/10_pwcnet.ipynb #0b3da1b1
 @torch.no_grad()
 def _start_as_matcher(model):
     "Let the layers that predict flow begin near zero, and those that enlarge it as bilinear interpolation"
@@ -144,7 +144,7 @@ def _start_as_matcher(model):
     nn.init.normal_(model.decoder.context.layers[-1].weight, std=1e-3)
     return model
 
-# %% ../../nbs/models/10_pwcnet.ipynb #c0e0eed1
+# %% ../../nbs/models/10_pwcnet.ipynb #5f18f397
 @register_model('pwcnet')
 def pwcnet(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
@@ -164,7 +164,7 @@ def pwcnet(*,
     model = init_kaiming(PWCNet(encoder=encoder, decoder=decoder))
     return _start_as_matcher(model) if matcher else model
 
-# %% ../../nbs/models/10_pwcnet.ipynb #ef97a7f1
+# %% ../../nbs/models/10_pwcnet.ipynb #62f70ed3
 @register_model('pwcnet_plus')
 @delegates(pwcnet)
 def pwcnet_plus(**kwargs)->PWCNet:
@@ -176,5 +176,5 @@ _tiny = dict(channels=(12,24,32,48,64), convs=2, dense=(32,24,16), context=(32,2
 @register_model('pwcnet_tiny')
 @delegates(pwcnet)
 def pwcnet_tiny(**kwargs)->PWCNet:
-    "A small PWC-Net for processors and first steps"
+    "A small PWC-Net with a built-in matcher, for first steps on a processor"
     return pwcnet(**(_tiny | kwargs))

@@ -6,7 +6,7 @@
 __all__ = ['ConvNorm', 'ResidualBlock', 'FeatureEncoder', 'ContextHead', 'MotionEncoder', 'ConvGRU', 'FlowHead', 'MaskPredictor',
            'UpdateBlock', 'RAFT', 'raft', 'raft_small']
 
-# %% ../../nbs/models/20_raft.ipynb #2e94a90e
+# %% ../../nbs/models/20_raft.ipynb #1afdf2d0
 import math, torch
 import torch.nn.functional as F
 from functools import partial
@@ -19,7 +19,7 @@ from .base import Estimator, FlowOutput, prepare_image, register_model
 from ..ops.lookup import corr_lookup, corr_pyramid
 from ..ops.upsample import bilinear_upsample, convex_upsample
 
-# %% ../../nbs/models/20_raft.ipynb #9e7a8b7c
+# %% ../../nbs/models/20_raft.ipynb #f32ac5b3
 class ConvNorm(nn.Module):
     "Convolution, normalisation, ReLU"
     def __init__(self,
@@ -42,7 +42,7 @@ class ConvNorm(nn.Module):
         x = self.norm(self.conv(x))
         return F.relu(x, inplace=True) if self.act else x
 
-# %% ../../nbs/models/20_raft.ipynb #95735618
+# %% ../../nbs/models/20_raft.ipynb #d67ad748
 class ResidualBlock(nn.Module):
     "Two 3x3 convolutions, or 1x1-3x3-1x1 at a quarter of the width, beside a shortcut"
     def __init__(self,
@@ -62,7 +62,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x): return F.relu(self.skip(x) + self.convs(x))   # the convolutions end with a ReLU of their own
 
-# %% ../../nbs/models/20_raft.ipynb #627d6651
+# %% ../../nbs/models/20_raft.ipynb #7b16a036
 class FeatureEncoder(nn.Module):
     "Image to features: 7x7 stem at half resolution, stages of residual blocks, 1x1 head"
     def __init__(self, *,
@@ -84,7 +84,7 @@ class FeatureEncoder(nn.Module):
     def trunk(self, x): return self.stages(self.stem(x))
     def forward(self, x): return self.head(self.trunk(x))
 
-# %% ../../nbs/models/20_raft.ipynb #4a529a58
+# %% ../../nbs/models/20_raft.ipynb #f54f6d6d
 class ContextHead(nn.Sequential):
     "Context from the feature encoder's trunk, instead of an encoder of its own"
     def __init__(self, *,
@@ -92,7 +92,7 @@ class ContextHead(nn.Sequential):
         outputs:int  # Channels of state and context together
     ): super().__init__(ConvNorm(inputs, inputs, 3), ConvNorm(inputs, outputs, 1, act=False))
 
-# %% ../../nbs/models/20_raft.ipynb #99113190
+# %% ../../nbs/models/20_raft.ipynb #c81fe7b1
 class MotionEncoder(nn.Module):
     "Looked-up correlation and present flow to motion features"
     def __init__(self, *,
@@ -109,7 +109,7 @@ class MotionEncoder(nn.Module):
     def forward(self, corr, flow):
         return torch.cat([self.out(torch.cat([self.corr(corr), self.flow(flow)], 1)), flow], 1)
 
-# %% ../../nbs/models/20_raft.ipynb #f9202203
+# %% ../../nbs/models/20_raft.ipynb #2756e530
 class ConvGRU(nn.Module):
     "Gated recurrent unit whose products are convolutions"
     def __init__(self, *,
@@ -123,7 +123,7 @@ class ConvGRU(nn.Module):
         self.z, self.r, self.q = (nn.Conv2d(sum(self.sizes), hidden, kernel, padding=self.padding) for _ in range(3))
         for gate in (self.z, self.r, self.q): nn.init.orthogonal_(gate.weight)
 
-# %% ../../nbs/models/20_raft.ipynb #38a306e9
+# %% ../../nbs/models/20_raft.ipynb #d9e1ad42
 @patch
 def prepare(self:ConvGRU,
     inp:Tensor # `(B,context,H,W)` context
@@ -134,7 +134,7 @@ def prepare(self:ConvGRU,
     share = F.conv2d(inp, on_inp, torch.cat([g.bias for g in gates]), padding=self.padding)
     return on_net.contiguous(), on_x.contiguous(), share
 
-# %% ../../nbs/models/20_raft.ipynb #ce911f35
+# %% ../../nbs/models/20_raft.ipynb #1b67690c
 @patch
 def forward(self:ConvGRU,
     net:Tensor,    # `(B,hidden,H,W)` state
@@ -148,7 +148,7 @@ def forward(self:ConvGRU,
     q = (q + F.conv2d(r*net, on_net[n:], padding=self.padding)).tanh()
     return net + z*(q - net)
 
-# %% ../../nbs/models/20_raft.ipynb #a681ce0d
+# %% ../../nbs/models/20_raft.ipynb #0cc1e468
 class FlowHead(nn.Module):
     "State to a correction of the flow"
     def __init__(self, *,
@@ -160,7 +160,7 @@ class FlowHead(nn.Module):
 
     def forward(self, net): return self.out(self.conv(net))
 
-# %% ../../nbs/models/20_raft.ipynb #bd2a7630
+# %% ../../nbs/models/20_raft.ipynb #c6bd1afa
 class MaskPredictor(nn.Module):
     "State to the logits of `convex_upsample`"
     def __init__(self, *,
@@ -174,7 +174,7 @@ class MaskPredictor(nn.Module):
 
     def forward(self, net): return self.scale*self.out(self.conv(net))
 
-# %% ../../nbs/models/20_raft.ipynb #bdc6b051
+# %% ../../nbs/models/20_raft.ipynb #086c8a1e
 class UpdateBlock(nn.Module):
     "One iteration: motion features, recurrent units, correction"
     def __init__(self, *,
@@ -192,7 +192,7 @@ class UpdateBlock(nn.Module):
         for gru, p in zip(self.grus, prepared): net = gru(net, x, p)
         return net, self.flow_head(net)
 
-# %% ../../nbs/models/20_raft.ipynb #15a32f88
+# %% ../../nbs/models/20_raft.ipynb #2ae869d7
 class RAFT(Estimator):
     "Recurrent All-Pairs Field Transforms"
     def __init__(self, *,
@@ -228,7 +228,7 @@ class RAFT(Estimator):
         self.update = UpdateBlock(motion=motion, grus=units, flow_head=FlowHead(inputs=hidden, width=flow_head))
         self.mask = MaskPredictor(inputs=hidden, width=mask_head, factor=self.stride) if mask_head else None
 
-# %% ../../nbs/models/20_raft.ipynb #dee26f01
+# %% ../../nbs/models/20_raft.ipynb #51bf6cb4
 @patch
 def encode(self:RAFT,
     x1:Tensor, # `(B,3,H,W)` image 1 as `prepare` returns it
@@ -240,7 +240,7 @@ def encode(self:RAFT,
     net, inp = self.context(trunk[:len(x1)] if self.shared else x1).split(self.sizes, 1)
     return fmap1, fmap2, net.tanh(), inp.relu()
 
-# %% ../../nbs/models/20_raft.ipynb #8d19a94b
+# %% ../../nbs/models/20_raft.ipynb #cc800d9f
 @patch
 def start(self:RAFT,
     x1:Tensor,             # `(B,3,H,W)` image 1 as `prepare` returns it
@@ -254,7 +254,7 @@ def start(self:RAFT,
     if flow.shape != shape: raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow.shape)}", shape)
     return corr_pyramid(fmap1, fmap2, self.levels), self.update.prepare(inp), net, flow
 
-# %% ../../nbs/models/20_raft.ipynb #316aae25
+# %% ../../nbs/models/20_raft.ipynb #d1670455
 @patch
 def step(self:RAFT,
     pyramid:list,   # From `start`
@@ -269,7 +269,7 @@ def step(self:RAFT,
     net, delta = self.update(net, prepared, corr, flow)
     return net, flow + delta
 
-# %% ../../nbs/models/20_raft.ipynb #01844715
+# %% ../../nbs/models/20_raft.ipynb #9b2673c6
 @patch
 def prepare(self:RAFT,
     img:Tensor # `(B,3,H,W)` RGB in [0,1]
@@ -286,7 +286,7 @@ def upsample(self:RAFT,
     if self.mask is None: return bilinear_upsample(flow, self.stride)
     return convex_upsample(flow, self.mask(net), self.stride)
 
-# %% ../../nbs/models/20_raft.ipynb #28ac8272
+# %% ../../nbs/models/20_raft.ipynb #9069f71b
 @patch
 def forward(self:RAFT,
     img1:Tensor,            # `(B,3,H,W)` RGB in [0,1], at least 64x64
@@ -307,25 +307,25 @@ def forward(self:RAFT,
         if all_flows or i == iters - 1: flows.append(unpad(self.upsample(flow, net), pads))
     return FlowOutput(flow=flows[-1], flows=flows)
 
-# %% ../../nbs/models/20_raft.ipynb #c3a95435
+# %% ../../nbs/models/20_raft.ipynb #e18f32de
 @register_model('raft')
 @delegates(RAFT)
 def raft(
     **kwargs # Any number of `RAFT`
 )->RAFT: # 5.3 M parameters, freshly drawn
-    "The paper's network"
+    "RAFT as in the paper, 5.3 M weights"
     return RAFT(**kwargs)
 
-# %% ../../nbs/models/20_raft.ipynb #33417415
+# %% ../../nbs/models/20_raft.ipynb #c153acd0
 @register_model('raft_small')
 def raft_small(
     **numbers # Any number of `RAFT`, instead of the one here
 )->RAFT: # 1.0 M parameters, freshly drawn
-    "The paper's small network"
+    "RAFT-small as in the paper, 1.0 M weights"
     return RAFT(**(dict(stem=32, widths=(32,64,96), bottleneck=True, features=128, context_norm='none', hidden=96, context=64, kernels=((3,3),),
                         radius=3, corr=(96,), flow=(64,32), motion=82, flow_head=128, mask_head=0, bgr=False)|numbers))
 
-# %% ../../nbs/models/20_raft.ipynb #6f985cb5
+# %% ../../nbs/models/20_raft.ipynb #915203fb
 _stages = [(rf'\.(res_)?layer{i + 1}\.', f'.stages.{i}.') for i in range(3)]
 
 RAFT.mmflow_rules = [(r'^encoder\.', 'features.'), *_stages,
@@ -337,7 +337,7 @@ RAFT.mmflow_rules = [(r'^encoder\.', 'features.'), *_stages,
     (r'^decoder\.flow_pred\.', 'update.flow_head.'), (r'^decoder\.mask_pred\.', 'mask.'),
     (r'\.layers\.0\.conv\.', '.conv.conv.'), (r'\.predict_layer\.', '.out.')]
 
-# %% ../../nbs/models/20_raft.ipynb #59896b2a
+# %% ../../nbs/models/20_raft.ipynb #7193c18e
 RAFT.torchvision_rules = [(r'^feature_encoder\.', 'features.'), (r'^context_encoder\.', 'context.'), *_stages,
     (r'^(features|context)\.convnormrelu\.', r'\1.stem.'), (r'^(features|context)\.conv\.', r'\1.head.'),
     *[(rf'\.convnormrelu{i + 1}\.', f'.convs.{i}.') for i in range(3)], (r'\.downsample\.', '.skip.'),
@@ -348,7 +348,7 @@ RAFT.torchvision_rules = [(r'^feature_encoder\.', 'features.'), (r'^context_enco
     (r'^mask_predictor\.convrelu\.', 'mask.conv.'), (r'^mask_predictor\.conv\.', 'mask.out.'),
     (r'((?:stem|convs\.\d|skip|out|mask\.conv)\.)0\.', r'\1conv.'), (r'((?:stem|convs\.\d|skip)\.)1\.', r'\1norm.')]
 
-# %% ../../nbs/models/20_raft.ipynb #3519c5cf
+# %% ../../nbs/models/20_raft.ipynb #9e244c42
 def _swap_red_and_blue(state): return {k: v.flip(1) if k.endswith('stem.conv.weight') else v for k, v in state.items()}
 
 @patch

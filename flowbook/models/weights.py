@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_state_dict', 'save_weights', 'rename', 'load_weights', 'model_card', 'load_bundled']
 
-# %% ../../nbs/models/90_weights.ipynb #7df82c42
+# %% ../../nbs/models/90_weights.ipynb #07c4dc44
 from hashlib import sha256
 from pathlib import Path
 import json, re
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import FlowbookError, WeightsError, fail
 from ..io.files import atomic_path, check_file
 
-# %% ../../nbs/models/90_weights.ipynb #53e9ca59
+# %% ../../nbs/models/90_weights.ipynb #5d7d2c70
 def read_state_dict(
     path   # `.safetensors`, `.pth`, `.pt` or `.ckpt` file
 )->dict:   # Names to tensors
@@ -33,7 +33,7 @@ def read_state_dict(
         raise fail(WeightsError, path, type(found).__name__, 'a dictionary of tensors')
     return found
 
-# %% ../../nbs/models/90_weights.ipynb #d675117e
+# %% ../../nbs/models/90_weights.ipynb #6ab85b76
 def save_weights(
     model:nn.Module,       # The model
     path,                  # `.safetensors` file to write
@@ -51,7 +51,7 @@ def save_weights(
     with atomic_path(path) as tmp: Path(tmp).write_bytes(data)
     return sha256(data).hexdigest()
 
-# %% ../../nbs/models/90_weights.ipynb #b48046ef
+# %% ../../nbs/models/90_weights.ipynb #eb11c9f3
 def rename(
     state:dict,   # Names to tensors
     rules:list    # `(pattern, replacement)` pairs, applied in order to each name
@@ -62,7 +62,7 @@ def rename(
         return key
     return {new(k): v for k, v in state.items()}
 
-# %% ../../nbs/models/90_weights.ipynb #e8bc9627
+# %% ../../nbs/models/90_weights.ipynb #5a1f7acc
 def _misfit(model, state):
     "What keeps `state` from filling `model`: missing, unexpected and wrongly shaped names"
     own = model.state_dict()
@@ -70,9 +70,14 @@ def _misfit(model, state):
     shapes = [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
     return sorted(own.keys() - state.keys() - optional), sorted(state.keys() - own.keys()), shapes
 
+def _scalars(model, state):
+    "Counters may come as `(1,)` or `()`; give them the shape the model has"
+    own = model.state_dict()
+    return {k: v.reshape(()) if k in own and own[k].ndim == 0 and v.numel() == 1 else v for k, v in state.items()}
+
 def _few(names): return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
 
-# %% ../../nbs/models/90_weights.ipynb #765429ef
+# %% ../../nbs/models/90_weights.ipynb #64bc6fb1
 def load_weights(
     model:nn.Module,  # The model to fill, in place
     source            # Path of a checkpoint, or its state dict
@@ -85,7 +90,7 @@ def load_weights(
     for scheme in ('flowbook', 'mmflow', 'torchvision'):
         rules = [] if scheme == 'flowbook' else getattr(model, f"{scheme}_rules", None)
         if rules is None: continue
-        renamed = rename(state, rules)
+        renamed = _scalars(model, rename(state, rules))
         tries[scheme] = misfit = _misfit(model, renamed)
         if not any(misfit): return _fill(model, renamed, scheme)
     scheme = min(tries, key=lambda s: sum(map(len, tries[s])))
@@ -93,7 +98,7 @@ def load_weights(
     raise fail(WeightsError, where, f"weights that do not fit {type(model).__name__}: missing {_few(missing)}, unexpected {_few(unexpected)}, other shape {_few(shapes)}",
                f"weights of this model (nearest naming scheme: {scheme})")
 
-# %% ../../nbs/models/90_weights.ipynb #4b95bab5
+# %% ../../nbs/models/90_weights.ipynb #5d9d907d
 def _fill(model, state, scheme):
     bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise fail(WeightsError, bad[0], 'values that are not finite', 'finite weights')
@@ -101,12 +106,12 @@ def _fill(model, state, scheme):
     model.load_state_dict(fix(state) if fix else state, strict=False)   # strictness was checked; only num_batches_tracked may lack
     return scheme
 
-# %% ../../nbs/models/90_weights.ipynb #006ca747
+# %% ../../nbs/models/90_weights.ipynb #1713ec0d
 def _asset(name):
     import flowbook
     return Path(flowbook.__file__).resolve().parent/'assets'/name
 
-# %% ../../nbs/models/90_weights.ipynb #02657a8c
+# %% ../../nbs/models/90_weights.ipynb #64ec185a
 def model_card(
     name:str='flowbook-small'  # A model whose weights are in the package
 )->dict:                       # Figures, recipe, hash and licence; empty where there is no card

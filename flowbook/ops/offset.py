@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['expected_offset', 'normalize_features']
 
-# %% ../../nbs/ops/50_offset.ipynb #4d9548b8
+# %% ../../nbs/ops/50_offset.ipynb #988b0e7b
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
 
-# %% ../../nbs/ops/50_offset.ipynb #b3661e4d
+# %% ../../nbs/ops/50_offset.ipynb #5f5b2eac
 def expected_offset(
     corr:Tensor,      # `(B,D*D,H,W)` scores of the window's places
     sharp=1.,         # Factor of the scores in the softmax, a number or a tensor of one
@@ -25,7 +25,7 @@ def expected_offset(
     slowly, fast = (p.sum(k).movedim(1, -1)@side for k in (2, 1))   # the mean of each axis needs its own sums only
     return torch.stack([slowly, fast] if slow == 'x' else [fast, slowly], 1)
 
-# %% ../../nbs/ops/50_offset.ipynb #8890f94c
+# %% ../../nbs/ops/50_offset.ipynb #db6a753e
 def normalize_features(
     fmap:Tensor  # `(B,C,H,W)`
 )->Tensor:       # `(B,C,H,W)`, each channel of each image with mean 0 and variance 1

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['bilinear_upsample', 'convex_upsample']
 
-# %% ../../nbs/ops/40_upsample.ipynb #9c108a62
+# %% ../../nbs/ops/40_upsample.ipynb #988b0e7b
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
 
-# %% ../../nbs/ops/40_upsample.ipynb #b7800d0e
+# %% ../../nbs/ops/40_upsample.ipynb #a81521da
 def bilinear_upsample(
     flow:Tensor, # `(B,2,H,W)` flow, pixels of its own grid
     factor:int=8 # How much finer the result is
@@ -20,7 +20,7 @@ def bilinear_upsample(
     size = [factor*s for s in flow.shape[-2:]]
     return factor*F.interpolate(flow, size, mode='bilinear', align_corners=True)
 
-# %% ../../nbs/ops/40_upsample.ipynb #51bea3c7
+# %% ../../nbs/ops/40_upsample.ipynb #0c8f1dff
 def convex_upsample(
     flow:Tensor, # `(B,2,H,W)` flow, pixels of its own grid
     mask:Tensor, # `(B,9*factor**2,H,W)` logits; neighbour is the slow axis, then row and column within the cell

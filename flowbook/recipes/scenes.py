@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['quickstart', 'flowbook_small']
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #69afe96a
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #bd7bb7b3
 from .core import register_recipe
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #9c8552e3
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #f144691a
 @register_recipe
 def quickstart()->dict: # A recipe
     "A small PWC-Net from nothing, in five minutes on two cores"
@@ -20,7 +20,7 @@ def quickstart()->dict: # A recipe
         schedule=dict(epochs=9, warmup=.03, decay=.4),
         runtime=dict(seed=0, precision='bf16'))
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #a452bcdc
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #9225fc65
 @register_recipe
 def flowbook_small()->dict: # A recipe
     "The weights that come with the package: the compact RAFT on default scenes"
@@ -28,5 +28,5 @@ def flowbook_small()->dict: # A recipe
         model=dict(name='flowbook-small', iters=4),
         data=dict(scenes=dict(size=(160, 224)), n_train=800, n_valid=64, bs=8),
         optimizer=dict(lr=1e-3, wd=1e-4, clip=1.),
-        schedule=dict(epochs=50, warmup=.01, decay=.3),
+        schedule=dict(epochs=27, warmup=.01852, decay=.3),
         runtime=dict(seed=0, precision='bf16'))
