@@ -11,7 +11,7 @@ import time
 import numpy as np, torch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
-from ..data.scenes import SceneConfig, make_scenes
+from ..data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 from .predictor import FlowPredictor, classical_flow, demo_pair, fill_model
 from ..io.images import to_numpy_flow
 from ..models.base import create_model, list_models
@@ -66,7 +66,7 @@ def held_out_numbers(
     n:int      # How many
 )->list:       # Scene numbers
     "Numbers of the scenes that a recipe with this `seed` validates on"
-    return [(seed + 1_000_000)*10**9 + i for i in range(n)]
+    return [scene_number(held_out_seed(seed), i) for i in range(n)]
 
 # %% ../../nbs/infer/20_evaluate.ipynb #c8e10ad7
 def evaluate_scenes(

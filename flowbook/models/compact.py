@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CompactRAFT', 'flowbook_small']
 
-# %% ../../nbs/models/30_compact.ipynb #c4d80990
+# %% ../../nbs/models/30_compact.ipynb #988b0e7b
 import torch
 from torch import nn
 from ..core.grid import coords_grid
@@ -14,7 +14,7 @@ from .raft import RAFT
 from ..ops.lookup import corr_lookup
 from ..ops.offset import expected_offset, normalize_features
 
-# %% ../../nbs/models/30_compact.ipynb #6d3b7ad0
+# %% ../../nbs/models/30_compact.ipynb #13d0479a
 class CompactRAFT(RAFT):
     "RAFT with normalised features and a learnt step towards the correlation peak"
     def __init__(self, **numbers):
@@ -37,7 +37,7 @@ class CompactRAFT(RAFT):
         peak = sum(a*2**i*expected_offset(c, s, slow='x') for i, (c, s, a) in enumerate(zip(windows, self.sharp, self.trust)))
         return net, flow + delta + peak
 
-# %% ../../nbs/models/30_compact.ipynb #7d2b9a32
+# %% ../../nbs/models/30_compact.ipynb #51deba5a
 _small = dict(stem=24, widths=(48, 96), strides=(2, 2), blocks=(1, 2), features=128, context_norm='shared', hidden=64, context=64,
               kernels=((3, 3),), radius=4, corr=(64,), flow=(32, 16), motion=64, flow_head=64, mask_head=64, iters=4, bgr=False)
 

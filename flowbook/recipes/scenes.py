@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['quickstart', 'flowbook_small']
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #bd7bb7b3
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #750cb889
 from .core import register_recipe
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #f144691a
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #901360e9
 @register_recipe
 def quickstart()->dict: # A recipe
     "A small PWC-Net from nothing, in five minutes on two cores"
@@ -20,7 +20,7 @@ def quickstart()->dict: # A recipe
         schedule=dict(epochs=9, warmup=.03, decay=.4),
         runtime=dict(seed=0, precision='bf16'))
 
-# %% ../../nbs/recipes/20_scenes_recipes.ipynb #9225fc65
+# %% ../../nbs/recipes/20_scenes_recipes.ipynb #ba421176
 @register_recipe
 def flowbook_small()->dict: # A recipe
     "The weights that come with the package: the compact RAFT on default scenes"
