@@ -7,25 +7,18 @@ RUN_DIR is the work dir of `flowbook train flowbook_small`. The figures on held-
 """
 import argparse, datetime, json, shutil
 from pathlib import Path
-import torch
-from flowbook.data.loaders import SceneDataset
-from flowbook.data.scenes import SceneConfig
+from flowbook.infer.evaluate import evaluate_recipe
 from flowbook.models.base import create_model
 from flowbook.models.weights import load_weights, read_state_dict, save_weights
-from flowbook.train.metrics import EPE, FlAll
+from flowbook.recipes.core import apply_overrides
 
 root = Path(__file__).resolve().parent.parent
 
-@torch.inference_mode()
-def held_out(model, recipe, iters):
+def held_out(recipe, weights, iters):
     "EPE and Fl-all on the recipe's held-out scenes, of the model and of zero flow"
-    d = recipe['data']
-    train = SceneDataset(d['n_train'], SceneConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in d['scenes'].items()}), seed=recipe['runtime']['seed'])
-    scores = dict(model=(EPE(), FlAll()), zero=(EPE(), FlAll()))
-    for img1, img2, flow, valid in train.dataloaders(n_valid=d['n_valid'], bs=d['bs']).valid:
-        for name, pred in (('model', model(img1, img2, iters=iters).flow), ('zero', 0*flow)):
-            for m in scores[name]: m.update(pred, flow, valid)
-    return {name: {m.name: round(m.value, 4) for m in ms} for name, ms in scores.items()}
+    found = evaluate_recipe(apply_overrides(recipe, [f"model.iters={iters}"]), weights, device='cpu')
+    pick = lambda scores: {k: round(scores[k], 4) for k in ('epe', 'fl_all')}
+    return dict(model=pick(found[recipe['model']['name']]), zero=pick(found['zero flow']))
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -33,12 +26,11 @@ def main():
     args = ap.parse_args()
     run, name, assets = Path(args.run), 'flowbook-small', root/'flowbook'/'assets'
     recipe = json.loads((run/'recipe.json').read_text())
-    model = create_model(name).eval()
+    model = create_model(name)
     load_weights(model, read_state_dict(run/'last.pth'))
     assets.mkdir(exist_ok=True)
     digest = save_weights(model, assets/f"{name}.safetensors", model=name, licence='Apache-2.0')
-    load_weights(model, assets/f"{name}.safetensors")
-    by_iters = {i: held_out(model, recipe, i) for i in (4, 6, 8, 12)}
+    by_iters = {i: held_out(recipe, assets/f"{name}.safetensors", i) for i in (4, 6, 8, 12)}
     for i, s in by_iters.items(): print(i, s)
     steps = recipe['schedule']['epochs']*(recipe['data']['n_train']//recipe['data']['bs'])
     card = dict(name=name, parameters=sum(p.numel() for p in model.parameters()), licence='Apache-2.0', sha256=digest, date=str(datetime.date.today()),
