@@ -8,12 +8,13 @@ __all__ = ['read_image', 'write_image', 'to_tensor', 'to_numpy_flow']
 # %% ../../nbs/io/30_images.ipynb #993b0b6b
 import io, re
 from pathlib import Path
-import numpy as np, torch
+import cv2, numpy as np, torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from ..core.errors import FlowbookError, ImageFileError, fail
-from .files import atomic_path, check_file, check_size
-from .flowfiles import _check_chunks, _flow_array
+from .files import MAX_PIXELS, atomic_path, check_file, check_size
+from .flo import _flow_array
+from .pngflow import _check_bomb, _check_chunks, _png_head
 
 # %% ../../nbs/io/30_images.ipynb #254dc0b1
 _formats = ('PNG', 'JPEG', 'PPM', 'BMP', 'TIFF', 'WEBP')
@@ -44,19 +45,38 @@ def _pixels(im, where):
 # %% ../../nbs/io/30_images.ipynb #8bb9c023
 _ppm = re.compile(rb'P6\s+(?:#.*\n\s*)*(\d{1,9})\s+(\d{1,9})\s+(255|65535)\s')
 
-def _read_ppm(path, n):
-    "Read an RGB PPM of `n` bytes, 8 or 16 bits; None for any other file"
-    with open(path, 'rb', buffering=0) as f:
-        m = _ppm.match(f.read(256))
-        if not m: return
-        w,h,top = map(int, m.groups())
-        check_size(h, w, path, ImageFileError)
-        need = m.end() + 3*h*w*(1 + (top>255))
-        if n < need: raise fail(ImageFileError, path, f"{n} bytes", f"{need} for {h}x{w} pixels (height x width)")
-        img = np.empty((h,w,3), '>u2' if top>255 else 'u1')
-        f.seek(m.end())
-        f.readinto(img)
+def _read_ppm(f, head, n, path):
+    "Read an RGB PPM of `n` bytes, 8 or 16 bits, that begins with `head`; None for any other file"
+    m = _ppm.match(head)
+    if not m: return
+    w,h,top = map(int, m.groups())
+    check_size(h, w, path, ImageFileError)
+    need = m.end() + 3*h*w*(1 + (top>255))
+    if n < need: raise fail(ImageFileError, path, f"{n} bytes", f"{need} for {h}x{w} pixels (height x width)")
+    img = np.empty((h,w,3), '>u2' if top>255 else 'u1')
+    f.seek(m.end())
+    f.readinto(img)
     return (img >> 8).astype(np.uint8) if top>255 else img
+
+# %% ../../nbs/io/30_images.ipynb #092798df
+def _decode_png(data, path):
+    "Decode the bytes of a PNG to `(H,W,3)` RGB uint8"
+    h,w,bits,_ = _png_head(data[:33], path, ImageFileError)
+    _check_bomb(len(data), h*w*bits//8, path, ImageFileError)
+    _check_chunks(data, path, ImageFileError)
+    img = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if img is None or img.shape!=(h,w,3): raise fail(ImageFileError, path, 'a damaged picture', 'a whole one')
+    return cv2.cvtColor(img, cv2.COLOR_BGR2RGB, img)
+
+# %% ../../nbs/io/30_images.ipynb #68706b32
+def _read_fast(path, n, png=True):
+    "Read a PPM, or a PNG if `png`, of `n` bytes; None for any other file"
+    with open(path, 'rb', buffering=0) as f:
+        head = f.read(256)
+        if not png or head[:8] != b'\x89PNG\r\n\x1a\n': return _read_ppm(f, head, n, path)
+        if n > 9*MAX_PIXELS: raise fail(ImageFileError, path, f"{n} bytes", f"at most {9*MAX_PIXELS}") # 16-bit RGBA, compressed not at all
+        f.seek(0)
+        return _decode_png(f.read(), path)
 
 # %% ../../nbs/io/30_images.ipynb #6c03e6dc
 def read_image(
@@ -64,7 +84,7 @@ def read_image(
     upright:bool=False # Turn the picture as its EXIF tag says?
 )->np.ndarray:         # `(H,W,3)` RGB, uint8
     "Read the picture at `path`"
-    img = _read_ppm(path, check_file(path, ImageFileError))
+    img = _read_fast(path, check_file(path, ImageFileError), png=not upright)
     if img is not None: return img
     with _open(path) as im:
         _check(im, path)
