@@ -5,23 +5,24 @@
 # %% auto #0
 __all__ = ['FlowSample']
 
-# %% ../../nbs/core/10_types.ipynb #b9be5e15
+# %% ../../nbs/core/10_types.ipynb #bc25ea3b
 from dataclasses import dataclass, fields
 import numpy as np
 from .errors import FlowbookError, fail
 
-# %% ../../nbs/core/10_types.ipynb #43a81bae
+# %% ../../nbs/core/10_types.ipynb #f8da828b
 @dataclass
 class FlowSample:
     "One item of a data set before batching; fields that are not known are None"
-    img1:np.ndarray            # `(H,W,3)` RGB uint8
-    img2:np.ndarray            # `(H,W,3)` RGB uint8
+    img1:np.ndarray            # `(H,W,3)` RGB uint8; float32 once it is normalised
+    img2:np.ndarray            # `(H,W,3)` RGB, likewise
     flow:np.ndarray=None       # `(H,W,2)` float32, pixels, from `img1` to `img2`
     valid:np.ndarray=None      # `(H,W)` bool, True where `flow` is known; None: everywhere
     flow_bw:np.ndarray=None    # `(H,W,2)` float32, pixels, from `img2` to `img1`
     valid_bw:np.ndarray=None   # `(H,W)` bool, True where `flow_bw` is known
     occ:np.ndarray=None        # `(H,W)` bool, True where the pixel of `img1` is hidden in `img2`
     occ_bw:np.ndarray=None     # `(H,W)` bool, the same for `img2`
+    sparse:bool=None           # Are the known pixels scattered points, moved but never interpolated? None: if `valid` has holes
     name:str=''                # Where the sample came from, for messages
 
     def __post_init__(self):
@@ -35,9 +36,14 @@ class FlowSample:
     @property
     def size(self): return self.img1.shape[:2]
 
-# %% ../../nbs/core/10_types.ipynb #feb9e63c
+    @property
+    def is_sparse(self):
+        if self.sparse is not None: return self.sparse
+        return any(v is not None and not v.all() for v in (self.valid, self.valid_bw))
+
+# %% ../../nbs/core/10_types.ipynb #8ecd1217
 def _describe(self:FlowSample):
     known = [f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray) and not f.name.startswith('img')]
-    return f"FlowSample({self.name or 'unnamed'}: {self.size[1]}x{self.size[0]}, {', '.join(known) or 'no truth'})"
+    return f"FlowSample({self.name or 'unnamed'}: {self.size[1]}x{self.size[0]}, {', '.join(known) or 'no truth'}{', sparse' if self.is_sparse else ''})"
 
 FlowSample.__repr__ = _describe
