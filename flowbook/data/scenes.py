@@ -173,38 +173,38 @@ def _poses(u, config):
     turn = _similarity(u[..., 5]*2*math.pi, torch.ones_like(radius), center[..., 0], center[..., 1])
     return torch.cat([turn[..., :2]*stretch, turn[..., 2:]], -1), center, radius
 
-# %% ../../nbs/data/10_scenes.ipynb #5c97c5e2
-def _motions(u, z, far, center, radius, config):
-    "Affine motion of each shape about its centre, `(B,K,2,3)`; `far` `(B,1)` is the scene's displacement in pixels"
+# %% ../../nbs/data/10_scenes.ipynb #6f59cbc8
+def _motions(u, z, far, center, radius, config, t=1.):
+    "Affine motion of each shape about its centre after `t` steps, `(B,K,2,3)`; `far` `(B,1)` is the displacement of a step in pixels"
     rim = .5*far/radius
     turn = rim.clamp(max=config.rotation)*(z[..., 2]/2).clamp(-1, 1)*(u[..., 6] < .7)
     grow = rim.clamp(max=config.zoom)*(z[..., 3]/2).clamp(-1, 1)*(u[..., 7] < .7)
-    about = _similarity(turn, 1 + grow, *(center + far[..., None]*_heavy(z[..., :2])).unbind(-1))
+    about = _similarity(turn*t, (1 + grow)**t, *(center + t*far[..., None]*_heavy(z[..., :2])).unbind(-1))
     back = torch.cat([torch.eye(2, device=u.device).expand(*u.shape[:2], 2, 2), -center[..., None]], -1)
     return _compose(about, back)
 
-# %% ../../nbs/data/10_scenes.ipynb #bb1887b1
-def _camera(z, s, far, config):
-    "Homography of the camera about the image centre, `(B,3,3)`; `far` `(B,)`"
+# %% ../../nbs/data/10_scenes.ipynb #a45684b7
+def _camera(z, s, far, config, t=1.):
+    "Homography of the camera about the image centre after `t` steps, `(B,3,3)`; `far` `(B,)`"
     half = math.hypot(*config.size)/2
     most = .5*far/half
     angle, grow = most.clamp(max=.2)*z[:, 4]/2.5, most.clamp(max=config.zoom)*z[:, 5]/2.5
-    c, n = torch.cos(angle)*(1 + grow), torch.sin(angle)*(1 + grow)
-    tx, ty = (config.camera*far[:, None]*_heavy(z[:, :2])).unbind(-1)
-    px, py = (most.clamp(max=config.perspective)[:, None]*(z[:, 6:8]/2.5)*(s[:, 2:3] < .5)/half).unbind(-1)
+    c, n = torch.cos(angle*t)*(1 + grow)**t, torch.sin(angle*t)*(1 + grow)**t
+    tx, ty = (t*config.camera*far[:, None]*_heavy(z[:, :2])).unbind(-1)
+    px, py = (t*most.clamp(max=config.perspective)[:, None]*(z[:, 6:8]/2.5)*(s[:, 2:3] < .5)/half).unbind(-1)
     return torch.stack([c, -n, tx, n, c, ty, px, py, torch.ones_like(c)], -1).view(-1, 3, 3)
 
 def _project(hom, x, y):
     a = torch.baddbmm(hom[:, :, 2:], hom[:, :, :2], torch.stack([x, y], 1))
     return a[:, 0]/a[:, 2], a[:, 1]/a[:, 2]
 
-# %% ../../nbs/data/10_scenes.ipynb #218f4912
-def _waves(s, far, config):
-    "Amplitude (px), wave number (1/px) and phase of the warp, `(B,2 components,2 waves,1)` each"
+# %% ../../nbs/data/10_scenes.ipynb #13805de7
+def _waves(s, far, config, t=1.):
+    "Amplitude (px), wave number (1/px) and phase of the warp, `(B,2 components,2 waves,1)` each; `t` in [-1,1]"
     length = min(config.size)*(.35 + .9*s[:, 3:7].view(-1, 2, 2, 1))
     k = 2*math.pi/length
     amplitude = torch.minimum(.6*far.view(-1, 1, 1, 1).expand_as(k), .15/k)*(2*s[:, 7:11].view(-1, 2, 2, 1) - 1)
-    return amplitude, k, s[:, 11:15].view(-1, 2, 2, 1)*2*math.pi
+    return t*amplitude, k, s[:, 11:15].view(-1, 2, 2, 1)*2*math.pi
 
 def _bend(waves, x, y):
     "Displacement of the warp at coordinates `(B,N)`"
@@ -317,9 +317,9 @@ def _displacement(s, config):
     pick = torch.bucketize(s[:, 0].contiguous(), (share/share.sum()).cumsum(0)[:-1].contiguous())
     return (px[pick]*(.5 + .5*s[:, 1]))[:, None]
 
-# %% ../../nbs/data/10_scenes.ipynb #f583b0f9
-def _layers(d, config):
-    "Everything that moves: inverse poses, motions and their inverses, camera, waves, which layers bend, shape fields"
+# %% ../../nbs/data/10_scenes.ipynb #37f5fadf
+def _layers(d, config, t=1., swing=1.):
+    "Everything that moves, after `t` steps: inverse poses, motions and their inverses, camera, waves, which layers bend, shape fields"
     lo, hi = config.objects
     count = lo + (d['s'][:, 39]**2*(hi - lo + 1)).floor().clamp(max=hi - lo)      # few objects are more frequent than many
     counts = count.int().tolist()
@@ -327,11 +327,11 @@ def _layers(d, config):
     u, z, spokes = (d[k][:, :k1] for k in ('u', 'z', 'spokes'))
     far = _displacement(d['s'], config)
     pose, center, radius = _poses(u, config)
-    motion = _motions(u, z, far, center, radius, config)
+    motion = _motions(u, z, far, center, radius, config, t)
     motion[:, 0] = torch.eye(2, 3, device=u.device)                               # the camera moves the background
     fields = shape_fields(u[..., 9:17].reshape(-1, 8), spokes.reshape(-1, 2, _SPOKES)).view(*u.shape[:2], 1, _MASK, _MASK)
-    return dict(u=u, counts=counts, to_layer=_invert(pose), motion=motion, unmove=_invert(motion), camera=_camera(z[:, 0], d['s'], far[:, 0], config),
-                waves=_waves(d['s'], far[:, 0], config), bends=u[..., 8] < config.nonrigid, fields=fields)
+    return dict(u=u, counts=counts, to_layer=_invert(pose), motion=motion, unmove=_invert(motion), camera=_camera(z[:, 0], d['s'], far[:, 0], config, t),
+                waves=_waves(d['s'], far[:, 0], config, swing), bends=u[..., 8] < config.nonrigid, fields=fields)
 
 # %% ../../nbs/data/10_scenes.ipynb #4ebdca6f
 @dataclass
@@ -386,10 +386,14 @@ def make_scenes(
 def _first_frame(L, x, y, size):
     "Front layer of each pixel of frame 1 and where its point goes: $x_2 = H(W(M x_1))$"
     front = _front(L['to_layer'], L['fields'], L['counts'], torch.stack([x, y], 1), None, L['bends'], size)
+    return front, *_forward(L, front, x, y)
+
+def _forward(L, front, x, y):
+    "Where points `(B,N)` of frame 1, on the layers `front`, go"
     mx, my = _affine(_rows(L['motion'].flatten(2), front), x, y)
     dx, dy = _bend(L['waves'], mx, my)
     soft = L['bends'].gather(1, front)
-    return front, *_project(L['camera'], mx + dx*soft, my + dy*soft)
+    return _project(L['camera'], mx + dx*soft, my + dy*soft)
 
 def _second_frame(L, x, y, size):
     "Front layer of each pixel of frame 2 and where its point came from"

@@ -33,9 +33,9 @@ class FinalFlow(Callback):
 
 # %% ../../nbs/train/30_learner.ipynb #2b5af66e
 class CountPasses(Callback):
-    "Tell the training set which pass this is"
+    "Tell the training loader which pass this is"
     def before_train(self):
-        if hasattr(self.dls.train.dataset, 'passes'): self.dls.train.dataset.passes = self.epoch
+        if hasattr(self.dls.train, 'passes'): self.dls.train.passes = self.epoch
 
 # %% ../../nbs/train/30_learner.ipynb #34a1d196
 class Autocast(Callback):
