@@ -7,8 +7,8 @@ here = Path(__file__).resolve().parent
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('dev', 'jupyter')}
-extras['dev'] += extras['jupyter']
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('dev', 'jupyter', 'data')}
+extras['dev'] += extras['jupyter'] + extras['data']
 status = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
 
 setup(
@@ -18,7 +18,7 @@ setup(
     license_expression='Apache-2.0', license_files=['LICENSE'],
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
-    include_package_data=False, package_data={cfg['lib_path']: ['assets/**']}, zip_safe=False,
+    include_package_data=False, package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt']}, zip_safe=False,
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]}, # doclinks from other nbdev projects

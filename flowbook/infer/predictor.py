@@ -69,11 +69,11 @@ def load_pair(
 
 # %% ../../nbs/infer/10_predictor.ipynb #71a64440
 def read_truth(
-    path,           # `.flo`, or `.png` as KITTI and HD1K write it
+    path,           # Any flow file that `read_flow` knows
     size:tuple=None # `(H,W)` it must have; None: any
 )->tuple:           # `(H,W,2)` pixels, and `(H,W)` bool, True = known
     "Read true flow and where it is known"
-    flow,valid = (read_flow_kitti if Path(path).suffix.lower()=='.png' else read_flow_valid)(path)
+    flow,valid = read_flow_valid(path)
     if size and flow.shape[:2]!=tuple(size):
         raise fail(FlowbookError, path, f'{flow.shape[1]}x{flow.shape[0]} pixels', f'{size[1]}x{size[0]} as the frames have')
     return flow,valid
