@@ -88,8 +88,9 @@ def check(
         raise fail(FlowbookError, root, f"{len(report.problems)} files or folders that are wrong, first {report.problems[0]}", 'a whole data set')
 
 def _show(report):
-    rows = [[r['options'], str(r['pairs']), str(r['published'] or ''), r['sizes'], r['truth']] for r in report.rows]
-    print_table('', ['options', 'pairs', 'published', 'sizes', 'truth'], rows)
+    for r in report.rows:
+        of = f" of {r['published']}" if r['published'] not in (None, r['pairs']) else ''
+        typer.echo(f"{r['options']}: {r['pairs']}{of} pairs, {r['sizes']}, {r['truth']}")
     for a in report.absent: typer.echo(f"not there: {a}")
     for p in report.problems[:20]: typer.echo(f"wrong: {p}")
     typer.echo(f"{report.files} files, {len(report.problems)} problems")

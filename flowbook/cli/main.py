@@ -142,14 +142,15 @@ def _show_infer(sample, res, files, as_json):
                              'flowbook train quickstart --work-dir run --resume'))
 def train(
     recipe:Annotated[str, typer.Argument(metavar='RECIPE', help='One of flowbook recipes.', show_default=False)],
-    work_dir:Annotated[Path, typer.Option(help='Folder for recipe.json, log.csv, last.pth and weights.safetensors.', show_default=False)],
     changes:_Changes=None,
+    work_dir:Annotated[Optional[Path], typer.Option(help='Folder for recipe.json, log.csv, last.pth and weights.safetensors; default: work_dirs/RECIPE.', show_default=False)]=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from last.pth of the work dir.')]=False,
     device:Device='auto',
     as_json:Json=False):
     "Train a recipe and write its table, checkpoint and weights."
     from flowbook.recipes.core import get_recipe
-    plan,last = get_recipe(recipe, changes or []),work_dir/'last.pth'
+    plan,work_dir = get_recipe(recipe, changes or []),work_dir or Path('work_dirs')/recipe
+    last = work_dir/'last.pth'
     if last.exists() and not resume: raise fail(FlowbookError, work_dir, 'last.pth of an earlier run', '--resume to go on with it, or another folder')
     if resume and not last.exists(): raise fail(FlowbookError, last, 'no such file', 'the checkpoint of an earlier run to resume')
     with working('importing PyTorch'):
