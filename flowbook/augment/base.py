@@ -37,7 +37,7 @@ class Transform:
         **params           # What `draw` returned
     )->FlowSample: # A new sample; fields that do not change are shared with the old one
         "Change `sample` as `params` say"
-        raise NotImplementedError(f"{type(self).__name__}.apply")
+        raise TypeError(f"{type(self).__name__} has no apply of its own")
 
     def out_size(self, size, **params): return size # `(h,w)` that `apply` makes of `size`
 
@@ -57,7 +57,7 @@ class Geometric(Transform):
         **params    # What `draw` returned
     )->tuple: # `A1`, `A2`: 3x3 float64, source pixel (x,y,1) to output pixel, for img1 and img2; and the output `(h,w)`
         "Compute the matrices that `params` stand for"
-        raise NotImplementedError(f"{type(self).__name__}.maps")
+        raise TypeError(f"{type(self).__name__} has no maps of its own")
 
     def out_size(self, size, **params): return self.maps(size, **params)[2]
 

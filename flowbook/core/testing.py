@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['shared_path', 'skip_note', 'load_golden', 'check_estimator']
 
-# %% ../../nbs/core/90_testing.ipynb #36a56a45
+# %% ../../nbs/core/90_testing.ipynb #8c302da3
 import copy, importlib.util, os
 from pathlib import Path
 import torch
 from torch import nn
 import flowbook
 
-# %% ../../nbs/core/90_testing.ipynb #d759a5f3
+# %% ../../nbs/core/90_testing.ipynb #9ee9bf6d
 def shared_path(
     *parts:str   # Path below the shared folder
 )->Path:         # The existing path, or None
@@ -21,14 +21,14 @@ def shared_path(
     path = root.joinpath(*parts)
     return path if path.exists() else None
 
-# %% ../../nbs/core/90_testing.ipynb #797e127a
+# %% ../../nbs/core/90_testing.ipynb #723b1a0e
 def skip_note(
     what:str   # The data that a test would have needed
 )->None:
     "Say that a test was skipped for want of `what`"
     print(f"skipped: {what} not found")
 
-# %% ../../nbs/core/90_testing.ipynb #29bef1e0
+# %% ../../nbs/core/90_testing.ipynb #2c76a588
 def load_golden(
     name:str   # Folder name, for example `'pwcnet'`
 ):             # The loader's object for this model, or None where the data is missing
@@ -40,7 +40,7 @@ def load_golden(
     spec.loader.exec_module(module)
     return module.Golden(name)
 
-# %% ../../nbs/core/90_testing.ipynb #7e6c9bfa
+# %% ../../nbs/core/90_testing.ipynb #3ffe89ef
 def check_estimator(
     model:nn.Module,               # The model, any weights
     sizes:tuple=((64,64),(97,131)) # Sizes `(H,W)` to try
@@ -51,7 +51,7 @@ def check_estimator(
     _check_gradients(model, sizes[0])
     _check_copies(model.eval(), sizes[0])
 
-# %% ../../nbs/core/90_testing.ipynb #d383dfc1
+# %% ../../nbs/core/90_testing.ipynb #b3603554
 def _pair(b, size, seed=0):
     g = torch.Generator().manual_seed(seed)
     img = torch.rand(b, 3, size[0]//4 + 1, size[1]//4 + 1, generator=g)
@@ -68,7 +68,7 @@ def _check_outputs(model, sizes):
         assert torch.equal(out.flow, again.flow), 'two calls in eval mode differ'
         assert len(out.flows) >= 1 and all(f.shape[:2] == (1, 2) for f in out.flows), 'flows must hold at least the last prediction'
 
-# %% ../../nbs/core/90_testing.ipynb #6360e27a
+# %% ../../nbs/core/90_testing.ipynb #17106e35
 @torch.no_grad()
 def _check_batch(model, size):
     img1, img2 = _pair(2, size)
@@ -79,12 +79,13 @@ def _check_batch(model, size):
 def _check_gradients(model, size):
     model.train()
     out = model(*_pair(2, size))
-    sum((f**2).mean() for f in out.flows).backward()
+    lists = (getattr(out, k, None) or [] for k in ('flows', 'flows_bw', 'occs', 'occs_bw'))
+    sum((f**2).mean() for fs in lists for f in fs).backward()
     dead = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())]
     model.zero_grad(set_to_none=True)
     assert not dead, f"no finite gradient for {', '.join(dead[:5])}"
 
-# %% ../../nbs/core/90_testing.ipynb #5f15fac1
+# %% ../../nbs/core/90_testing.ipynb #3009471a
 @torch.no_grad()
 def _check_copies(model, size):
     pair = _pair(1, size)

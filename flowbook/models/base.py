@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['FlowOutput', 'Estimator', 'prepare_image', 'register_model', 'list_models', 'create_model']
 
-# %% ../../nbs/models/00_base.ipynb #df035be7
+# %% ../../nbs/models/00_base.ipynb #54a06b47
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 import torch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 
-# %% ../../nbs/models/00_base.ipynb #ab2209b2
+# %% ../../nbs/models/00_base.ipynb #5eb373e9
 @dataclass
 class FlowOutput:
     "What an estimator knows about a batch of image pairs"
@@ -22,13 +22,16 @@ class FlowOutput:
     occ:Tensor=None          # `(B,1,H,W)` occlusion logits of `img1` (above 0: occluded), where the model has them
     occ_bw:Tensor=None       # `(B,1,H,W)` occlusion logits of `img2`, where the model has them
     confidence:Tensor=None   # `(B,1,H,W)` in [0,1], where the model has it
+    flows_bw:list=None       # The predictions behind `flow_bw`, one for each in `flows`, where the model has them
+    occs:list=None           # The logits behind `occ`, `(B,1,h,w)` each, likewise
+    occs_bw:list=None        # The logits behind `occ_bw`
 
     def __repr__(self):
         has = [k for k in ('flow_bw', 'occ', 'occ_bw', 'confidence') if getattr(self, k) is not None]
         b, _, h, w = self.flow.shape
         return f"FlowOutput({b} pair{'s'*(b != 1)} of {w}x{h}, {len(self.flows)} prediction{'s'*(len(self.flows) != 1)}{''.join(f', {k}' for k in has)})"
 
-# %% ../../nbs/models/00_base.ipynb #0194a8f6
+# %% ../../nbs/models/00_base.ipynb #7b8fe5f1
 class Estimator(nn.Module):
     "Base of all models: `model(img1, img2)` returns a `FlowOutput`"
     min_size = 64   # Smallest height and width, pixels
@@ -41,7 +44,7 @@ class Estimator(nn.Module):
         if min(img1.shape[-2:]) < self.min_size:
             raise fail(FlowbookError, 'images', f"{img1.shape[-1]}x{img1.shape[-2]} pixels", f"at least {self.min_size}x{self.min_size}")
 
-# %% ../../nbs/models/00_base.ipynb #dc8ecc48
+# %% ../../nbs/models/00_base.ipynb #15e03f36
 def prepare_image(
     img:Tensor,       # `(B,3,H,W)` RGB in [0,1]
     mean:float=0.,    # Subtracted, in units of [0,1]
@@ -52,10 +55,10 @@ def prepare_image(
     if bgr: img = img.flip(1)
     return img if (mean, std) == (0., 1.) else (img - mean)/std
 
-# %% ../../nbs/models/00_base.ipynb #2114af03
+# %% ../../nbs/models/00_base.ipynb #683e7641
 _models = {}
 
-# %% ../../nbs/models/00_base.ipynb #310fe089
+# %% ../../nbs/models/00_base.ipynb #db18fdf7
 def register_model(
     name:str   # The name `create_model` will know it by; used as `@register_model('raft')`
 ):             # A decorator that returns the function unchanged
@@ -67,7 +70,7 @@ def register_model(
         return build
     return enter
 
-# %% ../../nbs/models/00_base.ipynb #e8ea30f3
+# %% ../../nbs/models/00_base.ipynb #41320ff9
 def list_models(
     pattern:str='*'   # Shell-style pattern, for example `'raft*'`
 )->list:              # Names, sorted
@@ -75,7 +78,7 @@ def list_models(
     _import_models()
     return sorted(n for n in _models if fnmatch(n, pattern))
 
-# %% ../../nbs/models/00_base.ipynb #02c34912
+# %% ../../nbs/models/00_base.ipynb #81680547
 def _import_models():
     "Models enter themselves when their module is imported; do that on first use"
     from importlib import import_module
@@ -83,7 +86,7 @@ def _import_models():
     import flowbook.models as package
     for m in iter_modules(package.__path__): import_module(f"flowbook.models.{m.name}")
 
-# %% ../../nbs/models/00_base.ipynb #d86cc442
+# %% ../../nbs/models/00_base.ipynb #1288414f
 def create_model(
     name:str,     # One of `list_models()`
     **overrides   # Numbers to change, for example `max_displacement=3`

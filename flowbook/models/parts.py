@@ -14,10 +14,11 @@ from ..core.errors import ConfigError, WeightsError, fail, unknown
 # %% ../../nbs/models/02_parts.ipynb #1dfccc34
 _parts = {
     'encoder': dict(PyramidEncoder='layers.blocks', FlowNetEncoder='models.flownet', FeatureEncoder='models.raft'),
-    'decoder': dict(PWCDecoder='models.pwcnet', FlowNetDecoder='models.flownet', LiteFlowDecoder='models.liteflownet'),
+    'decoder': dict(PWCDecoder='models.pwcnet', FlowNetDecoder='models.flownet', LiteFlowDecoder='models.liteflownet',
+                    IRRDecoder='models.irrpwc', MaskFlowNetSDecoder='models.maskflownet', CascadeDecoder='models.maskflownet'),
     'correlation': dict(CorrEncoder='models.flownet'),
     'context': dict(ContextNet='layers.blocks', ContextHead='models.raft'),
-    'refinement': dict(Regularization='models.liteflownet', SubPixel='models.liteflownet'),
+    'refinement': dict(Regularization='models.liteflownet', SubPixel='models.liteflownet', BilateralRefine='models.irrpwc', OcclusionUpsample='models.irrpwc'),
     'update': dict(UpdateBlock='models.raft', ConvGRU='models.raft', MotionEncoder='models.raft', FlowHead='models.raft', MaskPredictor='models.raft')}
 
 def _kind(kind):
