@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .data import data
+from .weights import convert, fetch, show_weights
 from .terminal import Device, Json, Program, example, print_json, print_table, working
 from ..core.errors import FlowbookError, fail
 
@@ -45,7 +46,7 @@ def _start(ctx:typer.Context,
 # %% ../../nbs/cli/10_main.ipynb #dad03358
 _Image1 = Annotated[Path, typer.Argument(metavar='IMG1', help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
 _Image2 = Annotated[Path, typer.Argument(metavar='IMG2', help='Second picture, as large as the first.', show_default=False)]
-_Weights = Annotated[Optional[Path], typer.Option(help='Weights of the model: safetensors, or a PyTorch file of flowbook, MMFlow or torchvision. Default: those of the package.', show_default=False)]
+_Weights = Annotated[Optional[Path], typer.Option(help='Weights of the model: a name of flowbook models --weights, or a file: safetensors, or a checkpoint of MMFlow, torchvision and others. Default: those of the package.', show_default=False)]
 _Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook recipes NAME lists them.", show_default=False)]
 
 # %% ../../nbs/cli/10_main.ipynb #ae5d8d25
@@ -202,10 +203,13 @@ def test(
     if as_json: return print_json(dict(name=name, pairs=count, methods=found))
     _print_methods(f'{name} on {count} held-out pairs', found)
 
-# %% ../../nbs/cli/10_main.ipynb #2759adcb
-@app.command(epilog=example('flowbook models', 'flowbook models --json'))
-def models(as_json:Json=False):
+# %% ../../nbs/cli/10_main.ipynb #98dd63d6
+@app.command(epilog=example('flowbook models', 'flowbook models --weights'))
+def models(
+    weights:Annotated[bool, typer.Option('--weights', help='Their published weights instead: figures and licences.')]=False,
+    as_json:Json=False):
     "The networks there are."
+    if weights: return show_weights(as_json=as_json)
     with working('importing PyTorch'):
         from flowbook.infer.predictor import describe_models
         found = describe_models()
@@ -224,6 +228,10 @@ def recipes(
     if as_json: print_json(found)
     elif name: typer.echo(format_recipe(found))
     else: print_table('', ['name', 'description'], list(found.items()))
+
+# %% ../../nbs/cli/10_main.ipynb #6206828c
+app.command(epilog=example('flowbook models --weights', 'flowbook fetch raft flyingthings3d'))(fetch)
+app.command(epilog=example('flowbook convert old.pth new.safetensors'))(convert)
 
 # %% ../../nbs/cli/10_main.ipynb #165023aa
 def main():

@@ -23,6 +23,7 @@ from ..io.flowfiles import read_flow_kitti, read_flow_valid, write_flow, write_f
 from ..io.images import read_image, to_numpy_flow, to_tensor, write_image
 from ..models import weights as _weights
 from ..models.base import _models, create_model, list_models
+from ..models.published import fill_weights
 
 # %% ../../nbs/infer/10_predictor.ipynb #49766082
 def make_demo_pair(
@@ -113,7 +114,7 @@ def fill_model(
     weights=None      # Path, state dict, or None: the weights of the package
 )->nn.Module:         # `model`
     "Give `model` its weights"
-    if weights is not None: _weights.load_weights(model, weights if isinstance(weights, dict) else str(weights))
+    if weights is not None: fill_weights(model, name, weights)
     elif name in bundled_models(): _weights.load_bundled(model, name)
     else: raise fail(ConfigError, 'weights', f"none for {name}", f"a file: the package has weights of {', '.join(bundled_models()) or 'no model'} only")
     return model

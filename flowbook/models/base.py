@@ -89,12 +89,17 @@ def _import_models():
 # %% ../../nbs/models/00_base.ipynb #1288414f
 def create_model(
     name:str,     # One of `list_models()`
+    weights=None, # Name of published weights, see `list_weights`, fetched once; or a path, or a state dict; None: freshly drawn
     **overrides   # Numbers to change, for example `max_displacement=3`
-)->Estimator:     # In training mode, with freshly drawn weights
+)->Estimator:     # In training mode
     "Build the model called `name`"
     _import_models()
     if name not in _models: raise unknown('model', name, _models)
-    try: return _models[name](**overrides)
+    try: model = _models[name](**overrides)
     except TypeError as e:
         if 'keyword argument' not in str(e): raise
         raise fail(ConfigError, f"model {name}", e, 'one of its parameters') from None
+    if weights is not None:
+        from flowbook.models.published import fill_weights
+        fill_weights(model, name, weights)
+    return model
