@@ -41,11 +41,26 @@ from .data.make import *
 from .data.check import *
 from .layers.blocks import *
 from .models.base import *
+from .models.parts import *
+from .models.classical import *
+from .models.flownet import *
+from .models.flownet2 import *
 from .models.pwcnet import *
+from .models.liteflownet import *
+from .models.liteflownet2 import *
+from .models.irrpwc import *
+from .models.maskflownet import *
 from .models.raft import *
+from .models.gma import *
 from .models.compact import *
+from .models.foreign import *
 from .models.weights import *
+from .models.published import *
+from .models.export import *
+from .models.tools import *
 from .train.losses import *
+from .train.occlusion_losses import *
+from .train.unsupervised import *
 from .train.metrics import *
 from .train.learner import *
 from .recipes.core import * # recipes themselves go by name: get_recipe('quickstart')

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .data import data
+from .export import export
 from .weights import convert, fetch, show_weights
 from .terminal import Device, Json, Program, example, print_json, print_table, working
 from ..core.errors import FlowbookError, fail
@@ -207,15 +208,17 @@ def test(
 @app.command(epilog=example('flowbook models', 'flowbook models --weights'))
 def models(
     weights:Annotated[bool, typer.Option('--weights', help='Their published weights instead: figures and licences.')]=False,
+    flops:Annotated[bool, typer.Option('--flops', help='Count operations at 448x1024 too; takes half a minute.')]=False,
     as_json:Json=False):
-    "The networks there are."
+    "The models there are, networks and classical methods."
     if weights: return show_weights(as_json=as_json)
     with working('importing PyTorch'):
-        from flowbook.infer.predictor import describe_models
-        found = describe_models()
+        from flowbook.models.tools import model_table
+        found = model_table(size=(448, 1024) if flops else None)
     if as_json: return print_json(found)
-    print_table('', ['name', 'parameters', 'weights', 'description'],
-                 [[o['name'], f"{o['parameters']/1e6:.2f} M", 'bundled' if o['bundled'] else '-', o['description']] for o in found])
+    count = lambda o: [f"{o['gflops']:.0f}" if o['gflops'] else '-']*flops
+    print_table('', ['name', 'parameters', *['GFLOPs']*flops, 'weights', 'description'],
+                 [[o['name'], f"{o['parameters']/1e6:.2f} M", *count(o), 'bundled' if o['bundled'] else '-', o['description']] for o in found])
 
 @app.command(epilog=example('flowbook recipes', 'flowbook recipes quickstart'))
 def recipes(
@@ -232,6 +235,7 @@ def recipes(
 # %% ../../nbs/cli/10_main.ipynb #6206828c
 app.command(epilog=example('flowbook models --weights', 'flowbook fetch raft flyingthings3d'))(fetch)
 app.command(epilog=example('flowbook convert old.pth new.safetensors'))(convert)
+app.command(epilog=example('flowbook export flowbook-small --out small.onnx --size 448 1024', 'flowbook export raft --weights flyingthings3d --out raft.onnx --dynamic'))(export)
 
 # %% ../../nbs/cli/10_main.ipynb #165023aa
 def main():

@@ -15,15 +15,17 @@ from pathlib import Path
 from tempfile import mkdtemp
 import numpy as np, torch
 from torch import Tensor, nn
-from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail, unknown
+from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
 from ..core.types import FlowSample
 from ..data.scenes import SceneConfig, make_scenes
 from ..io.files import ensure_dir
 from ..io.flowfiles import read_flow_kitti, read_flow_valid, write_flow, write_flow_kitti
 from ..io.images import read_image, to_numpy_flow, to_tensor, write_image
 from ..models import weights as _weights
-from ..models.base import _models, create_model, list_models
+from ..models.base import create_model
+from ..models.classical import opencv_flow
 from ..models.published import fill_weights
+from ..models.tools import model_table
 
 # %% ../../nbs/infer/10_predictor.ipynb #49766082
 def make_demo_pair(
@@ -116,6 +118,7 @@ def fill_model(
     "Give `model` its weights"
     if weights is not None: fill_weights(model, name, weights)
     elif name in bundled_models(): _weights.load_bundled(model, name)
+    elif not any(True for _ in model.parameters()): pass   # a classical method
     else: raise fail(ConfigError, 'weights', f"none for {name}", f"a file: the package has weights of {', '.join(bundled_models()) or 'no model'} only")
     return model
 
@@ -124,9 +127,7 @@ def describe_models(
     pattern:str='*' # Shell-style pattern, for example `'raft*'`
 )->list:            # One dictionary per model: `name`, `parameters`, `bundled`, `description`
     "Say what is known about each model"
-    with torch.device('meta'): sizes = {n: sum(p.numel() for p in create_model(n).parameters()) for n in list_models(pattern)}
-    have = bundled_models()
-    return [dict(name=n, parameters=k, bundled=n in have, description=(_models[n].__doc__ or '').split('\n')[0]) for n,k in sizes.items()]
+    return [{k: o[k] for k in ('name', 'parameters', 'bundled', 'description')} for o in model_table(pattern, size=None)]
 
 # %% ../../nbs/infer/10_predictor.ipynb #66a328ad
 class FlowPredictor:
@@ -189,19 +190,6 @@ def estimate_flow(
     make = _cached(model, weights, weights and _stamp(weights), str(device)) if named else FlowPredictor(model, weights, device)
     return make(img1, img2)
 
-# %% ../../nbs/infer/10_predictor.ipynb #f49e781d
-def _dis(preset):
-    def flow(a, b):
-        import cv2
-        return cv2.DISOpticalFlow_create(getattr(cv2, f'DISOPTICAL_FLOW_PRESET_{preset}')).calc(a, b, None)
-    return flow
-
-def _farneback(a, b):
-    import cv2
-    return cv2.calcOpticalFlowFarneback(a, b, None, .5, 5, 15, 3, 5, 1.1, 0)   # scale, levels, window, iterations, poly_n, poly_sigma
-
-_classical = {'dis': _dis('MEDIUM'), 'dis_fast': _dis('FAST'), 'farneback': _farneback, 'zero': lambda a, b: np.zeros((*a.shape, 2), np.float32)}
-
 # %% ../../nbs/infer/10_predictor.ipynb #01ebf597
 def _rgb_frames(img1, img2):
     "Two uint8 arrays; those that are so already pass as they are, so that timings are those of the method"
@@ -217,11 +205,7 @@ def classical_flow(
     method:str='dis'  # 'dis' (medium preset), 'dis_fast', 'farneback' or 'zero'
 )->np.ndarray:        # `(H,W,2)` pixels, float32
     "Estimate the flow from `img1` to `img2` with OpenCV"
-    if method not in _classical: raise unknown('method', method, _classical)
-    import cv2
-    frames = _rgb_frames(img1, img2)
-    grey = [cv2.cvtColor(o, cv2.COLOR_RGB2GRAY) for o in frames]
-    return np.ascontiguousarray(_classical[method](*grey), np.float32)
+    return opencv_flow(*_rgb_frames(img1, img2), method)
 
 # %% ../../nbs/infer/10_predictor.ipynb #69ec7532
 @contextmanager

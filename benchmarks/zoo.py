@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Milliseconds per pair of every estimator, beside torchvision's RAFT and ptlflow's ports, on the CPU
+
+    pip install ptlflow          # in a scratch environment; without it its column stays empty
+    OMP_NUM_THREADS=1 python benchmarks/zoo.py ['raft*' ...] [--size 448 1024] [--rounds 5] [--iters 12] [--threads 1] [--out FILE]
+
+One process, batch of one, float32, freshly drawn weights, no gradients, full resolution in and out. All competitors for a model run in turn within each round, so that
+a busy machine slows them alike; the table shows the median of the rounds, and the median of the ratios within a round (above 1: flowbook is quicker).
+Recurrent networks all do --iters iterations. Training stages are left out. ptlflow's networks are those that `ptlflow.get_model` builds without further options.
+"""
+import argparse, os, statistics, sys, time, warnings
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+import cv2, torch
+from flowbook.core.testing import _pair
+from flowbook.models.base import create_model, list_models
+from flowbook.models.classical import Classical
+from flowbook.models.tools import flops, num_params
+
+warnings.simplefilter('ignore')
+ptlflow_names = dict(flownets='flownets', flownetc='flownetc', flownet2sd='flownetsd', flownet2cs='flownetcs', flownet2css='flownetcss', flownet2='flownet2', pwcnet='pwcnet',
+                     liteflownet='liteflownet', liteflownet2='liteflownet2', irrpwc='irr_pwc', maskflownets='maskflownet_s', maskflownet='maskflownet', raft='raft',
+                     raft_small='raft_small', gma='gma')
+torchvision_names = dict(raft='raft_large', raft_small='raft_small')
+
+def ours(name, iters):
+    model = create_model(name).eval()
+    kw = dict(iters=iters) if hasattr(model, 'iters') else {}
+    return model, lambda a, b: model(a, b, **kw).flow
+
+def torchvision_run(name, iters):
+    import torchvision
+    model = getattr(torchvision.models.optical_flow, name)().eval()
+    return lambda a, b: model(2*a - 1, 2*b - 1, num_flow_updates=iters)[-1]
+
+def ptlflow_run(name, iters):
+    try: import ptlflow
+    except ImportError as e:
+        print(f'no ptlflow: {e}', file=sys.stderr)
+        return None
+    model = ptlflow.get_model(name).eval()
+    if hasattr(model, 'iters'): model.iters = iters
+    return lambda a, b: model({'images': torch.stack([a, b], 1)})['flows'][:, 0]
+
+def timed(competitors, img1, img2, rounds):
+    "Seconds of each competitor in each round; the first, which is not counted, warms up"
+    found = {k: [] for k in competitors}
+    for r in range(rounds + 1):
+        for k, f in competitors.items():
+            start = time.perf_counter()
+            flow = f(img1, img2)
+            took = time.perf_counter() - start
+            assert flow.shape == (1, 2, *img1.shape[-2:]), f'{k}: {tuple(flow.shape)}'
+            if r: found[k].append(took)
+    return found
+
+def row(name, args):
+    model, run = ours(name, args.iters)
+    competitors = {'flowbook': run}
+    if name in torchvision_names: competitors['torchvision'] = torchvision_run(torchvision_names[name], args.iters)
+    if name in ptlflow_names and (peer := ptlflow_run(ptlflow_names[name], args.iters)): competitors['ptlflow'] = peer
+    with torch.inference_mode(): found = timed(competitors, *_pair(1, tuple(args.size)), args.rounds)
+    ms = lambda k: f'{1000*statistics.median(found[k]):.0f}' if k in found else ''
+    ratio = lambda k: f'{statistics.median(b/a for a, b in zip(found["flowbook"], found[k])):.2f}' if k in found else ''
+    classical = isinstance(model, Classical)
+    gflops = '' if classical else f'{flops(model, tuple(args.size), args.iters if hasattr(model, "iters") else None)/1e9:.0f}'
+    return [f'`{name}`', '' if classical else f'{num_params(model)/1e6:.1f}', gflops, ms('flowbook'), ms('torchvision'), ratio('torchvision'), ms('ptlflow'), ratio('ptlflow')]
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument('patterns', nargs='*', default=['*'], help='names of models, or shell-style patterns')
+    ap.add_argument('--size', nargs=2, type=int, default=(448, 1024), help='height and width')
+    ap.add_argument('--rounds', type=int, default=5)
+    ap.add_argument('--iters', type=int, default=12, help='iterations of recurrent networks')
+    ap.add_argument('--threads', type=int, default=1)
+    ap.add_argument('--out', type=Path, help='Markdown file to write as well')
+    args = ap.parse_args()
+    torch.set_num_threads(args.threads); cv2.setNumThreads(args.threads)
+    heads = ['model', 'M weights', 'GFLOPs', 'ms', 'torchvision ms', 'ratio', 'ptlflow ms', 'ratio']
+    lines = [f"| {' | '.join(heads)} |", '| --- |' + ' ---: |'*(len(heads) - 1)]
+    names = sorted({n for p in args.patterns for n in list_models(p) if '_pre_' not in n})
+    for name in names:
+        print(f'{name} ...', end='\r', file=sys.stderr, flush=True)
+        lines.append(f"| {' | '.join(row(name, args))} |")
+        if args.out: args.out.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    print('\n'.join([f'{args.size[1]}x{args.size[0]}, batch 1, {args.threads} thread{"s"*(args.threads > 1)}, {args.iters} iterations, median of {args.rounds} rounds, torch {torch.__version__}', '', *lines]))
+
+if __name__ == '__main__': main()
