@@ -92,3 +92,20 @@ for name in list_datasets():
     res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'OMP_NUM_THREADS': '1'}, text=True, capture_output=True, timeout=500)
     assert res.returncode==0, res.stderr[-2000:]
     assert len(res.stdout.splitlines())==len(scripts()) + 1
+
+def test_workers_start_after_opencv_has_threads(tmp_path):
+    "A forked worker that inherits OpenCV's thread pool waits for dead threads for ever"
+    code = '''
+import cv2, numpy as np
+img = np.zeros((1000, 1000, 3), np.uint8)
+for _ in range(20): cv2.GaussianBlur(cv2.warpAffine(img, np.eye(2, 3), (1000, 1000)), (0, 0), 3)
+from flowbook.augment.pipelines import create_augmentation
+from flowbook.data.loaders import SceneConfig, SceneDataset, dataloaders
+samples = [SceneDataset(4, SceneConfig(size=(64, 64)))[i] for i in range(4)]
+dls = dataloaders(samples, samples, bs=2, tfm=create_augmentation('raft_chairs', crop=(48, 48)), num_workers=2)
+threads = cv2.getNumThreads()
+seen = sum(len(b[0]) for _ in range(2) for b in dls.train)
+print(seen, cv2.getNumThreads() == threads)
+'''
+    res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, text=True, capture_output=True, timeout=120)
+    assert (res.returncode, res.stdout)==(0, '8 True\n'), res.stderr[-1000:]

@@ -117,11 +117,15 @@ class _Batches:
         dl, keys = self.dl, [(int(i), self.dl.passes) for i in self.dl.get_idxs()]
         return (keys[i:i + dl.bs] for i in range(0, len(dl)*dl.bs, dl.bs))
 
-def _begin_work(worker):
-    "One thread per worker, and memory that is kept"
+def _begin_work(worker): keep_memory()   # PyTorch limits its own threads in workers
+
+def _start(loader):
+    "Iterate over `loader`; a worker is a fork, and must not inherit OpenCV's threads: they would be dead there, and waited for"
     import cv2
-    cv2.setNumThreads(1)    # PyTorch limits its own threads in workers
-    keep_memory()
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try: return iter(loader)
+    finally: cv2.setNumThreads(threads)
 
 # %% ../../nbs/data/20_loaders.ipynb #882337e5
 class FlowDL(TfmdDL):
@@ -177,7 +181,7 @@ def _iter(self:FlowDL):
     self.before_iter()
     self.after_batch.split_idx = 0 if self.training else 1
     for t in self.after_batch.fs: getattr(t, 'reset', _same)(self.passes)
-    for b in _torch_loader(self):
+    for b in _start(_torch_loader(self)):
         if self.device is not None: b = to_device(tuple(b), self.device)
         yield self.after_batch(float_images(b))
     self.after_iter()
