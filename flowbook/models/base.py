@@ -64,9 +64,11 @@ def register_model(
 ):             # A decorator that returns the function unchanged
     "Enter a function that builds a model into the register"
     def enter(build):
-        if name in _models and _models[name].__qualname__ != build.__qualname__:
+        known = _models.get(name)
+        if known is not None and known.__qualname__ != build.__qualname__:
             raise fail(ConfigError, f"register_model('{name}')", 'a name that is taken', 'a new name')
-        _models[name] = build
+        ours = known is not None and known.__module__.startswith('flowbook.')
+        if not (ours and build.__module__ == '__main__'): _models[name] = build   # a chapter that runs as a notebook leaves the package's model in place
         return build
     return enter
 
