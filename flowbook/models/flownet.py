@@ -11,9 +11,9 @@ import math, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
-from ..core.grid import resize_flow, resize_to_multiple
+from ..core.grid import resize_to_multiple
 from ..layers.blocks import ConvUnit, _per_level, init_kaiming
-from .base import Estimator, FlowOutput, prepare_image, register_model
+from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
 from ..ops.correlation import correlation
 
 # %% ../../nbs/models/05_flownet.ipynb #202b5263
@@ -110,13 +110,6 @@ def forward(self:FlowNetDecoder,
         if len(flows)<len(self.decoders): above = decoder.enlarge(x, flows[-1])
     return flows
 
-# %% ../../nbs/models/05_flownet.ipynb #b7ac531c
-def _restore(flows, inner, size):
-    "Bring `flows` from pixels of the `inner` size to pixels of `size`"
-    flow = F.interpolate(flows[-1], inner, mode='bilinear', align_corners=False)
-    scale = flow.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
-    return FlowOutput(flow=resize_flow(flow, size), flows=[f*scale for f in flows] if size!=inner else flows)
-
 # %% ../../nbs/models/05_flownet.ipynb #edf213a0
 class FlowNetEstimator(Estimator):
     "What FlowNets share: a subclass has `estimate`, `stride` and `flow_div`"
@@ -143,12 +136,10 @@ def forward(self:FlowNetEstimator,
 )->FlowOutput:        # `flows` has one prediction per level, coarse to fine
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
-    for k,v in dict(iters=iters, flow_init=flow_init).items():
-        if v is None: continue
-        raise fail(ConfigError, f'{type(self).__name__} {k}', 'a value', 'None: it has no iterations to count or to start')
+    self.refuse_start(iters=iters, flow_init=flow_init)
     x1,x2 = (resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2))
     flows = [f.to(img1.dtype)*self.flow_div for f in self.estimate(x1, x2)]
-    return _restore(flows, x1.shape[-2:], img1.shape[-2:])
+    return restore_flows(flows, x1.shape[-2:], img1.shape[-2:])
 
 # %% ../../nbs/models/05_flownet.ipynb #f0da7786
 class FlowNetS(FlowNetEstimator):

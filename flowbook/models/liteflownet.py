@@ -12,9 +12,9 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
-from ..core.grid import resize_flow, resize_to_multiple
+from ..core.grid import resize_to_multiple
 from ..layers.blocks import ConvUnit, PyramidEncoder, init_kaiming
-from .base import Estimator, FlowOutput, prepare_image, register_model
+from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
 from ..ops.correlation import correlation
 from ..ops.warp import warp
 
@@ -223,15 +223,11 @@ def forward(self:LiteFlowNet,
 )->FlowOutput:        # `flows` has one prediction per level, coarse to fine
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
-    for k,v in dict(iters=iters, flow_init=flow_init).items():
-        if v is not None: raise fail(ConfigError, f'{type(self).__name__} {k}', 'a value', 'None: it has no iterations to count or to start')
+    self.refuse_start(iters=iters, flow_init=flow_init)
     imgs = torch.cat([resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2)]) - self.mean
     fmaps1,fmaps2 = zip(*(f.chunk(2) for f in self.encoder(imgs)))
     flows = [f.to(img1.dtype)*self.decoder.flow_div for f in self.decoder(fmaps1, fmaps2, *imgs.chunk(2))]
-    (h,w),(h2,w2) = imgs.shape[-2:],img1.shape[-2:]
-    flow = resize_flow(F.interpolate(flows[-1], (h,w), mode='bilinear', align_corners=False), (h2,w2))
-    ratio = flow.new_tensor([w2/w, h2/h]).view(1,2,1,1) # the network's pixels to yours
-    return FlowOutput(flow=flow, flows=[f*ratio for f in flows])
+    return restore_flows(flows, imgs.shape[-2:], img1.shape[-2:])
 
 # %% ../../nbs/models/12_liteflownet.ipynb #511a92c7
 @register_model('liteflownet')

@@ -6,14 +6,15 @@
 __all__ = ['DeformWarp', 'enlarge', 'MaskLevel', 'MaskFlowNetSDecoder', 'CascadeDecoder', 'MaskFlowNetS', 'MaskFlowNet',
            'maskflownets', 'maskflownet']
 
-# %% ../../nbs/models/18_maskflownet.ipynb #aeb5d0d4
+# %% ../../nbs/models/18_maskflownet.ipynb #2c7a6976
+from dataclasses import replace
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
-from ..core.grid import resize_flow, resize_to_multiple
+from ..core.grid import resize_to_multiple
 from ..layers.blocks import ContextNet, DenseBlock, PyramidEncoder
-from .base import Estimator, FlowOutput, prepare_image, register_model
+from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
 from ..ops.correlation import correlation
 from ..ops.warp import warp
 
@@ -241,15 +242,11 @@ def forward(self:MaskFlowNetS,
 )->FlowOutput:        # `flows` has one prediction per level of the last stage, coarse to fine; `occ` from the first stage
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
-    for k,v in dict(iters=iters, flow_init=flow_init).items():
-        if v is not None: raise fail(ConfigError, f'{type(self).__name__} {k}', 'a value', 'None: it has no iterations to count or to start')
-    size,imgs = img1.shape[-2:],[resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2)]
+    self.refuse_start(iters=iters, flow_init=flow_init)
+    imgs = [resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2)]
     flows,mask = self.predict(*_centred(*imgs))
-    inner,flows = imgs[0].shape[-2:],[f.to(img1.dtype)*self.decoder.flow_div for f in flows]
-    scale = img1.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
-    resize = lambda x, to: F.interpolate(x, to, mode='bilinear', align_corners=False)
-    return FlowOutput(flow=resize_flow(resize(flows[-1], inner), size), flows=[f*scale for f in flows] if size!=inner else flows,
-                      occ=-resize(mask.to(img1.dtype), size))
+    out = restore_flows([f.to(img1.dtype)*self.decoder.flow_div for f in flows], imgs[0].shape[-2:], img1.shape[-2:])
+    return replace(out, occ=-F.interpolate(mask.to(img1.dtype), img1.shape[-2:], mode='bilinear', align_corners=False))
 
 # %% ../../nbs/models/18_maskflownet.ipynb #6b7fd39b
 def _init(module):

@@ -11,9 +11,9 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
-from ..core.grid import resize_flow, resize_to_multiple
+from ..core.grid import resize_to_multiple
 from ..layers.blocks import ContextNet, DenseBlock, PyramidEncoder, init_kaiming
-from .base import Estimator, FlowOutput, prepare_image, register_model
+from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
 from ..ops.correlation import correlation
 from ..ops.offset import expected_offset, normalize_features
 from ..ops.warp import warp
@@ -106,13 +106,6 @@ class PWCNet(Estimator):
         self.encoder,self.decoder = encoder,decoder
         self.stride = 2**len(encoder.channels)
 
-# %% ../../nbs/models/10_pwcnet.ipynb #b7ac531c
-def _restore(flows, inner, size):
-    "Bring `flows` from pixels of the `inner` size to pixels of `size`"
-    flow = F.interpolate(flows[-1], inner, mode='bilinear', align_corners=False)
-    scale = flow.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
-    return FlowOutput(flow=resize_flow(flow, size), flows=[f*scale for f in flows] if size!=inner else flows)
-
 # %% ../../nbs/models/10_pwcnet.ipynb #8da14d9d
 @patch
 def forward(self:PWCNet,
@@ -125,12 +118,11 @@ def forward(self:PWCNet,
 )->FlowOutput:        # `flows` has one prediction per level, coarse to fine
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
-    for k,v in dict(iters=iters, flow_init=flow_init).items():
-        if v is not None: raise fail(ConfigError, f'PWCNet {k}', 'a value', 'None: it has no iterations to count or to start')
+    self.refuse_start(iters=iters, flow_init=flow_init)
     imgs = torch.cat([resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2)])
     fmaps1,fmaps2 = zip(*(f.chunk(2) for f in self.encoder(imgs)))
     flows = [f.to(img1.dtype)*self.decoder.flow_div for f in self.decoder(fmaps1, fmaps2)]
-    return _restore(flows, imgs.shape[-2:], img1.shape[-2:])
+    return restore_flows(flows, imgs.shape[-2:], img1.shape[-2:])
 
 # %% ../../nbs/models/10_pwcnet.ipynb #0b3da1b1
 @torch.no_grad()
