@@ -1,9 +1,31 @@
-"Everything about the package is said once, in settings.ini; this file hands it to setuptools."
+"Everything about the package is said once, in settings.ini; this file hands it to setuptools, and builds the CPU kernels where there is a C++ compiler."
+import os, sys
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
 here = Path(__file__).resolve().parent
+sys.path.insert(0, str(here))
+from flowbook.ops.build import build_kernels   # needs nothing but Python
+
+class BuildKernels(build_ext):
+    "Libraries for `ctypes`, no Python extension: independent of the versions of Python and PyTorch. Without a compiler there are none, and PyTorch does their work"
+    def run(self):
+        folder = here/'flowbook/ops' if self.inplace else Path(self.build_lib)/'flowbook/ops'
+        try: names = [p.name for p in build_kernels(folder)]
+        except Exception as e: names = [f'no CPU kernels ({e}): flowbook works without them, more slowly']
+        print(*names, sep='\n', flush=True)
+    def get_outputs(self): return [str(p) for p in Path(self.build_lib).glob('flowbook/ops/kernels-*')]
+    def get_output_mapping(self): return {}
+
+class PlatformWheel(bdist_wheel):
+    "For any Python on this kind of machine; for any machine if there are no kernels in it"
+    def get_tag(self):
+        built = list(Path(self.get_finalized_command('build_ext').build_lib).glob('flowbook/ops/kernels-*'))
+        return ('py3', 'none', super().get_tag()[2] if built else 'any')
+
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
@@ -18,7 +40,8 @@ setup(
     license_expression='Apache-2.0', license_files=['LICENSE'],
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
-    include_package_data=False, package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt']}, zip_safe=False,
+    ext_modules=[Extension('flowbook.ops.kernels', [])] if os.environ.get('FLOWBOOK_KERNELS') != '0' else [],
+    cmdclass=dict(build_ext=BuildKernels, bdist_wheel=PlatformWheel), include_package_data=False, package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt']}, zip_safe=False,
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]}, # doclinks from other nbdev projects

@@ -8,10 +8,8 @@ __all__ = ['CompactRAFT', 'flowbook_small']
 # %% ../../nbs/models/30_compact.ipynb #988b0e7b
 import torch
 from torch import nn
-from ..core.grid import coords_grid
 from .base import register_model
 from .raft import RAFT
-from ..ops.lookup import corr_lookup
 from ..ops.offset import expected_offset, normalize_features
 
 # %% ../../nbs/models/30_compact.ipynb #13d0479a
@@ -28,10 +26,9 @@ class CompactRAFT(RAFT):
         fmap1, fmap2, net, inp = RAFT.encode(self, x1, x2)
         return normalize_features(fmap1), normalize_features(fmap2), net, inp
 
-    def step(self, pyramid, prepared, net, flow):
+    def step(self, look, prepared, net, flow):
         flow = flow.detach()
-        b, _, h, w = flow.shape
-        corr = corr_lookup(pyramid, coords_grid(b, h, w, flow.device, flow.dtype) + flow, self.radius)
+        corr = self.look_up(look, flow)
         net, delta = self.update(net, prepared, corr, flow)
         windows = corr.chunk(self.levels, 1)
         peak = sum(a*2**i*expected_offset(c, s, slow='x') for i, (c, s, a) in enumerate(zip(windows, self.sharp, self.trust)))

@@ -21,6 +21,8 @@ from ..io.files import atomic_path, check_file
 from .base import Estimator
 from .classical import Classical
 from ..ops.correlation import correlation_ref
+from ..ops.lookup import _lookup
+from ..ops.upsample import _upsample
 
 # %% ../../nbs/models/95_export.ipynb #f785d144
 def plain_correlation(
@@ -90,7 +92,7 @@ def _plain_chunk(x, chunks, dim=0):
 class PlainOps(TorchFunctionMode):
     "Inside `with PlainOps():` operators that only PyTorch with flowbook has are replaced by equal ones that every runtime has"
     forms = {'flowbook.correlation': plain_correlation, 'flowbook.warp': _plain_warp, 'torchvision.deform_conv2d': _plain_deform,
-             F.unfold: _plain_unfold, torch.chunk: _plain_chunk, Tensor.chunk: _plain_chunk}
+             'flowbook.corr_lookup': _lookup, 'flowbook.convex_upsample': _upsample, F.unfold: _plain_unfold, torch.chunk: _plain_chunk, Tensor.chunk: _plain_chunk}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         key = str(func) if isinstance(func, torch._ops.OpOverloadPacket) else func
@@ -105,6 +107,7 @@ class FlowOnly(nn.Module):
     ):
         super().__init__()
         self.model,self.options = model,{} if iters is None else dict(iters=iters)
+        if hasattr(model, 'corr'): self.options['corr'] = 'volume'   # what the file's sizes are is known when it runs
 
     def forward(self, img1, img2):
         with PlainOps(): return self.model(img1, img2, **self.options).flow

@@ -54,7 +54,7 @@ class ContextAttention(nn.Module):
         b, _, h, w = inp.shape
         q, k = self.to_qk(inp).view(b, 2, self.heads, -1, h, w).unbind(1)
         score = torch.einsum('bncij,bncuv->bnijuv', self.scale*q, k) if self.content else 0.
-        if self.positions is not None: score = score + self.positions(q)   # the query unscaled, as in the official code
+        if self.positions is not None: score = score + self.positions(q)   # the query unscaled: MMFlow's weights were trained so
         return score.reshape(b, self.heads, h*w, h*w).softmax(-1)
 
 # %% ../../nbs/models/25_gma.ipynb #f3e58aac

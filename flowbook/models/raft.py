@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import coords_grid, pad_to_multiple, unpad
 from .base import Estimator, FlowOutput, prepare_image, register_model
-from ..ops.lookup import corr_lookup, corr_pyramid
+from ..ops.lookup import all_pairs
 from ..ops.upsample import bilinear_upsample, convex_upsample
 
 # %% ../../nbs/models/20_raft.ipynb #f32ac5b3
@@ -195,6 +195,7 @@ class UpdateBlock(nn.Module):
 # %% ../../nbs/models/20_raft.ipynb #2ae869d7
 class RAFT(Estimator):
     "Recurrent All-Pairs Field Transforms"
+    corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,
         stem:int=64,                 # Encoders: channels of the stem
         widths:tuple=(64,96,128),    # channels of the stages
@@ -245,28 +246,37 @@ def encode(self:RAFT,
 def start(self:RAFT,
     x1:Tensor,             # `(B,3,H,W)` image 1 as `prepare` returns it
     x2:Tensor,             # `(B,3,H,W)` image 2, likewise
-    flow_init:Tensor=None  # `(B,2,H/8,W/8)` first guess, pixels of that grid; None: no motion
-)->tuple: # Correlation pyramid, prepared context, state, flow
+    flow_init:Tensor=None, # `(B,2,H/8,W/8)` first guess, pixels of that grid; None: no motion
+    iters:int=12,          # How many iterations will follow
+    corr:str='auto'        # See `all_pairs`
+)->tuple: # Lookup of `all_pairs`, prepared context, state, flow
     "Do all that precedes the iterations"
     fmap1, fmap2, net, inp = self.encode(x1, x2)
     shape = (len(x1), 2, *fmap1.shape[-2:])
     flow = x1.new_zeros(shape) if flow_init is None else flow_init
     if flow.shape != shape: raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow.shape)}", shape)
-    return corr_pyramid(fmap1, fmap2, self.levels), self.update.prepare(inp), net, flow
+    return all_pairs(fmap1, fmap2, self.levels, self.radius, iters, corr), self.update.prepare(inp), net, flow
 
-# %% ../../nbs/models/20_raft.ipynb #d1670455
+# %% ../../nbs/models/20_raft.ipynb #16582eb3
+@patch
+def look_up(self:RAFT,
+    look:callable, # From `start`
+    flow:Tensor    # `(B,2,H/8,W/8)` present flow, pixels of that grid
+)->Tensor: # `(B,levels*(2*radius+1)**2,H/8,W/8)`
+    "Read the correlation where `flow` points"
+    b, _, h, w = flow.shape
+    return look(coords_grid(b, h, w, flow.device, flow.dtype) + flow)
+
 @patch
 def step(self:RAFT,
-    pyramid:list,   # From `start`
+    look:callable,  # From `start`
     prepared:list,  # From `start`
     net:Tensor,     # `(B,hidden,H/8,W/8)` state
     flow:Tensor     # `(B,2,H/8,W/8)` present flow, pixels of that grid
 )->tuple: # Next state and flow
     "Look up where `flow` points and correct it"
     flow = flow.detach()
-    b, _, h, w = flow.shape
-    corr = corr_lookup(pyramid, coords_grid(b, h, w, flow.device, flow.dtype) + flow, self.radius)
-    net, delta = self.update(net, prepared, corr, flow)
+    net, delta = self.update(net, prepared, self.look_up(look, flow), flow)
     return net, flow + delta
 
 # %% ../../nbs/models/20_raft.ipynb #9b2673c6
@@ -294,16 +304,17 @@ def forward(self:RAFT,
     *,
     iters:int=None,         # Iterations; None: the model's own number
     flow_init:Tensor=None,  # `(B,2,h,w)` first guess at 1/8 of the padded size, pixels of that grid; None: no motion
-    all_flows:bool=None     # Upsample all iterations, not just the last? None: in training mode
+    all_flows:bool=None,    # Upsample all iterations, not just the last? None: in training mode
+    corr:str=None           # How to correlate: 'auto', 'volume' or 'on_the_fly', see `plan_corr`; None: as the attribute says
 )->FlowOutput: # Flows at the images' own size, pixels
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
     iters, all_flows = self.iters if iters is None else iters, self.training if all_flows is None else all_flows
     if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
     (x1, pads), (x2, _), flows = self.prepare(img1), self.prepare(img2), []
-    pyramid, prepared, net, flow = self.start(x1, x2, flow_init)
+    look, prepared, net, flow = self.start(x1, x2, flow_init, iters, corr or self.corr)
     for i in range(iters):
-        net, flow = self.step(pyramid, prepared, net, flow)
+        net, flow = self.step(look, prepared, net, flow)
         if all_flows or i == iters - 1: flows.append(unpad(self.upsample(flow, net), pads))
     return FlowOutput(flow=flows[-1], flows=flows)
 
