@@ -143,10 +143,10 @@ def forward(self:ConvGRU,
 )->Tensor: # `(B,hidden,H,W)` next state
     "Take one step"
     (on_net, on_x, share), n = prepared, 2*self.sizes[0]
-    zr, q = (share + F.conv2d(x, on_x, padding=self.padding)).tensor_split([n], 1)
-    z, r = (zr + F.conv2d(net, on_net[:n], padding=self.padding)).sigmoid().chunk(2, 1)
-    q = (q + F.conv2d(r*net, on_net[n:], padding=self.padding)).tanh()
-    return net + z*(q - net)
+    zr, q = F.conv2d(x, on_x, padding=self.padding).add_(share).tensor_split([n], 1)   # in place: fresh memory costs more than the sum
+    z, r = F.conv2d(net, on_net[:n], padding=self.padding).add_(zr).sigmoid_().chunk(2, 1)
+    q = F.conv2d(r*net, on_net[n:], padding=self.padding).add_(q).tanh_()
+    return net.lerp(q, z)   # net + z*(q - net)
 
 # %% ../../nbs/models/20_raft.ipynb #0cc1e468
 class FlowHead(nn.Module):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KernelError', 'kernel_mode', 'use_kernels', 'cpu_variants', 'cpu_library', 'run_cpu', 'cpu_kernel', 'kernel_for',
-           'kernel_note']
+           'same_device', 'kernel_note']
 
 # %% ../../nbs/ops/05_backend.ipynb #34babe7a
 import ctypes, importlib, os
@@ -108,6 +108,14 @@ def kernel_for(
     if not found and mode == 'require': raise KernelError(f'{name} on {device}: no kernel: {note}')
     if not found or not all(_fits(device, t) for t in tensors): return None
     return found.get(name) if device == 'cpu' else getattr(found, name, None)
+
+def same_device(
+    where:str,      # Whose arguments they are
+    *tensors:Tensor # Tensors that are to meet
+)->None:
+    "Raise where `tensors` lie on different devices"
+    devices = {str(t.device): None for t in tensors}
+    if len(devices) > 1: raise fail(FlowbookError, where, f"tensors on {' and '.join(devices)}", 'the same device for all')
 
 def kernel_note(
     device:str='cpu' # 'cpu' or 'cuda'

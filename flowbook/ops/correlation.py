@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from itertools import product
 from torch import Tensor
 from ..core.errors import FlowbookError, ConfigError, fail
-from .backend import cpu_kernel, kernel_for, run_cpu
+from .backend import cpu_kernel, kernel_for, run_cpu, same_device
 
 # %% ../../nbs/ops/10_correlation.ipynb #e9977ded
 def _out_size(h, w, kernel_size, stride, padding, dilation):
@@ -251,7 +251,8 @@ def _steps(size, kernel_size, stride, dilation):
 
 def _padded(kernel_size, padding, *maps):
     "`maps` with `padding`; in float32 where several sums are added up later"
-    return [F.pad(f.float() if kernel_size>1 else f, (padding,)*4).contiguous() for f in maps]
+    if kernel_size>1: maps = [f.float() for f in maps]
+    return [F.pad(f, (padding,)*4) for f in maps] if padding else maps
 
 @cpu_kernel
 def correlation_forward(f1, f2, kernel_size, max_displacement, stride, padding, dilation, dilation_patch):
@@ -349,6 +350,7 @@ def _check(f1, f2, args):
         raise fail(FlowbookError, 'correlation', f'f1 {tuple(f1.shape)} and f2 {tuple(f2.shape)}', 'two equal shapes (B,C,H,W)')
     if f1.dtype!=f2.dtype or not f1.is_floating_point():
         raise fail(FlowbookError, 'correlation', f'f1 {f1.dtype} and f2 {f2.dtype}', 'the same float type')
+    same_device('correlation', f1, f2)
     for k,v in args.items():
         low = 0 if k in ('max_displacement','padding') else 1
         if v<low: raise fail(ConfigError, f'correlation {k}', v, f'{low} or more')

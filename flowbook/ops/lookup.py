@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from .backend import cpu_kernel, cpu_library, kernel_for, kernel_mode, run_cpu
+from .backend import cpu_kernel, cpu_library, kernel_for, kernel_mode, run_cpu, same_device
 
 # %% ../../nbs/ops/30_lookup.ipynb #0ad3ec94
 def corr_volume(
@@ -206,7 +206,7 @@ def _lookup(pyramid, coords, radius):
     b,_,h,w = coords.shape
     center = coords.permute(0, 2, 3, 1).reshape(-1, 2)
     found = [_window(v.flatten(0, 1), center/2**i, radius) for i,v in enumerate(pyramid)]
-    return torch.cat(found, 1).view(b, h, w, -1).permute(0, 3, 1, 2).contiguous()
+    return torch.cat(found, 1).view(b, h, w, len(pyramid)*(2*radius + 1)**2).permute(0, 3, 1, 2).contiguous()
 
 def _spread(
     grad,   # `(N,(2*radius+1)**2)` gradients of windows
@@ -269,6 +269,7 @@ def corr_lookup(
     b,_,h,w = coords.shape
     if pyramid[0].shape[:2] != (b, h*w):
         raise fail(FlowbookError, 'coords', f"shape {tuple(coords.shape)}", f"a batch of {pyramid[0].shape[0]} with {pyramid[0].shape[1]} points each")
+    same_device('corr_lookup', coords, *pyramid)
     if torch.is_grad_enabled() and coords.requires_grad: return _lookup(pyramid, coords, radius)   # RAFT detaches them; this form differentiates by them
     return torch.ops.flowbook.corr_lookup(pyramid, coords, radius)
 
@@ -509,6 +510,8 @@ def corr_on_the_fly(
 )->Tensor: # What `corr_lookup` of `corr_pyramid` gives, up to rounding
     "Look up correlation that is computed where it is read"
     if coords.shape != (len(f1), 2, *f1.shape[-2:]): raise fail(FlowbookError, 'coords', f"shape {tuple(coords.shape)}", (len(f1), 2, *f1.shape[-2:]))
+    if f2s[0].shape[:2] != f1.shape[:2]: raise fail(FlowbookError, 'f2s', f"batch of {f2s[0].shape[0]}, {f2s[0].shape[1]} channels", f"those of f1, {tuple(f1.shape)}")
+    same_device('corr_on_the_fly', f1, coords, *f2s)
     return torch.ops.flowbook.corr_fly(f1, f2s, coords.detach(), radius)
 
 # %% ../../nbs/ops/30_lookup.ipynb #64c8b855

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
-from .backend import cpu_kernel, kernel_for, run_cpu
+from .backend import cpu_kernel, kernel_for, run_cpu, same_device
 
 # %% ../../nbs/ops/40_upsample.ipynb #a81521da
 def bilinear_upsample(
@@ -194,4 +194,5 @@ def convex_upsample(
     b,_,h,w = flow.shape
     if mask.shape != (b, 9*factor**2, h, w):
         raise fail(FlowbookError, 'mask', f"shape {tuple(mask.shape)}", f"{(b, 9*factor**2, h, w)}: nine weights for each fine pixel")
+    same_device('convex_upsample', flow, mask)
     return torch.ops.flowbook.convex_upsample(flow, mask, factor)

@@ -10,7 +10,7 @@ import torch, torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import FlowbookError, ConfigError, fail
 from ..core.grid import coords_grid
-from .backend import cpu_kernel, kernel_for, run_cpu
+from .backend import cpu_kernel, kernel_for, run_cpu, same_device
 
 # %% ../../nbs/ops/20_warp.ipynb #7cb0b7aa
 _modes = 'bilinear','nearest','bicubic'
@@ -182,6 +182,7 @@ def warp(
     "Read `x` where `flow` points to: MMFlow's `Warp`"
     if x.dim()!=4 or flow.shape!=(len(x), 2, *x.shape[-2:]):
         raise fail(FlowbookError, 'warp', f'x {tuple(x.shape)} and flow {tuple(flow.shape)}', '(B,C,H,W) and (B,2,H,W)')
+    same_device('warp', x, flow)
     for k,v,known in (('mode',mode,_modes), ('padding_mode',padding_mode,_pads)):
         if v not in known: raise fail(ConfigError, f'warp {k}', repr(v), f"one of {', '.join(known)}")
     return torch.ops.flowbook.warp(x, flow, _modes.index(mode), _pads.index(padding_mode), align_corners, use_mask)
