@@ -73,19 +73,21 @@ def restore_flows(
     scale = flow.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1, 2, 1, 1)
     return FlowOutput(flow=resize_flow(flow, size), flows=[f*scale for f in flows] if size != inner else flows)
 
-# %% ../../nbs/models/00_base.ipynb #683e7641
-_models = {}
+# %% ../../nbs/models/00_base.ipynb #1bca09f5
+_models,_unlisted = {},set()
 
 # %% ../../nbs/models/00_base.ipynb #db18fdf7
 def register_model(
-    name:str   # The name `create_model` will know it by; used as `@register_model('raft')`
-):             # A decorator that returns the function unchanged
+    name:str,         # The name `create_model` will know it by; used as `@register_model('raft')`
+    listed:bool=True  # In `list_models`? False: something it needs is missing here, and building it says what
+):                    # A decorator that returns the function unchanged
     "Enter a function that builds a model into the register"
     def enter(build):
         known = _models.get(name)
         if known is not None and known.__qualname__ != build.__qualname__:
             raise fail(ConfigError, f"register_model('{name}')", 'a name that is taken', 'a new name')
         ours = known is not None and known.__module__.startswith('flowbook.')
+        if not listed: _unlisted.add(name)
         if not (ours and build.__module__ == '__main__'): _models[name] = build   # a chapter that runs as a notebook leaves the package's model in place
         return build
     return enter
@@ -96,7 +98,7 @@ def list_models(
 )->list:              # Names, sorted
     "List the names that `create_model` knows"
     _import_models()
-    return sorted(n for n in _models if fnmatch(n, pattern))
+    return sorted(n for n in _models if n not in _unlisted and fnmatch(n, pattern))
 
 # %% ../../nbs/models/00_base.ipynb #81680547
 def _import_models():
@@ -114,7 +116,7 @@ def create_model(
 )->Estimator:     # In training mode
     "Build the model called `name`"
     _import_models()
-    if name not in _models: raise unknown('model', name, _models)
+    if name not in _models: raise unknown('model', name, list_models())
     try: model = _models[name](**overrides)
     except TypeError as e:
         if 'keyword argument' not in str(e): raise

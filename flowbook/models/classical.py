@@ -143,8 +143,7 @@ def tvl1(*,
     "Duality-based TV-L1, from OpenCV's contrib package; no weights"
     return Classical(method='tvl1', tau=tau, smoothness=smoothness, theta=theta, scales=scales, warps=warps)
 
-for _build in deepflow,tvl1:
-    if _contrib(_needs[_build.__name__]): register_model(_build.__name__)(_build)
+for _build in deepflow,tvl1: register_model(_build.__name__, listed=_contrib(_needs[_build.__name__]) is not None)(_build)
 
 # %% ../../nbs/models/03_classical.ipynb #984033fd
 _builders = {f.__name__: f for f in (dis, dis_fast, farneback, deepflow, tvl1, zero)}
