@@ -172,7 +172,7 @@ def test_built_later_by_two_at_once_then_damaged(bare):
     env = os.environ | {k: v for k,v in bare.items() if k != 'tmp'}
     both = [subprocess.Popen([sys.executable, '-c', build], cwd=bare['tmp'], env=env) for _ in range(2)]
     assert [p.wait(200) for p in both] == [0, 0]
-    path, = (bare['tmp']/'cache').iterdir()
+    path, = (bare['tmp']/'cache'/'kernels').iterdir()
     res = python(look, **bare)
     assert res.stdout.startswith('True 2.0 compiled for base'), res
     path.write_bytes(path.read_bytes()[:-5000])

@@ -87,10 +87,11 @@ def cpu_kernel(
 @lru_cache(None)
 def _gpu():
     "The CUDA kernels or None, and one line about them"
-    try: missing = importlib.import_module('flowbook.ops.nvrtc').nvrtc_missing()
+    try: missing = importlib.import_module('flowbook.ops.nvrtc').cuda_kernels_missing()
     except ImportError as e: missing = str(e)
-    if missing: return None, missing
-    return importlib.import_module('flowbook.ops.cuda_kernels'), 'compiled at first use by NVRTC'
+    kernels = None if missing else importlib.import_module('flowbook.ops.cuda_kernels')
+    if kernels and (missing := kernels.cuda_problem(torch.device('cuda'))): kernels = None   # an old driver, say
+    return kernels, missing or 'compiled at first use by NVRTC, or built before'
 
 def _fits(device, t):
     if device == 'cpu' and t.dtype == torch.float16: return bool(cpu_library()[0].flowbook_has_fp16())
