@@ -175,7 +175,8 @@ def openvino(ov, model, a, b):
 
 def memory(sizes=((440, 1024), (1080, 1920), (2160, 3840))):
     print('\nRAFT-large, two iterations (memory does not grow with them)\n\n| size | correlation | peak of the process, MB | of which PyTorch and flowbook imported |\n| --- | --- | ---: | ---: |', flush=True)
-    code = 'import sys, resource, torch; from flowbook.models.base import create_model; m = create_model("raft").eval(); peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024; start = peak()\n' \
+    code = 'import torch; from flowbook.models.base import create_model; m = create_model("raft").eval()\n' \
+           'def peak(): return next(int(l.split()[1])//1024 for l in open("/proc/self/status") if l.startswith("VmHWM"))\nstart = peak()\n' \
            'a = torch.rand(1, 3, {h}, {w})\nwith torch.no_grad(): m(a, a, iters=2)\nprint(peak(), start)'
     for h,w in sizes:
         res = subprocess.run([sys.executable, '-c', code.format(h=h, w=w)], capture_output=True, text=True)

@@ -58,7 +58,7 @@ from typer.testing import CliRunner
 from flowbook.cli.main import app
 from flowbook.infer.predictor import demo_paths
 a,b,truth = map(str, demo_paths())
-for args in ['models'], ['demo', '--out', 'd'], ['infer', a, b, '--gt', truth, '--out', 'i'], ['test', 'flowbook-small', '--n', '1'], ['recipes']:
+for args in ['models'], ['demo', '--out', 'd'], ['infer', a, b, '--gt', truth, '--out', 'i'], ['test', 'flowbook-small', '--n', '1'], ['config', 'list']:
     res = CliRunner().invoke(app, args)
     assert res.exit_code==0, (args, res.output)
 bad = [m for m in sys.modules if m.split('.')[0] in ('fastai', 'torchvision', 'nbdev')]

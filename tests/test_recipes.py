@@ -1,5 +1,5 @@
-"""Every published recipe builds; a choice of them trains two steps on small trees. FLOWBOOK_ALL_RECIPES=1 trains all"""
-import json, os, subprocess, sys
+"""Every published recipe builds, and trains two steps on small trees"""
+import json, subprocess, sys
 from functools import lru_cache
 import pytest, torch
 from flowbook.augment.pipelines import create_augmentation
@@ -65,10 +65,7 @@ def trees(tmp_path_factory):
     for n in {c['name'] for m in MIXTURES.values() for c in m['train'] + m['valid']}: make_dataset(n, root/FOLDERS.get(n, n), n=4, size=sizes.get(n, (96, 128)))
     return root
 
-light = ['flownet2css-sd_8x1_sfine_flyingthings3d_subset_chairssdhom_384x448', 'liteflownet_pre_M5S5R5_8x1_flyingchairs_320x448', 'irrpwc_ft_4x1_300k_sintel_384x768',
-         'pwcnet_ft_4x1_300k_kitti_320x896', 'raft_8x2_100k_mixed_368x768']
-
-@pytest.mark.parametrize('name', trained if os.environ.get('FLOWBOOK_ALL_RECIPES') else light)
+@pytest.mark.parametrize('name', trained)
 def test_two_steps(name, trees):
     "Data, model, loss and optimiser go together: the loss is a number and falls nowhere to NaN"
     mixed = any('ratio' in c for c in get_recipe(name)['data']['train'])

@@ -9,7 +9,7 @@ __all__ = ['config']
 import typer
 from pathlib import Path
 from typing import Annotated, Optional
-from .terminal import Json, Program, example, print_json, print_table, working
+from .terminal import Imports, Json, Program, example, print_json, print_table, working
 from ..core.errors import FlowbookError, fail
 
 # %% ../../nbs/cli/46_config.ipynb #ace81c5b
@@ -22,7 +22,6 @@ def _start(): "Recipes and config files: show, list, diff, export."
 _Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE', help="One of flowbook config list, or a config file: flowbook's or MMFlow's.",
                                         show_default=False)]
 _Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help='Values to change, for example data.bs=4.', show_default=False)]
-_Imports = Annotated[bool, typer.Option('--allow-imports', help="Import the modules of a file's custom_imports; they run as any program does.")]
 
 def _load(config, changes=None, allow_imports=False):
     with working('reading'):
@@ -32,7 +31,7 @@ def _load(config, changes=None, allow_imports=False):
 # %% ../../nbs/cli/46_config.ipynb #c5e8cab6
 @config.command(epilog=example('flowbook config show quickstart', 'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
                                'flowbook config show configs/raft/raft_8x2_100k_flyingchairs.py'))
-def show(name:_Config, changes:_Changes=None, allow_imports:_Imports=False, as_json:Json=False):
+def show(name:_Config, changes:_Changes=None, allow_imports:Imports=False, as_json:Json=False):
     "All values of a recipe, in the form that changes are written in."
     recipe = _load(name, changes, allow_imports)
     if as_json: return print_json(recipe)
@@ -63,7 +62,7 @@ def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterati
 # %% ../../nbs/cli/46_config.ipynb #31a30c2d
 @config.command(epilog=example('flowbook config diff raft_8x2_100k_flyingchairs_368x496 gma_8x2_120k_flyingchairs_368x496',
                                'flowbook config diff run/recipe.json quickstart'))
-def diff(a:_Config, b:_Config, allow_imports:_Imports=False, as_json:Json=False):
+def diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False):
     "The values in which two recipes differ."
     from flowbook.recipes.core import flat_recipe
     one, two = (flat_recipe(_load(o, None, allow_imports)) for o in (a, b))
@@ -81,7 +80,7 @@ def _plain(v): return [*map(_plain, v)] if isinstance(v, (list, tuple)) else v  
 def export(
     name:_Config,
     out:Annotated[Path, typer.Argument(metavar='OUT', help='Python file to write.', show_default=False)],
-    changes:_Changes=None, allow_imports:_Imports=False):
+    changes:_Changes=None, allow_imports:Imports=False):
     "Write a recipe as a Python file with one dictionary per part, which loads back to the same recipe."
     recipe = _load(name, changes, allow_imports)
     if out.exists(): raise fail(FlowbookError, out, 'a file that is there already', 'a new file')

@@ -29,7 +29,7 @@ class TrainProgress(Callback):
         self.file = self.file or sys.stderr
         if hasattr(self.learn, 'progress'): self.learn.progress.run = False   # fastai resets this after the fit
         self.old_logger,self.learn.logger = self.learn.logger,noop
-        self.steps,self.began,self.first = len(self.dls.train),time.time(),None
+        self.began,self.first,self.trained,self.epe = time.time(),None,0.,''
         if self.file.isatty(): self._open()
 
     def after_fit(self): self.close()
@@ -52,31 +52,46 @@ TrainProgress._open,TrainProgress.close = _open,_close
 
 # %% ../../nbs/cli/20_progress.ipynb #5b376b68
 def _before_train(self:TrainProgress):
-    if self.first is None: self.first = self.epoch
+    self.steps = len(self.dls.train)
+    self.total = getattr(self.dls.train, 'iters', self.n_epoch*self.steps)
+    self.epoch_began = time.time()
+    if self.first is None: self.first = self.done = getattr(self.dls.train, 'step', self.epoch*self.steps)
     if not self.bar: return
-    if self.task is None: self.task = self.bar.add_task('', total=self.n_epoch*self.steps, completed=self.epoch*self.steps, note='')
+    if self.task is None: self.task = self.bar.add_task('', total=self.total, completed=self.first, note='')
     self.bar.update(self.task, description=f'epoch {self.epoch + 1}/{self.n_epoch}')
 
 def _after_batch(self:TrainProgress):
-    if not self.bar or not self.training: return
+    if not self.training: return
+    self.done += 1
+    if not self.bar: return
     lr,loss = self.opt.hypers[-1]['lr'],float(self.recorder.smooth_loss.value)
-    self.bar.update(self.task, advance=1, note=f'step {self.iter + 1}/{self.steps}  loss {loss:.3f}  lr {lr:.1e}')
+    self.bar.update(self.task, advance=1, note=f'step {self.iter + 1}/{self.steps}  loss {loss:.3f}{self.epe}  lr {lr:.1e}  {self.speed(time.time() - self.epoch_began)}')
+
+def _after_train(self:TrainProgress): self.trained += time.time() - self.epoch_began
+
+TrainProgress.before_train,TrainProgress.after_batch,TrainProgress.after_train = _before_train,_after_batch,_after_train
+
+# %% ../../nbs/cli/20_progress.ipynb #37f0786e
+def _speed(self:TrainProgress, extra=0.):
+    "Pairs per second while training, and the share of waiting for data"
+    dl,spent = self.dls.train,max(self.trained + extra, 1e-9)
+    waited = getattr(dl, 'waited', None)
+    return f'{(self.done - self.first)*dl.bs/spent:.1f} pairs/s' + ('' if waited is None else f'  data {100*min(waited/spent, 1):.0f} %')
 
 def _after_epoch(self:TrainProgress):
     if not self.recorder.values[-1]: return   # a skipped epoch
-    line = self.describe()
+    scores = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
+    found = [v for k,v in scores.items() if k.endswith('epe') and v is not None]
+    self.epe = f'  epe {sum(found)/len(found):.2f}' if found else ''
+    line = self.describe(scores)
     if self.bar: self.bar.console.print(line, highlight=False, markup=False)
     else: print(line, file=self.file, flush=True)
 
-TrainProgress.before_train,TrainProgress.after_batch,TrainProgress.after_epoch = _before_train,_after_batch,_after_epoch
-
-# %% ../../nbs/cli/20_progress.ipynb #d08fc405
-def _describe(self:TrainProgress):
+def _describe(self:TrainProgress, scores):
     "The epoch in one line"
-    spent,done = time.time() - self.began,self.epoch + 1 - self.first
-    left = spent/done*(self.n_epoch - self.epoch - 1)
-    scores = zip(self.recorder.metric_names[1:], self.recorder.values[-1])   # without the epoch's number
-    return '  '.join([f'epoch {self.epoch + 1}/{self.n_epoch}', *(f'{k} {v:.3f}' for k,v in scores),
-                      f"lr {self.opt.hypers[-1]['lr']:.1e}", f'{_clock(spent)} gone, {_clock(left)} left'])
+    spent = time.time() - self.began
+    left = spent/max(self.done - self.first, 1)*(self.total - self.done)
+    return '  '.join([f'epoch {self.epoch + 1}/{self.n_epoch}', *(f'{k} {v:.3f}' for k,v in scores.items() if v is not None),
+                      f"lr {self.opt.hypers[-1]['lr']:.1e}", self.speed(), f'{_clock(spent)} gone, {_clock(left)} left'])
 
-TrainProgress.describe = _describe
+TrainProgress.speed,TrainProgress.after_epoch,TrainProgress.describe = _speed,_after_epoch,_describe

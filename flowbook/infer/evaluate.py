@@ -10,14 +10,16 @@ __all__ = ['BASELINES', 'evaluate_pair', 'compare_methods', 'held_out_numbers', 
 import time
 from types import SimpleNamespace
 import numpy as np, torch
+from pathlib import Path
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
 from ..data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 from .predictor import FlowPredictor, classical_flow, demo_pair, fill_model
 from ..io.images import to_numpy_flow, to_tensor
 from ..models.base import create_model, list_models
-from ..recipes.core import apply_overrides, build_datasets, get_recipe, list_recipes
-from ..train.metrics import EPE, FlAll
+from ..models.tools import fuse_conv_bn
+from ..recipes.core import apply_overrides, build_datasets, build_model, get_recipe, list_recipes
+from ..train.metrics import EPE, FlAll, sum_over_processes
 from ..viz.color import known_flow
 
 # %% ../../nbs/infer/20_evaluate.ipynb #fd0cb475
@@ -75,24 +77,33 @@ def evaluate_scenes(
     config:SceneConfig=SceneConfig(), # What scenes look like
     n:int=64,                         # How many
     seed:int=0,                       # Of the recipe whose held-out scenes these are
-    progress=None                     # Called with (done, n) after each scene
+    progress=None,                    # Called with (done, n) after each scene
+    keep=None                         # Called with the number of each scene and the model's flow, `(H,W,2)`
 )->dict:                              # Per method: `epe` in pixels, `fl_all` in percent, `ms` per pair
     "Measure a model and the classical baselines on held-out scenes"
     if n < 1: raise fail(ConfigError, 'n', n, 'at least one scene')
-    return _evaluate(predictor, (make_scenes([k], config) for k in held_out_numbers(seed, n)), n, progress)
+    numbers = held_out_numbers(seed, n)
+    return _evaluate(predictor, lambda i: make_scenes([numbers[i]], config), n, progress, keep)
 
-# %% ../../nbs/infer/20_evaluate.ipynb #1540aac5
-def _evaluate(predictor, pairs, n, progress):
-    "Run all methods over `n` `pairs`, each with img1, img2, flow and valid as tensors of one"
+# %% ../../nbs/infer/20_evaluate.ipynb #6052d420
+def _evaluate(predictor, pair, n, progress, keep=None):
+    "Run all methods over `pair(0)` to `pair(n - 1)`, each with img1, img2, flow and valid as tensors of one; this process's part of them"
     names = {predictor.name: None, **BASELINES}
-    metrics,ms = {k: (EPE(), FlAll()) for k in names},dict.fromkeys(names, 0.)
-    for i,s in enumerate(pairs):
+    metrics,ms,mine = {k: (EPE(), FlAll()) for k in names},dict.fromkeys(names, 0.),_share(n)
+    for i in mine:
+        s = pair(i)
         for name,method in names.items():
             flow,took = _timed(predictor, method, s)
-            ms[name] += took/n
+            ms[name] += took
             for m in metrics[name]: m.update(flow, s.flow, s.valid)
+            if keep and method is None: keep(i, flow[0].permute(1, 2, 0).numpy())
         if progress: progress(i + 1, n)
-    return {k: {m.name: m.value for m in metrics[k]} | dict(ms=ms[k]) for k in names}
+    return {k: {m.name: m.value for m in metrics[k]} | dict(ms=sum_over_processes(ms[k])[0]/n) for k in names}
+
+def _share(n):
+    "Numbers below `n` that belong to this process"
+    d = torch.distributed
+    return range(d.get_rank(), n, d.get_world_size()) if d.is_available() and d.is_initialized() else range(n)
 
 def _timed(predictor, method, s):
     "Flow `(1,2,H,W)` of a scene by the model (`method` None) or a baseline, and milliseconds"
@@ -106,14 +117,17 @@ def evaluate_dataset(
     predictor:FlowPredictor, # The model
     dataset,                 # Indexable, of `FlowSample`s with flow
     n:int=None,              # How many, from the start; None: all
-    progress=None            # Called with (done, n) after each pair
-)->dict:                     # Per method as `evaluate_scenes`; per member of a `ConcatDataset`, such a dictionary
+    progress=None,           # Called with (done, n) after each pair
+    keep=None                # Called with the number of each pair, preceded by the member of a `ConcatDataset`, and the model's flow
+)->dict:                     # Per method as `evaluate_scenes`; per member of a `ConcatDataset`, by label, such a dictionary
     "Measure a model and the classical baselines on a data set"
     if getattr(dataset, 'separate_eval', False):
-        return {repr(d): evaluate_dataset(predictor, d, n, progress) for d in dataset.datasets}
+        under = lambda label: keep and (lambda i, flow: keep(f'{label}/{i:06d}', flow))
+        labels = {getattr(d, 'label', None) or repr(d): d for d in dataset.datasets}
+        return {k: evaluate_dataset(predictor, d, n, progress, under(k)) for k,d in labels.items()}
     n = len(dataset) if n is None else min(n, len(dataset))
     if n < 1: raise fail(ConfigError, 'n', n, 'at least one pair')
-    return _evaluate(predictor, (_as_batch(dataset[i]) for i in range(n)), n, progress)
+    return _evaluate(predictor, lambda i: _as_batch(dataset[i]), n, progress, keep)
 
 def _as_batch(s):
     "A `FlowSample` as a batch of one"
@@ -124,11 +138,15 @@ def _as_batch(s):
 
 # %% ../../nbs/infer/20_evaluate.ipynb #9fcaf4cb
 def find_recipe(
-    name:str,         # One of `list_recipes()` or `list_models()`
-    overrides:list=() # Strings `'key.sub=value'`
-)->dict:              # A recipe
-    "Look up a recipe, or make one that tests the model `name` on default scenes"
+    name:str,                 # One of `list_recipes()` or `list_models()`, or a config file
+    overrides:list=(),        # Strings `'key.sub=value'`
+    allow_imports:bool=False  # Import what a file's `custom_imports` names?
+)->dict:                      # A recipe
+    "Look up a recipe, read it from a config file, or make one that tests the model `name` on default scenes"
     if name in list_recipes(): return get_recipe(name, overrides)
+    if Path(name).suffix in ('.py', '.json', '.yaml', '.yml'):
+        from flowbook.recipes.configs import load_config
+        return load_config(name, overrides, allow_imports)
     if name not in list_models(): raise unknown('recipe or model', name, list_recipes() + list_models())
     return apply_overrides(get_recipe('flowbook_small') | dict(model=dict(name=name)), overrides)
 
@@ -138,12 +156,15 @@ def evaluate_recipe(
     weights=None,   # Path or state dict; None: the package's
     device='auto',  # 'auto', 'cpu' or 'cuda'
     n:int=None,     # How many pairs; None: as many as the recipe validates on
-    progress=None   # Called with (done, n) after each pair
+    progress=None,  # Called with (done, n) after each pair
+    fuse:bool=False,# Merge batch norms into convolutions first?
+    keep=None       # See `evaluate_dataset`
 )->dict:            # See `evaluate_scenes`
-    "Measure the model of `recipe` on the scenes, or the part of a data set, that the recipe holds out"
-    numbers,d = dict(recipe['model']),recipe['data']
-    name = numbers.pop('name')
-    predictor = FlowPredictor(fill_model(create_model(name, **numbers), name, weights), device=device)
+    "Measure the model of `recipe` on the scenes, or the data sets, that the recipe holds out"
+    d,name = recipe['data'],recipe['model']['name']
+    model = build_model(recipe)
+    if weights is not None or not recipe['model'].get('weights'): fill_model(model, name, weights)
+    predictor = FlowPredictor(fuse_conv_bn(model) if fuse else model, device=device)
     predictor.name = name
-    if 'scenes' not in d: return evaluate_dataset(predictor, build_datasets(recipe)[1], n, progress)
-    return evaluate_scenes(predictor, SceneConfig(**d['scenes']), d['n_valid'] if n is None else n, recipe['runtime']['seed'], progress)
+    if 'scenes' not in d: return evaluate_dataset(predictor, build_datasets(recipe, train=False)[1], n, progress, keep)
+    return evaluate_scenes(predictor, SceneConfig(**d['scenes']), d['n_valid'] if n is None else n, recipe['runtime'].get('seed', 0), progress, keep)

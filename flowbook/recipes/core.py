@@ -25,7 +25,7 @@ _chapters = 'scenes flownet flownet2 pwcnet liteflownet liteflownet2 irrpwc mask
 def register_recipe(
     build,         # Function without arguments that returns a recipe
     name:str=None, # For `get_recipe`; None: the function's own
-    doc:str=None   # What `flowbook recipes` says about it; None: the function's docstring
+    doc:str=None   # What its chapter and the register say about it; None: the function's docstring
 ):                 # The function that was entered; serves as a decorator
     "Enter a recipe into the register"
     if name is not None:

@@ -1,0 +1,115 @@
+"Training in processes of their own: killed and resumed, shared among several, started from the program"
+import json, os, random, signal, subprocess, sys, time
+from pathlib import Path
+import pytest
+import torch
+from typer.testing import CliRunner
+from flowbook.cli.main import app
+from flowbook.train.checkpoints import read_checkpoint
+from flowbook.train.logging import read_log
+
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'}
+HEAD = '''
+import random, sys, torch
+import numpy as np
+from fastai.callback.core import Callback
+from flowbook.data.loaders import SceneDataset
+from flowbook.data.scenes import SceneConfig
+from flowbook.models.base import create_model
+from flowbook.train.learner import flow_learner
+from flowbook.train.run import run_training
+torch.set_num_threads(1); torch.manual_seed(0)
+easy = SceneConfig(size=(64, 96), objects=(0, 2), displacement=((4., 1.),), photometric=0., textures=16)
+'''
+RESUMED = HEAD + '''
+class Noise(Callback):
+    "Random numbers of all three kinds; prints the losses"
+    order = 97
+    def before_batch(self):
+        if self.training: self.learn.xb = tuple(x + .01*(torch.randn_like(x) + random.random() + np.random.rand()) for x in self.xb)
+    def after_batch(self):
+        if self.training: print(self.train_iter, self.loss.item().hex(), flush=True)
+learn = flow_learner(SceneDataset(10, easy).dataloaders(bs=2, n_valid=2, num_workers=1), create_model('pwcnet_tiny'), accumulate=2)
+with learn.no_bar(), learn.no_logging():
+    run_training(learn, sys.argv[1], dict(iters=24, every=8, lr=dict(policy='one_cycle')), dict(ema=dict(momentum=.05), save_every=3, pictures=1), resume=len(sys.argv) > 2, cbs=[Noise()])
+'''
+
+def start(code, *args): return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+def finish(p, timeout=300):
+    out, err = p.communicate(timeout=timeout)
+    assert p.returncode==0, err
+    return out
+
+@pytest.mark.skipif(os.name!='posix', reason='signals')
+def test_kill_and_resume(tmp_path):
+    "SIGKILL after a random iteration; the run that goes on has the losses, the table and the weights of one that was never stopped"
+    whole = finish(start(RESUMED, tmp_path/'whole')).split('\n')
+    stop = random.randint(4, 16)
+    p = start(RESUMED, tmp_path/'cut')
+    before = [p.stdout.readline().strip() for _ in range(stop)]
+    time.sleep(random.random()*.1)
+    p.send_signal(signal.SIGKILL); p.communicate()
+    assert p.returncode==-signal.SIGKILL and before==whole[:stop]
+    after = finish(start(RESUMED, tmp_path/'cut', 'resume')).split('\n')
+    done = int(after[0].split()[0]) - 1
+    assert 3 <= done < 24 and (done%3 == 0 or done%8 == 0), (done, stop)
+    assert after==whole[done:], stop
+    a, b = (read_checkpoint(tmp_path/d/'last.pth') for d in ('whole', 'cut'))
+    assert all(torch.equal(a['model'][k], b['model'][k]) for k in a['model'])
+    ema = lambda c: c['hooks']['ModelEMA']['shadow']
+    assert all(torch.equal(v, ema(b)[k]) for k, v in ema(a).items())
+    assert (tmp_path/'whole'/'log.csv').read_text()==(tmp_path/'cut'/'log.csv').read_text()
+    assert (tmp_path/'whole'/'weights.safetensors').read_bytes()==(tmp_path/'cut'/'weights.safetensors').read_bytes()
+
+SHARED = HEAD + '''
+from flowbook.train.distributed import join_processes, leave_processes, process_number
+join_processes('cpu')
+dls = SceneDataset(12, easy).dataloaders(bs=6, n_valid=5)
+dls.loaders.append(SceneDataset(2, easy, seed=5, fresh=False).dataloaders(bs=2, n_valid=2).valid)
+dls.loaders[1].label, dls.loaders[2].label = 'five', 'two'
+learn = flow_learner(dls, create_model('pwcnet_tiny'), name='SGD', lr=1e-3, wd=0.)
+with learn.no_bar(), learn.no_logging(): run_training(learn, sys.argv[1], dict(iters=6, every=3), dict(pictures=2, save_every=2))
+if process_number()[0] == 0: torch.save(learn.model.state_dict(), sys.argv[1] + '/weights.pt')
+leave_processes()
+'''
+
+def test_processes(tmp_path):
+    "One, two and three processes: the same weights to 1e-5, the same figures; the first alone writes"
+    from flowbook.train.distributed import launch
+    (tmp_path/'shared_script.py').write_text(SHARED)
+    weights, tables = [], []
+    for n in (1, 2, 3):
+        assert launch(n, ['shared_script', tmp_path/f'run{n}'], cwd=tmp_path)==0
+        weights.append(torch.load(tmp_path/f'run{n}'/'weights.pt', weights_only=True)); tables.append(read_log(tmp_path/f'run{n}'))
+        assert [f.name for f in (tmp_path/f'run{n}'/'pictures').iterdir()] and len(tables[-1])==2
+    for w in weights[1:]:
+        for k, v in w.items(): torch.testing.assert_close(v, weights[0][k], atol=1e-5, rtol=0)
+    for t in tables[1:]:
+        for row, one in zip(t, tables[0]): assert row==pytest.approx(one, rel=2e-5), (row, one)
+
+TINY = ['data.n_train=8', 'data.n_valid=3', 'data.bs=4', 'data.scenes.size=(64,96)', 'data.scenes.textures=24']
+
+def flowbook(*args, cwd): return subprocess.run([sys.executable, '-m', 'flowbook.cli', *map(str, args)], cwd=cwd, env={**ENV, 'COLUMNS': '100'}, capture_output=True, text=True, timeout=300)
+
+def test_program_with_processes(tmp_path):
+    "flowbook train --processes 2, under torchrun's variables; and what --gpus says without a GPU"
+    args = ['train', 'quickstart', *TINY, 'schedule.epochs=1', 'runtime.precision=fp32', '--device', 'cpu', '--json']
+    one, two = (flowbook(*args, '--work-dir', f'run{n}', *extra, cwd=tmp_path) for n, extra in ((1, []), (2, ['--processes', 2])))
+    for res in (one, two): assert res.returncode==0, res.stderr
+    assert json.loads(one.stdout)['epe']==pytest.approx(json.loads(two.stdout)['epe'], rel=1e-4)
+    odd = flowbook(*args, '--work-dir', 'run3', '--processes', 3, cwd=tmp_path)
+    assert odd.returncode==2 and odd.stderr.count('\n')==1 and 'multiple of the 3 processes' in odd.stderr, odd.stderr
+    if not torch.cuda.is_available():
+        res = CliRunner().invoke(app, ['train', 'quickstart', '--gpus', '2'])
+        assert res.exit_code==2 and '--gpus' in res.stderr and '--processes' in res.stderr
+
+def test_evaluation_with_processes(tmp_path):
+    "flowbook test prints the same figures with 1, 2 and 3 processes"
+    found = []
+    for n in (1, 2, 3):
+        res = flowbook('test', 'flowbook-small', '--n', 4, '--device', 'cpu', '--json', *(['--processes', n] if n > 1 else []), cwd=tmp_path)
+        assert res.returncode==0, res.stderr
+        found.append({k: {m: v for m, v in o.items() if m!='ms'} for k, o in json.loads(res.stdout)['methods'].items()})
+    for other in found[1:]:
+        for k, scores in found[0].items(): assert other[k]==pytest.approx(scores, rel=1e-6), k
