@@ -69,6 +69,13 @@ def rank()->int: # 0 without others
     "Number of this process"
     return int(os.environ.get('RANK', 0))
 
+def _distributed():
+    "The module, imported without what other libraries say to their developers"
+    import importlib, warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return importlib.import_module('flowbook.train.distributed')
+
 def join_others(
     device # 'auto', 'cpu' or 'cuda'
 )->str:    # A device that exists
@@ -76,8 +83,7 @@ def join_others(
     from flowbook.infer.predictor import pick_device
     device = str(pick_device(device))
     if not many_processes(): return device
-    from flowbook.train.distributed import join_processes
-    return join_processes(device)
+    return _distributed().join_processes(device)
 
 # %% ../../nbs/cli/44_train.ipynb #53b87468
 def start_processes(
@@ -87,7 +93,7 @@ def start_processes(
     flags:dict    # Options by name; what is None or False is left out
 )->None:
     "Run a command of flowbook in `n` processes, and leave with their exit code"
-    from flowbook.train.distributed import launch
+    launch = _distributed().launch
     given = [o for k,v in flags.items() if v is not None and v is not False for o in ([f'--{k}'] if v is True else [f'--{k}', v])]
     try: code = launch(n, ['flowbook.cli', command, *words, *given])
     except KeyboardInterrupt: code = 130
