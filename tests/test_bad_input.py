@@ -77,7 +77,7 @@ COMMANDS = [
     ('unknown model', 'infer a.png b.png --out OUT --model rafd', "'rafd'"),
     ('unknown recipe', 'train quickstrat --work-dir OUT', "'quickstrat'"),
     ('unknown recipe, test', 'test quickstrat', "'quickstrat'"),
-    ('unknown recipe, recipes', 'recipes quickstrat', "'quickstrat'"),
+    ('unknown recipe, config show', 'config show quickstrat', "'quickstrat'"),
     ('unknown recipe option', 'train quickstart data.bz=4 --work-dir OUT', "'data.bz'"),
     ('value of another kind', 'train quickstart data.bs=many --work-dir OUT', 'data.bs'),
     ('option without a value', 'train quickstart data.bs --work-dir OUT', 'data.bs'),

@@ -69,12 +69,12 @@ def rank()->int: # 0 without others
     "Number of this process"
     return int(os.environ.get('RANK', 0))
 
-def _distributed():
-    "The module, imported without what other libraries say to their developers"
+def _module(name):
+    "A module of flowbook, imported without what other libraries say to their developers"
     import importlib, warnings
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return importlib.import_module('flowbook.train.distributed')
+        return importlib.import_module(f'flowbook.{name}')
 
 def join_others(
     device # 'auto', 'cpu' or 'cuda'
@@ -83,7 +83,7 @@ def join_others(
     from flowbook.infer.predictor import pick_device
     device = str(pick_device(device))
     if not many_processes(): return device
-    return _distributed().join_processes(device)
+    return _module('train.distributed').join_processes(device)
 
 # %% ../../nbs/cli/44_train.ipynb #53b87468
 def start_processes(
@@ -93,7 +93,7 @@ def start_processes(
     flags:dict    # Options by name; what is None or False is left out
 )->None:
     "Run a command of flowbook in `n` processes, and leave with their exit code"
-    launch = _distributed().launch
+    launch = _module('train.distributed').launch
     given = [o for k,v in flags.items() if v is not None and v is not False for o in ([f'--{k}'] if v is True else [f'--{k}', v])]
     try: code = launch(n, ['flowbook.cli', command, *words, *given])
     except KeyboardInterrupt: code = 130
@@ -155,8 +155,7 @@ def curves(
     out:Annotated[Optional[Path], typer.Option(help='Picture to write; default: curves.png in the work dir.', show_default=False)]=None):
     "Draw the curves of a run from its table."
     with working('drawing'):
-        from flowbook.train.logging import plot_curves
-        path = plot_curves(work_dir, out or work_dir/'curves.png')
+        path = _module('train.logging').plot_curves(work_dir, out or work_dir/'curves.png')
     typer.echo(f'wrote {path}')
 
 # %% ../../nbs/cli/44_train.ipynb #143ae729

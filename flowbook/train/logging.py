@@ -203,9 +203,12 @@ def plot_curves(
     "Draw losses, errors and learning rate of a run"
     from matplotlib.figure import Figure
     rows = read_log(folder)
-    kinds = dict(loss=[k for k in rows[0] if k.endswith('loss')], error=[k for k in rows[0] if k not in ('epoch', 'iteration', 'lr') and not k.endswith('loss')], lr=['lr'])
-    fig = Figure(figsize=(9, 2.4), layout='constrained')
-    for ax, (name, keys) in zip(fig.subplots(1, 3), kinds.items()):
+    kinds, units = {'loss': [], 'EPE, px': [], 'Fl-all, %': [], 'other': [], 'learning rate': ['lr']}, dict(loss='loss', epe='EPE, px', fl_all='Fl-all, %')
+    for k in rows[0]:
+        if k not in ('epoch', 'iteration', 'lr'): kinds[next((t for end, t in units.items() if k.endswith(end)), 'other')].append(k)
+    kinds = {k: v for k, v in kinds.items() if v}
+    fig = Figure(figsize=(2.7*len(kinds), 2.4), layout='constrained')
+    for ax, (name, keys) in zip(fig.subplots(1, len(kinds), squeeze=False)[0], kinds.items()):
         for k in keys: ax.plot([r['iteration'] for r in rows], [float('nan') if r[k] is None else r[k] for r in rows], marker='.', label=k)
         ax.set_xlabel('iteration', fontsize=8); ax.set_title(name, fontsize=9); ax.tick_params(labelsize=7); ax.legend(fontsize=7, frameon=False)
     if path is None: return fig
