@@ -21,8 +21,8 @@ from .logging import Pictures, RunLog, create_loggers
 from .schedules import lr_schedule, momentum_schedule
 from .steps import ChainDL, StepDL
 
-# %% ../../nbs/train/40_run.ipynb #628474c2
-RUNTIME = dict(seed=0, precision='fp32', keep=3, save_every=None, log=['csv'], log_every=50, ema=None, hooks=[], deterministic=False, channels_last=False,
+# %% ../../nbs/train/40_run.ipynb #d6c07041
+RUNTIME = dict(seed=0, precision='fp32', keep=3, save_every=None, log=['csv', 'text'], log_every=50, ema=None, hooks=[], deterministic=False, channels_last=False,
                compile=False, freeze_bn=False, pictures=4, workflow=None, load_from=None, find_unused_parameters=False)
 
 def _runtime(runtime):
