@@ -153,13 +153,13 @@ def _compile(compiler, src, folder, variant, flags):
     command = [compiler, '-O3', '-std=c++17', '-ffp-contract=fast', '-fPIC', '-shared', '-pthread', *flags.split(), str(src), '-o', str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode: raise fail(FlowbookError, compiler, (done.stderr.strip().splitlines() or ['no message'])[0], 'a compiler for C++17 with vector types')
-    path = folder/f'kernels-{variant}-{_digest(src.read_bytes())}-{_digest(out.read_bytes())}.so'
+    path = folder/f'kernels-{variant}-{_digest(src.read_bytes())}-{_digest(out.read_bytes())}.bin'
     try:
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as f: f.write(out.read_bytes())
         os.chmod(f.name, 0o755)
         os.replace(f.name, path)
     except OSError as e: raise fail(FlowbookError, folder, e.strerror, 'a folder that can be written') from None
-    for old in folder.glob(f'kernels-{variant}-*.so'):
+    for old in folder.glob(f'kernels-{variant}-*.bin'):
         if old != path: old.unlink(missing_ok=True)
     return path
 
@@ -172,7 +172,7 @@ def find_kernels(
     source, seen = _digest(kernel_source().encode()), []
     folders = folders or [cache_folder(), Path(flowbook.__file__).parent/'ops']
     for variant in [_native(), *variants]:
-        for path in [p for f in folders for p in sorted(Path(f).glob(f'kernels-{variant}-*.so'))]:
+        for path in [p for f in folders for p in sorted(Path(f).glob(f'kernels-{variant}-*.bin'))]:
             _, _, made_from, itself = path.stem.split('-')
             if made_from != source: seen.append(f'{path.name} was built from another source')
             elif itself != _digest(path.read_bytes()): seen.append(f'{path.name} is damaged')
