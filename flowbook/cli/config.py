@@ -29,18 +29,18 @@ def _load(config, changes=None, allow_imports=False):
         return load_config(config, changes or [], allow_imports, lambda text: typer.echo(f'note: {text}', err=True))
 
 # %% ../../nbs/cli/46_config.ipynb #c5e8cab6
-@config.command(epilog=example('flowbook config show quickstart', 'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
+@config.command('show', epilog=example('flowbook config show quickstart', 'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
                                'flowbook config show configs/raft/raft_8x2_100k_flyingchairs.py'))
-def show(name:_Config, changes:_Changes=None, allow_imports:Imports=False, as_json:Json=False):
+def _show(name:_Config, changes:_Changes=None, allow_imports:Imports=False, as_json:Json=False):
     "All values of a recipe, in the form that changes are written in."
     recipe = _load(name, changes, allow_imports)
     if as_json: return print_json(recipe)
     from flowbook.recipes.core import format_recipe
     typer.echo(format_recipe(recipe))
 
-# %% ../../nbs/cli/46_config.ipynb #bd322ba1
+# %% ../../nbs/cli/46_config.ipynb #94d746be
 @config.command('list', epilog=example('flowbook config list', "flowbook config list 'raft*'"))
-def list_(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For example 'raft*'.")]='*', as_json:Json=False):
+def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For example 'raft*'.")]='*', as_json:Json=False):
     "The recipes there are: family, iterations, data."
     from flowbook.recipes.core import list_recipes
     rows = [_summary(n) for n in list_recipes(pattern)]
@@ -60,9 +60,9 @@ def _summary(name):
 def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterations']/1000:g}k"
 
 # %% ../../nbs/cli/46_config.ipynb #31a30c2d
-@config.command(epilog=example('flowbook config diff raft_8x2_100k_flyingchairs_368x496 gma_8x2_120k_flyingchairs_368x496',
+@config.command('diff', epilog=example('flowbook config diff raft_8x2_100k_flyingchairs_368x496 gma_8x2_120k_flyingchairs_368x496',
                                'flowbook config diff run/recipe.json quickstart'))
-def diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False):
+def _diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False):
     "The values in which two recipes differ."
     from flowbook.recipes.core import flat_recipe
     one, two = (flat_recipe(_load(o, None, allow_imports)) for o in (a, b))
@@ -75,9 +75,9 @@ def diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False):
 # %% ../../nbs/cli/46_config.ipynb #1ae13c48
 def _plain(v): return [*map(_plain, v)] if isinstance(v, (list, tuple)) else v   # a JSON file has no tuples
 
-# %% ../../nbs/cli/46_config.ipynb #76dbdd9c
-@config.command(epilog=example('flowbook config export raft_8x2_100k_flyingchairs_368x496 mine.py', 'flowbook train mine.py --work-dir run'))
-def export(
+# %% ../../nbs/cli/46_config.ipynb #53c02007
+@config.command('export', epilog=example('flowbook config export raft_8x2_100k_flyingchairs_368x496 mine.py', 'flowbook train mine.py --work-dir run'))
+def _export(
     name:_Config,
     out:Annotated[Path, typer.Argument(metavar='OUT', help='Python file to write.', show_default=False)],
     changes:_Changes=None, allow_imports:Imports=False):

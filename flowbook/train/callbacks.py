@@ -159,7 +159,7 @@ class FreezeBN(Callback):
 
 # %% ../../nbs/train/34_callbacks.ipynb #86e4f817
 class Workflow(Callback):
-    "After every `train` steps, the loss of the first `val` validation batches, in `losses`"
+    "After every so many training steps, the loss of the first validation batches, in `losses`"
     order, run_valid = 70, False
     def __init__(self,
         train:int, # Steps between
