@@ -63,7 +63,7 @@ def band(f1, f2, r=4, wide=16):
 
 def ptl_corr():
     m = peer('ptlflow.utils.correlation')
-    return m and getattr(m, 'IterSpatialCorrelationSampler', None) or m and getattr(m, 'SpatialCorrelationSampler', None)
+    return m and m.IterSpatialCorrelationSampler
 
 def floor_rate():
     "GFLOP/s of the best 3x3 convolution"

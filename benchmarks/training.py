@@ -77,7 +77,6 @@ def overhead(args):
     loops, rows = dict(plain=plain, learner=learner, run_training=whole_run), {}
     for _ in range(args.rounds):
         for name, loop in loops.items(): rows.setdefault(name, []).append(1000*loop(args.loop)/args.loop)
-    base = statistics.median(rows['plain'])
     print('| loop | ms per iteration | over the plain loop |\n| --- | --- | --- |')
     for name, ms in rows.items(): print(f"| {name} | {statistics.median(ms):.2f} | {statistics.median(m - p for m, p in zip(ms, rows['plain'])):+.2f} |")
 

@@ -9,7 +9,7 @@ from flowbook.recipes.data import FOLDERS, build_datasets
 from flowbook.recipes.model import create_loss
 from flowbook.recipes.published import MIXTURES, weights_of
 from flowbook.train.callbacks import create_hook
-from flowbook.train.optimizers import optimizer_func, param_groups
+from flowbook.train.optimizers import optimizer_func
 from flowbook.train.schedules import lr_schedule
 from flowbook.models.base import create_model
 from flowbook.models.published import list_weights

@@ -1,6 +1,5 @@
 "Training in processes of their own: killed and resumed, shared among several, started from the program"
 import json, os, random, signal, subprocess, sys, time
-from pathlib import Path
 import pytest
 import torch
 from typer.testing import CliRunner

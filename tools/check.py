@@ -48,7 +48,7 @@ def check_notebooks():
 def check_pytest():
     "what needs a process of its own"
     out = root/'.pytest_cache'/'junit.xml'
-    need(tool('python', '-m', 'pytest', '-q', 'tests', f'--junitxml={out}', OMP_NUM_THREADS='1'), 'pytest')
+    need(tool('python', '-m', 'pytest', '-q', '-n', '2', '--dist', 'worksteal', 'tests', f'--junitxml={out}', OMP_NUM_THREADS='1'), 'pytest')
     found = dict(re.findall(r'(tests|skipped)="(\d+)"', out.read_text()))
     return int(found['tests'])-int(found['skipped'])
 

@@ -118,7 +118,8 @@ def convert(name, out):
 def page(name, fm, md, titles, out):
     "Write one HTML page"
     import pypandoc
-    tpl, promise = out/'.template.html', local_links(fm.get('description', ''), name)
+    tpl, promise = (out/page_name(name)).with_suffix('.template'), local_links(fm.get('description', ''), name)
+    tpl.parent.mkdir(parents=True, exist_ok=True)
     plain = lambda s: html.escape(re.sub(r'[`*]|\]\([^)]*\)|\[', '', s))
     vals = dict(title=plain(titles[name]), summary=plain(promise), side=sidebar(titles, name), up='../'*name.count('/'),
         description=re.sub('</?p>', '', pypandoc.convert_text(promise, 'html', 'markdown', extra_args=['--wrap=none'])).strip())
@@ -162,6 +163,12 @@ def broken_links(pages):
             if not target.exists(): yield p, t
             elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].ids: yield p, t
 
+def workers():
+    "Two processes, a fresh one for each notebook as in the tests; all come from one that has imported what takes long"
+    ctx = get_context('forkserver')
+    ctx.set_forkserver_preload(['flowbook.all', 'nbdev.processors', 'nbdev.showdoc', 'execnb.shell', 'pypandoc', 'IPython'])
+    return ctx.Pool(2, maxtasksperchild=1)
+
 def build(out):
     "Render all notebooks into `out`; returns what is wrong"
     names, bad = files('.ipynb'), []
@@ -169,8 +176,7 @@ def build(out):
     for f in files(): # pictures and whatever else pages refer to
         (out/f).parent.mkdir(parents=True, exist_ok=True)
         if not f.endswith(('.ipynb', '.yml')): shutil.copy(nbs/f, out/f)
-    with get_context('spawn').Pool(2, maxtasksperchild=1) as pool: # a process a notebook, as in the tests
-        res = dict(zip(names, pool.map_async(partial(convert, out=out), names, chunksize=1).get(timeout=1800)))
+    with workers() as pool: res = dict(zip(names, pool.map_async(partial(convert, out=out), names, chunksize=1).get(timeout=1800)))
     bad += [f'{n}: does not render: {r}' for n,r in res.items() if isinstance(r, str)]
     done = {n: r for n,r in res.items() if not isinstance(r, str)}
     bad += [f'{n}: no {k} in the first cell' for n,(fm,_) in done.items() for k in ('title', 'description') if not fm.get(k)]
@@ -178,9 +184,7 @@ def build(out):
     bad += [f'{n}: not in the sidebar of _quarto.yml' for n in names if n not in listed]
     bad += [f'{n}: in the sidebar of _quarto.yml, but there is no such notebook' for n in listed if n not in names]
     titles = {n: fm.get('title', n) for n,(fm,_) in done.items()}
-    for n,(fm,md) in done.items():
-        (out/page_name(n)).parent.mkdir(parents=True, exist_ok=True)
-        page(n, fm, md, titles, out)
+    with workers() as pool: pool.starmap(page, [(n, fm, md, titles, out) for n,(fm,md) in done.items()], chunksize=1)
     pages = {out/page_name(n): Links((out/page_name(n)).read_text(encoding='utf-8')) for n in done}
     return bad+[f'{p.relative_to(out)}: {t} leads nowhere' for p,t in broken_links(pages)]
 

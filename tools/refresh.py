@@ -8,7 +8,7 @@ Runs the cells that `nbdev_test --flags slow` runs, in order, in one process per
 Pictures become JPEG at 72 dpi; progress bars, stderr, addresses, times and machine paths are dropped. A second run changes nothing.
 When a cell fails its traceback is printed, the exit code is 1, and the notebook keeps its old outputs.
 """
-import argparse, ast, base64, hashlib, io, json, os, re, subprocess, sys, tempfile, time, traceback
+import argparse, ast, base64, hashlib, io, json, os, re, subprocess, sys, tempfile, time
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent

@@ -18,6 +18,7 @@ from .geometry import _matrix, _Move, _span
 from .occlusion import Erase, Validation
 from .photometric import ColorJitter, GaussianNoise, Normalize, PhotoMetricDistortion, RandomGamma, Rerange, _quantiles
 from ..core.errors import ConfigError, FlowbookError, fail
+from ..data.mixtures import process_number
 
 # %% ../../nbs/augment/70_batch.ipynb #c3abefd0
 @dataclass
@@ -378,9 +379,7 @@ def _rng(self:BatchAugment,
     i:int # Place in the batch
 )->np.random.Generator:
     "Generator of sample `i` of the next batch"
-    dist = torch.distributed
-    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-    return np.random.default_rng((self.seed, self.passes, self.count, i, rank))
+    return np.random.default_rng((self.seed, self.passes, self.count, i, process_number()[0]))
 
 BatchAugment.rng = _rng
 

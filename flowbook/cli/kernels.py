@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Json, example, print_json, print_table, working
+from .terminal import Json, print_json, print_table, working
 
 # %% ../../nbs/cli/48_kernels.ipynb #6b2313a2
 def doctor(as_json:Json=False):

@@ -46,10 +46,10 @@ class Estimator(nn.Module):
         if min(img1.shape[-2:]) < self.min_size:
             raise fail(FlowbookError, 'images', f"{img1.shape[-1]}x{img1.shape[-2]} pixels", f"at least {self.min_size}x{self.min_size}")
 
-    def refuse_start(self, **given):
+    def refuse_start(self, why='it has no iterations to count or to start', **given):
         "For models that neither iterate nor take a first guess"
         for k,v in given.items():
-            if v is not None: raise fail(ConfigError, f'{type(self).__name__} {k}', 'a value', 'None: it has no iterations to count or to start')
+            if v is not None: raise fail(ConfigError, f'{type(self).__name__} {k}', 'a value', f'None: {why}')
 
 # %% ../../nbs/models/00_base.ipynb #15e03f36
 def prepare_image(

@@ -194,8 +194,7 @@ def forward(self:IRRPWC,
 )->FlowOutput:        # Lists have two predictions per estimated level and one per enlarged level, coarse to fine
     "Estimate flow and occlusion from `img1` to `img2` and back"
     self.check_images(img1, img2)
-    for k,v in dict(iters=iters, flow_init=flow_init).items():
-        if v is not None: raise fail(ConfigError, f'IRRPWC {k}', 'a value', 'None: its levels are its iterations, and they start from zero')
+    self.refuse_start('its levels are its iterations, and they start from zero', iters=iters, flow_init=flow_init)
     imgs = [resize_to_multiple(prepare_image(o, bgr=self.bgr), self.stride) for o in (img1,img2)]
     fmaps1,fmaps2 = zip(imgs, *(f.chunk(2) for f in self.encoder(torch.cat(imgs))))
     predictions = ([p.to(img1.dtype) for p in ps] for ps in self.decoder(fmaps1, fmaps2))

@@ -93,6 +93,14 @@ def _gpu():
     if kernels and (missing := kernels.cuda_problem(torch.device('cuda'))): kernels = None   # an old driver, say
     return kernels, missing or 'compiled at first use by NVRTC, or built before'
 
+def _kernels(device):
+    "A function that finds the kernel of a name, or None; and one line about them"
+    if device == 'cpu':
+        library, note = cpu_library()
+        return library and _cpu.get, note
+    kernels, note = _gpu()
+    return kernels and (lambda name: getattr(kernels, name, None)), note
+
 def _fits(device, t):
     if device == 'cpu' and t.dtype == torch.float16: return bool(cpu_library()[0].flowbook_has_fp16())
     return t.dtype in _types
@@ -105,10 +113,9 @@ def kernel_for(
     "Find the compiled form of an operator for `tensors`"
     mode, device = kernel_mode(), tensors[0].device.type
     if mode == '0' or device not in ('cpu', 'cuda') or not all(t.numel() for t in tensors): return None
-    found, note = (_cpu, cpu_library()[1]) if device == 'cpu' and cpu_library()[0] else _gpu() if device == 'cuda' else (None, cpu_library()[1])
-    if not found and mode == 'require': raise KernelError(f'{name} on {device}: no kernel: {note}')
-    if not found or not all(_fits(device, t) for t in tensors): return None
-    return found.get(name) if device == 'cpu' else getattr(found, name, None)
+    find, note = _kernels(device)
+    if not find and mode == 'require': raise KernelError(f'{name} on {device}: no kernel: {note}')
+    return find(name) if find and all(_fits(device, t) for t in tensors) else None
 
 def same_device(
     where:str,      # Whose arguments they are
@@ -123,4 +130,4 @@ def kernel_note(
 )->str:              # One line
     "Say which kernels serve `device`, or why none do"
     if kernel_mode() == '0': return 'switched off by FLOWBOOK_KERNELS=0'
-    return cpu_library()[1] if device == 'cpu' else _gpu()[1]
+    return _kernels(device)[1]

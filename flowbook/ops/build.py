@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['kernel_source', 'kernel_variants', 'find_compiler', 'cache_folder', 'build_kernels', 'find_kernels']
 
-# %% ../../nbs/ops/02_build.ipynb #e115dbf7
-import ast, hashlib, os, platform, re, shutil, subprocess, sys, tempfile
+# %% ../../nbs/ops/02_build.ipynb #427f88d3
+import ast, hashlib, os, platform, shutil, subprocess, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import flowbook

@@ -221,8 +221,8 @@ static void collect_some(int first, int m, const float *const *at, const float *
 }
 '''
 
-# %% ../../nbs/ops/10_correlation.ipynb #167e8c05
-correlation_zadjoint_cpp = r'''
+# %% ../../nbs/ops/10_correlation.ipynb #9fc836a7
+correlation_adjoint_cpp = r'''
 // out[c,y,x] = sum over i,j of grad[i,j,y,x]*f[c, y+(i-R)*step, x+(j-R)*step]
 template<class T> static void adjoint(const T *grad, const T *f, T *out, const Corr &k, bool turned, int threads) {
   const int n = W + 2*k.R*k.step, keep = 2*k.R*k.step + ROWS*k.step;

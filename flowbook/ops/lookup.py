@@ -95,8 +95,8 @@ static inline void blend(const float *cell, int R, const float *tx, const float 
 }
 '''
 
-# %% ../../nbs/ops/30_lookup.ipynb #9c11a503
-lookup_zvolume_cpp = r'''
+# %% ../../nbs/ops/30_lookup.ipynb #13e0edf4
+lookup_volume_cpp = r'''
 static inline void place_all(const float *coords, const Look &k, const Level *size, int l, Block &o, float *tx, float *ty) {
   const i64 plane = k.H*k.Wd; const float *at = coords + 2*o.b*plane + o.q0, s = 1.f/(1 << l);
   for (i64 q = 0; q < o.m; q++) place(at[q]*s, size[l].w, k.R, o.x0[q], tx[q]), place(at[plane + q]*s, size[l].h, k.R, o.y0[q], ty[q]);
@@ -134,8 +134,8 @@ extern "C" void flowbook_lookup(const void *const *maps, const float *coords, vo
 }
 '''
 
-# %% ../../nbs/ops/30_lookup.ipynb #595a87b0
-lookup_zvolume_backward_cpp = r'''
+# %% ../../nbs/ops/30_lookup.ipynb #a7dc1833
+lookup_unblend_cpp = r'''
 // `blend` turned round: gradients of values -> gradients of cells
 static inline void unblend(const float *value, int R, const float *tx, const float *ty, float *cell) {
   const int n = 2*R + 1, side = n + 1;
@@ -163,8 +163,8 @@ template<class T, class Write> static void unwindows(const T *grad, const float 
 }
 '''
 
-# %% ../../nbs/ops/30_lookup.ipynb #13257f13
-lookup_zzvolume_backward_cpp = r'''
+# %% ../../nbs/ops/30_lookup.ipynb #3c0353dd
+lookup_volume_backward_cpp = r'''
 template<class T> static void lookup_backward(const T *grad, const float *coords, void *const *maps, const Look &k, const Level *size, int threads) {
   const int side = 2*k.R + 2; const i64 plane = k.H*k.Wd;
   for (int l = 0; l < k.L; l++) unwindows(grad, coords, k, size, l, threads, [&](const Block &o, const float *cells) {
@@ -380,8 +380,8 @@ static void dots_row(const bf16 *f, const bf16 *cell, i64 C, i64 n, float scale,
 }
 '''
 
-# %% ../../nbs/ops/30_lookup.ipynb #da279812
-lookup_fly_zforward_cpp = r'''
+# %% ../../nbs/ops/30_lookup.ipynb #6261fc2c
+lookup_fly_forward_cpp = r'''
 template<class T> static void fly(const T *f1, const void *const *f2, const float *coords, T *out, const Look &k, const Level *size, int threads) {
   const int side = 2*k.R + 2; const i64 plane = k.H*k.Wd, C = k.C; const float scale = 1/std::sqrt((float)C);
   windows(coords, k, size, out, threads, [&](const Block &o, int l, float *cells) {
@@ -401,8 +401,8 @@ extern "C" void flowbook_fly(const void *f1, const void *const *f2, const float 
 }
 '''
 
-# %% ../../nbs/ops/30_lookup.ipynb #2d2af5e3
-lookup_fly_zzbackward_cpp = r'''
+# %% ../../nbs/ops/30_lookup.ipynb #5afc280f
+lookup_fly_backward_cpp = r'''
 struct Spot { i64 cell; float g; };
 
 static void query_gradients(const Spot *spots, const int *count, int each, const float *map, float *mine, i64 C, i64 plane, int threads) {
@@ -543,9 +543,9 @@ def plan_corr(
 )->CorrPlan:
     "Decide between a stored volume and lookups on the fly; print the result to see why"
     if corr not in ('auto', 'volume', 'on_the_fly'): raise unknown('corr', corr, ['auto', 'volume', 'on_the_fly'])
-    (b,c,h,w),bytes = f1.shape,f1.element_size()
+    (b,c,h,w),size = f1.shape,f1.element_size()
     cells = sum((h//2**i)*(w//2**i) for i in range(levels))
-    volume,fly = b*h*w*cells*bytes, b*c*(h*w + cells)*bytes
+    volume,fly = b*h*w*cells*size, b*c*(h*w + cells)*size
     build,reads = 2e-9*c*b*(h*w)**2, 2e-9*c*b*h*w*levels*(2*radius + 2)**2*iters
     why = 'asked for'
     if corr == 'auto':

@@ -76,8 +76,8 @@ template<class T> static inline void weights(const T *mask, i64 apart, i64 n, ve
 }
 '''
 
-# %% ../../nbs/ops/40_upsample.ipynb #92fdc438
-upsample_zforward_cpp = r'''
+# %% ../../nbs/ops/40_upsample.ipynb #553b62b8
+upsample_forward_cpp = r'''
 template<class T> static void upsample(const float *flow, const T *mask, float *out, const Up &k, int threads) {
   const i64 plane = k.H*k.Wd; const int ff = k.f*k.f;
   parallel(k.B*k.H, threads, 0, [&](i64 item, float *) {
@@ -104,8 +104,8 @@ extern "C" void flowbook_upsample(const float *flow, const void *mask, float *ou
 }
 '''
 
-# %% ../../nbs/ops/40_upsample.ipynb #e2c51301
-upsample_zzbackward_cpp = r'''
+# %% ../../nbs/ops/40_upsample.ipynb #9f9333dc
+upsample_backward_cpp = r'''
 template<class T> static void upsample_backward(const float *grad, const float *flow, const T *mask, T *gmask, float *gnear, const Up &k, int threads) {
   const i64 plane = k.H*k.Wd; const int ff = k.f*k.f;
   parallel(k.B*k.H, threads, 0, [&](i64 item, float *) {

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['warp', 'warp_valid']
 
-# %% ../../nbs/ops/20_warp.ipynb #aeb5d0d4
-import torch, torch.nn.functional as F
+# %% ../../nbs/ops/20_warp.ipynb #988b0e7b
+import torch
 from torch import Tensor
 from ..core.errors import FlowbookError, ConfigError, fail
 from ..core.grid import coords_grid

@@ -8,7 +8,6 @@ __all__ = ['translate_pipeline', 'translate_dataset', 'translate_datasets', 'tra
 
 # %% ../../nbs/recipes/44_configs.ipynb #34b17893
 import ast, inspect, re, warnings
-from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown

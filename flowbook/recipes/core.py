@@ -15,6 +15,7 @@ from importlib import import_module
 from ..core.errors import ConfigError, fail, unknown
 from .data import build_data_loader, build_dataloaders, build_dataset, build_datasets
 from .model import OWN_KEYS, build_model, create_loss
+from ..train.schedules import RUNTIME
 
 # %% ../../nbs/recipes/10_recipes.ipynb #145280fc
 _recipes = {}
@@ -52,9 +53,7 @@ def with_defaults(
     out['optimizer'] = dict(name='AdamW', lr=4e-4, wd=1e-4, clip=1., args={}, paramwise={}, accumulate=1) | out['optimizer']
     full = dict(iters=100_000, every=5_000, lr=dict(policy='fixed'), momentum=None)
     out['schedule'] = (dict(epochs=1, warmup=.03, decay=.3, momentum=None) if 'epochs' in s else full) | out['schedule']
-    out['runtime'] = dict(seed=0, precision='fp32', keep=3, save_every=None, log=['csv', 'text'], log_every=50, ema=None, hooks=[], deterministic=False,
-                          channels_last=False, compile=False, freeze_bn=False, pictures=4, workflow=None, load_from=None,
-                          find_unused_parameters=False) | out['runtime']
+    out['runtime'] = deepcopy(RUNTIME) | out['runtime']
     return out
 
 # %% ../../nbs/recipes/10_recipes.ipynb #fb52dd54

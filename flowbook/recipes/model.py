@@ -9,7 +9,7 @@ __all__ = ['OWN_KEYS', 'start_from', 'build_model', 'register_loss', 'create_los
 import inspect
 from fnmatch import fnmatch
 from importlib import import_module
-from ..core.errors import ConfigError, WeightsError, fail, unknown
+from ..core.errors import WeightsError, fail, unknown
 
 # %% ../../nbs/recipes/06_model.ipynb #579eeedf
 def start_from(

@@ -16,7 +16,7 @@ from torch import nn
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..io.files import atomic_path
 from .optimizers import GroupOptimizer
-from .schedules import lr_schedule, momentum_schedule
+from .schedules import lr_schedule
 
 # %% ../../nbs/train/34_callbacks.ipynb #3e34a327
 def bare_model(

@@ -16,7 +16,6 @@ from fastai.torch_core import rank_distrib
 from ..core.errors import FlowbookError, WeightsError, fail
 from ..io.files import atomic_path
 from .callbacks import bare_model
-from .steps import StepDL
 
 # %% ../../nbs/train/36_checkpoints.ipynb #064d80ee
 def random_state()->dict: # Plain numbers and tensors

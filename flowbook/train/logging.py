@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import rank_distrib
-from ..core.errors import ConfigError, WeightsError, fail, unknown
+from ..core.errors import ConfigError, fail, unknown
 from ..io.files import atomic_path, ensure_dir
 from .callbacks import bare_model
 

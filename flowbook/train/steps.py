@@ -8,7 +8,7 @@ __all__ = ['StepDL', 'share_dataset', 'ChainDL', 'labelled_loaders']
 # %% ../../nbs/train/24_steps.ipynb #240ae684
 import time
 import torch
-from fastcore.basics import GetAttr
+from fastcore.basics import GetAttr, noop
 from fastai.data.core import DataLoaders
 from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
@@ -90,12 +90,11 @@ def _iter(self:StepDL):
         b = next(self._batches)
         self.waited += time.perf_counter() - start
         p, i = divmod(self.step, self.per_pass)
-        for t in dl.after_batch.fs: getattr(t, 'reset', _same2)(p*self.world + self.rank, i)   # its random numbers follow from the step, too
+        for t in dl.after_batch.fs: getattr(t, 'reset', noop)(p, i)   # its random numbers follow from the step, too, and from the process
         self.step += 1
         yield dl.after_batch(float_images(to_device(tuple(b), dl.device) if dl.device is not None else b))
     dl.after_iter()
 
-def _same2(*args): pass
 
 StepDL.__iter__ = _iter
 
