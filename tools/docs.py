@@ -8,7 +8,7 @@
 The check fails on: a notebook missing from the sidebar of _quarto.yml or a page of the sidebar missing, a page without title or
 description, a broken link, anchor or picture, a README.md or nbs/nbdev.yml that differs from what would be written.
 """
-import argparse, base64, html, os, posixpath, re, shutil, sys, tempfile, warnings
+import argparse, base64, html, json, os, posixpath, re, shutil, sys, tempfile, warnings
 from functools import partial
 from html.parser import HTMLParser
 from multiprocessing import get_context
@@ -17,14 +17,28 @@ from urllib.parse import unquote, urlsplit
 
 root = Path(__file__).resolve().parent.parent
 nbs = root/'nbs'
+API = 'api.ipynb' # stands for a page that no notebook makes
 PICTURES = {'image/jpeg': 'jpg', 'image/png': 'png', 'image/svg+xml': 'svg'}
 TEMPLATE = '''<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title$</title><meta name="description" content="$summary$">
-<style>$highlighting-css$</style><link rel="stylesheet" href="$up$styles.css"></head>
-<body class="offline"><nav class="side">$side$</nav><main><h1>$title$</h1><p class="description">$description$</p>
+<style>$highlighting-css$</style><link rel="stylesheet" href="$up$styles.css"><script src="$up$search.js" data-up="$up$" defer></script></head>
+<body class="offline"><nav class="side"><input type="search" id="find" placeholder="Search" aria-label="Search"><ul id="found"></ul>$side$</nav><main><h1>$title$</h1><p class="description">$description$</p>
 $body$</main><nav id="TOC">$toc$</nav></body></html>
 '''
+
+SEARCH = """const up = document.currentScript.dataset.up, box = document.getElementById('find'), found = document.getElementById('found')
+box.addEventListener('input', () => {
+  const words = box.value.toLowerCase().split(/\\s+/).filter(w => w)
+  const hits = words.length ? PAGES.filter(p => words.every(w => p.text.includes(w))) : []
+  hits.sort((a, b) => words.some(w => b.title.toLowerCase().includes(w)) - words.some(w => a.title.toLowerCase().includes(w)))
+  found.replaceChildren(...hits.slice(0, 20).map(p => {
+    const a = document.createElement('a'), li = document.createElement('li')
+    a.href = up + p.url; a.textContent = p.title; li.append(a)
+    return li
+  }))
+})
+"""
 
 def page_name(nb):
     "Where nbdev and Quarto put a notebook's page: `io/10_files.ipynb` -> `io/files.html`"
@@ -101,7 +115,7 @@ def sidebar(titles, name):
     mark = lambda o: ' class="here"' if o==name else ''
     link = lambda o: f'<li><a{mark(o)} href="{posixpath.relpath(page_name(o), here)}">{html.escape(titles[o])}</a></li>'
     return ''.join(f"<p>{section}</p><ul>{''.join(link(o) for o in contents if o in titles)}</ul>"
-                   for section,contents in pages_listed() if set(contents)&set(titles))
+                   for section,contents in [*pages_listed(), ('Index', [API])] if set(contents)&set(titles))
 
 def convert(name, out):
     "Notebook -> (front matter, Markdown); pictures go to `out`; an error comes back as text"
@@ -128,6 +142,28 @@ def page(name, fm, md, titles, out):
     args += [f'--variable={k}:{v}' for k,v in vals.items()]
     pypandoc.convert_text(local_links(md, name), 'html5', 'markdown', outputfile=str(out/page_name(name)), extra_args=args)
     tpl.unlink()
+
+def search_script(done, titles):
+    "The search box's script: finds pages by the words of title, promise and headings"
+    heads = lambda md: ' '.join(re.findall(r'^#+ (.*)$', md, re.M))
+    pages = [dict(url=page_name(n), title=titles[n], text=f"{titles[n]} {fm.get('description', '')} {heads(md)}".lower()) for n,(fm,md) in done.items()]
+    return f'const PAGES = {json.dumps(pages)}\n{SEARCH}'
+
+def api_md():
+    "Every public name with the page that explains it, by first letter"
+    from nbdev.config import get_config
+    from flowbook._modidx import d
+    found = {}
+    for module,names in d['syms'].items():
+        for name,(page,file) in names.items():
+            name = name.removeprefix(f'{module}.')
+            public = re.search(r'^__all__ = \[(.*?)\]', (root/file).read_text(encoding='utf-8'), re.M|re.S)
+            if public and f"'{name}'" in public[1]: found.setdefault(name, f'[`{name}`]({page.removeprefix(get_config().doc_baseurl).lstrip("/")}) ({module})')
+    rows, last = [], ''
+    for name in sorted(found, key=str.lower):
+        if name[0].upper()!=last: rows += ['', f'## {(last := name[0].upper())}', '']
+        rows.append(f'- {found[name]}')
+    return '\n'.join(rows)+'\n'
 
 def readme():
     "README.md's text from nbs/index.ipynb, links and pictures relative to the top folder"
@@ -183,7 +219,9 @@ def build(out):
     listed = [o for _,contents in pages_listed() for o in contents]
     bad += [f'{n}: not in the sidebar of _quarto.yml' for n in names if n not in listed]
     bad += [f'{n}: in the sidebar of _quarto.yml, but there is no such notebook' for n in listed if n not in names]
+    done[API] = dict(title='Every name', description='All public functions and classes, and the chapter that explains each'), api_md()
     titles = {n: fm.get('title', n) for n,(fm,_) in done.items()}
+    (out/'search.js').write_text(search_script(done, titles), encoding='utf-8')
     with workers() as pool: pool.starmap(page, [(n, fm, md, titles, out) for n,(fm,md) in done.items()], chunksize=1)
     pages = {out/page_name(n): Links((out/page_name(n)).read_text(encoding='utf-8')) for n in done}
     return bad+[f'{p.relative_to(out)}: {t} leads nowhere' for p,t in broken_links(pages)]
