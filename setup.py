@@ -1,10 +1,11 @@
 "Everything about the package is said once, in settings.ini; this file hands it to setuptools, and builds the CPU kernels where there is a C++ compiler."
-import os, sys
+import os, shutil, sys
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).resolve().parent
 sys.path.insert(0, str(here))
@@ -20,6 +21,15 @@ class BuildKernels(build_ext):
     def get_outputs(self): return [str(p) for p in Path(self.build_lib).glob('flowbook/ops/kernels-*')]
     def get_output_mapping(self): return {}
 
+class CopyBook(build_py):
+    "The tutorials, for `flowbook book`, and the sidebar, which knows their order; a clone has them at the top"
+    def run(self):
+        super().run()
+        if self.editable_mode: return
+        folder = Path(self.build_lib)/'flowbook/tutorials'
+        folder.mkdir(parents=True, exist_ok=True)
+        for f in (here/'_quarto.yml', *here.glob('nbs/tutorials/[!_.]*.ipynb')): shutil.copy(f, folder)
+
 class PlatformWheel(bdist_wheel):
     "For any Python on this kind of machine; for any machine if there are no kernels in it"
     def get_tag(self):
@@ -29,8 +39,8 @@ class PlatformWheel(bdist_wheel):
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('dev', 'jupyter', 'data', 'export', 'track')}
-extras['dev'] += extras['jupyter'] + extras['data'] + extras['export']
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('dev', 'jupyter', 'data', 'export', 'serve', 'track')}
+extras['dev'] += extras['jupyter'] + extras['data'] + extras['export'] + extras['serve']
 status = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
 
 setup(
@@ -41,7 +51,7 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
     ext_modules=[Extension('flowbook.ops.kernels', [])] if os.environ.get('FLOWBOOK_KERNELS') != '0' else [],
-    cmdclass=dict(build_ext=BuildKernels, bdist_wheel=PlatformWheel), include_package_data=False, package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt']}, zip_safe=False,
+    cmdclass=dict(build_ext=BuildKernels, build_py=CopyBook, bdist_wheel=PlatformWheel), include_package_data=False, package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt']}, zip_safe=False,
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]}, # doclinks from other nbdev projects

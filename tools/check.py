@@ -40,8 +40,16 @@ def changed(paths, *args):
     after = {p: p.read_bytes() for p in paths()}
     return [str(p.relative_to(root)) for p in sorted(before.keys()|after.keys()) if before.get(p)!=after.get(p)]
 
+def not_run():
+    "Cells that this test leaves out, by notebook, with the directive that says so"
+    for p in notebooks():
+        for i,c in enumerate(json.loads(p.read_text(encoding='utf-8'))['cells']):
+            why = re.search(r'^#\| *(cuda|data|eval: *false)\b', ''.join(c['source']), re.M) if c['cell_type']=='code' else None
+            if why: yield f'{p.relative_to(root)} cell {i}: {why[1]}'
+
 def check_notebooks():
     "every cell that needs neither a GPU nor a data set, `#| slow` ones too"
+    print('not run here:', *not_run(), sep='\n  ', flush=True)
     need(tool('nbdev_test', '--n_workers', '2', '--flags', 'slow', '--timing', OMP_NUM_THREADS='1'), 'nbdev_test')
     return len(notebooks())
 

@@ -79,7 +79,7 @@ def notebook_md(name, picture):
     for c in nb.cells:
         if c.cell_type=='raw': continue # the front matter
         if c.cell_type=='markdown':
-            parts.append(c.source)
+            parts.append(re.sub(r'^(#+ .*) -$', r'\1', c.source, flags=re.M)) # nbdev's mark for headings that only group
             continue
         off = {k.rstrip(':') for k,v in extract_directives(c).items() if v[:1]==['false']}
         c.source = re.sub(r'^ *#\|.*\n?', '', c.source, flags=re.M)
@@ -165,6 +165,16 @@ def api_md():
         rows.append(f'- {found[name]}')
     return '\n'.join(rows)+'\n'
 
+def llms_txt(done):
+    "All pages by section, in the form of llmstxt.org: title, address, promise; `done` is notebook -> (front matter, Markdown)"
+    from nbdev.config import get_config
+    cfg = get_config()
+    plain = lambda s: re.sub(r'\[([^]]*)\]\([^)]*\)|`', lambda m: m[1] or '', s)
+    line = lambda n: f"- [{plain(done[n][0].get('title', n))}]({cfg.doc_host}{cfg.doc_baseurl}/{page_name(n)}): {plain(done[n][0].get('description', ''))}"
+    parts = [(section, [o for o in contents if o in done]) for section,contents in pages_listed()]
+    text = [f'## {section}\n\n'+'\n'.join(map(line, pages)) for section,pages in parts if pages]
+    return f'# {cfg.lib_name}\n\n> {cfg.description}\n\n'+'\n\n'.join(text)+'\n'
+
 def readme():
     "README.md's text from nbs/index.ipynb, links and pictures relative to the top folder"
     def picture(data, ext): raise ValueError('nbs/index.ipynb: found a picture output, expected a link to a file in nbs/images')
@@ -221,6 +231,7 @@ def build(out):
     bad += [f'{n}: in the sidebar of _quarto.yml, but there is no such notebook' for n in listed if n not in names]
     done[API] = dict(title='Every name', description='All public functions and classes, and the chapter that explains each'), api_md()
     titles = {n: fm.get('title', n) for n,(fm,_) in done.items()}
+    (out/'llms.txt').write_text(llms_txt(done), encoding='utf-8')
     (out/'search.js').write_text(search_script(done, titles), encoding='utf-8')
     with workers() as pool: pool.starmap(page, [(n, fm, md, titles, out) for n,(fm,md) in done.items()], chunksize=1)
     pages = {out/page_name(n): Links((out/page_name(n)).read_text(encoding='utf-8')) for n in done}

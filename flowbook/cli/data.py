@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['data']
 
-# %% ../../nbs/cli/30_data.ipynb #7fbd7496
-import sys
-from contextlib import contextmanager
+# %% ../../nbs/cli/30_data.ipynb #442248c8
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Json, Program, example, print_json, print_table, working
+from .terminal import Counting, Json, Program, example, print_json, print_table, working
 from ..core.errors import FlowbookError, fail
 
 # %% ../../nbs/cli/30_data.ipynb #d81d6aa6
@@ -23,17 +21,6 @@ def _start(): "Data sets: list, make, check, convert, prepare."
 # %% ../../nbs/cli/30_data.ipynb #1e614b30
 _Name = Annotated[str, typer.Argument(metavar='NAME', help='One of flowbook data list.', show_default=False)]
 _Root = Annotated[Path, typer.Argument(metavar='ROOT', help='Folder of the data set.', show_default=False)]
-
-@contextmanager
-def _bar(text):
-    "A progress bar on stderr, if that is a terminal; gives a function of (done, n)"
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    console = Console(file=sys.stderr)
-    columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task('')
-        yield lambda done, n: bar.update(task, completed=done, total=n)
 
 # %% ../../nbs/cli/30_data.ipynb #46883952
 @data.command('list', epilog=example('flowbook data list'))
@@ -81,7 +68,7 @@ def check(
         from flowbook.data.check import check_dataset
         from flowbook.recipes.core import parse_options
         chosen = parse_options(options or [])
-    with _bar(f'checking {name}') as progress: report = check_dataset(name, root, full, index, workers, chosen, progress)
+    with Counting(f'checking {name}', 'files') as progress: report = check_dataset(name, root, full, index, workers, chosen, progress)
     if as_json: print_json({k: getattr(report, k) for k in ('name', 'root', 'files', 'rows', 'absent', 'problems')})
     else: _show(report)
     if report.problems:
@@ -106,7 +93,7 @@ def convert(
     "Write slow formats as quick ones, or large ones as small ones, beside the old files."
     with working('importing PyTorch'):
         from flowbook.data.check import convert_files
-    with _bar('converting') as progress: n = convert_files(root, to, delete, workers, progress)
+    with Counting('converting', 'files') as progress: n = convert_files(root, to, delete, workers, progress)
     if as_json: return print_json(dict(root=root, to=to, written=n))
     typer.echo(f"wrote {n} .{to} files below {root}")
 

@@ -9,12 +9,7 @@ __all__ = ['TrainProgress']
 import sys, time
 from fastai.callback.core import Callback
 from fastcore.basics import noop
-
-# %% ../../nbs/cli/20_progress.ipynb #0de6146b
-def _clock(seconds):
-    "Hours, minutes and seconds, without leading zeros"
-    m,s = divmod(int(seconds), 60)
-    return f'{m//60}:{m%60:02}:{s:02}' if m >= 60 else f'{m}:{s:02}'
+from .terminal import clock
 
 # %% ../../nbs/cli/20_progress.ipynb #3347385c
 class TrainProgress(Callback):
@@ -92,6 +87,6 @@ def _describe(self:TrainProgress, scores):
     spent = time.time() - self.began
     left = spent/max(self.done - self.first, 1)*(self.total - self.done)
     return '  '.join([f'epoch {self.epoch + 1}/{self.n_epoch}', *(f'{k} {v:.3f}' for k,v in scores.items() if v is not None),
-                      f"lr {self.opt.hypers[-1]['lr']:.1e}", self.speed(), f'{_clock(spent)} gone, {_clock(left)} left'])
+                      f"lr {self.opt.hypers[-1]['lr']:.1e}", self.speed(), f'{clock(spent)} gone, {clock(left)} left'])
 
 TrainProgress.speed,TrainProgress.after_epoch,TrainProgress.describe = _speed,_after_epoch,_describe

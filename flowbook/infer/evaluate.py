@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'evaluate_pair', 'compare_methods', 'evaluate_methods', 'method_of', 'held_out_numbers', 'scene_pair',
-           'evaluate_scenes', 'evaluate_dataset', 'dataset_pair', 'Scenes', 'test_sets', 'set_pair', 'find_recipe',
-           'evaluate_recipe']
+           'evaluate_scenes', 'evaluate_dataset', 'dataset_pair', 'find_recipe', 'recipe_predictor', 'evaluate_recipe']
 
 # %% ../../nbs/infer/20_evaluate.ipynb #240ae684
 import time
@@ -16,9 +15,10 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
 from ..data.mixtures import process_number
 from ..data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
-from .predictor import FlowPredictor, classical_flow, demo_pair, fill_model
+from .predictor import FlowPredictor, demo_pair, fill_model
 from ..io.images import read_image, to_numpy_flow, to_tensor
 from ..models.base import create_model, list_models
+from ..models.classical import opencv_flow
 from ..models.tools import fuse_conv_bn
 from ..recipes.core import apply_overrides, build_datasets, build_model, get_recipe, list_recipes
 from ..train.metrics import EPE, FlAll, sum_over_processes
@@ -55,7 +55,7 @@ def compare_methods(
 )->dict:                     # Per method: `flow`, `ms`, and `epe`, `fl_all` where the truth is known
     "Run a model and the classical baselines on one pair"
     a,b = sample.img1,sample.img2
-    runs = {predictor.name: lambda: predictor(a, b), **{k: lambda m=m: classical_flow(a, b, m) for k,m in BASELINES.items()}}
+    runs = {predictor.name: lambda: predictor(a, b), **{k: lambda m=m: opencv_flow(a, b, m) for k,m in BASELINES.items()}}
     found = {}
     for name,run in runs.items():
         if progress: progress(name)
@@ -84,7 +84,7 @@ def evaluate_methods(
             ms[name] += took
             scores[name].update(flow, s.flow, s.valid, s.occ, occ, s.objects, [s.name or i])
             flows[name] = flow[0].permute(1, 2, 0).numpy()
-        if each: each(i, s, flows)
+        if each is not None: each(i, s, flows)
         if progress: progress(i + 1, n)
     return {k: scores[k].value | dict(ms=sum_over_processes(ms[k])[0]/n) for k in methods}
 
@@ -98,11 +98,14 @@ def _timed(method, s):
 
 # %% ../../nbs/infer/20_evaluate.ipynb #a5ce4912
 def method_of(
-    predictor  # A `FlowPredictor`, or the name of one of the classical methods
+    predictor  # A `FlowPredictor`, or the name of a method without weights
 ):             # For `evaluate_methods`
     "Make a function of tensors out of a predictor or a name"
-    if isinstance(predictor, str): return lambda a, b: torch.from_numpy(classical_flow(a, b, predictor)).permute(2, 0, 1)[None]
-    return predictor.batch
+    if isinstance(predictor, str): predictor = FlowPredictor(predictor, device='cpu')
+    def run(a, b):
+        p = predictor.predict(a, b)   # with `occ` where the model itself knows what is hidden
+        return SimpleNamespace(flow=torch.from_numpy(np.array(p.flow)).permute(2, 0, 1)[None], occ=None if p.occ is None else torch.from_numpy(p.occ)[None,None])
+    return run
 
 def _methods(predictor, baselines):
     "The model first, then the baselines"
@@ -113,7 +116,7 @@ def _each(predictor, keep, each):
     if keep is None: return each
     def call(i, s, flows):
         keep(i, flows[predictor.name])
-        if each: each(i, s, flows)
+        if each is not None: each(i, s, flows)
     return call
 
 # %% ../../nbs/infer/20_evaluate.ipynb #84815ce5
@@ -164,15 +167,20 @@ def evaluate_dataset(
     if getattr(dataset, 'separate_eval', False):
         under = lambda label: keep and (lambda i, flow: keep(f'{label}/{i:06d}', flow))
         labels = {getattr(d, 'label', None) or repr(d): d for d in dataset.datasets}
-        return {k: evaluate_dataset(predictor, d, n, progress, under(k), each, baselines) for k,d in labels.items()}
+        return {k: evaluate_dataset(predictor, d, n, progress, under(k), _named(each, k), baselines) for k,d in labels.items()}
     n = len(dataset) if n is None else min(n, len(dataset))
     return evaluate_methods(_methods(predictor, baselines), dataset_pair(dataset), n, progress, _each(predictor, keep, each))
+
+def _named(each, label):
+    "Tell a `Report` which data set comes now"
+    if hasattr(each, 'label'): each.label = label
+    return each
 
 def dataset_pair(
     dataset  # Indexable, of `FlowSample`s with flow
 ):           # Function from number to pair, for `evaluate_methods`
-    "Read a data set pair by pair"
-    return lambda i: _as_batch(dataset[i], _objects(dataset, i))
+    "Read a data set pair by pair, or as it says itself by a method `pair`"
+    return getattr(dataset, 'pair', None) or (lambda i: _as_batch(dataset[i], _objects(dataset, i)))
 
 # %% ../../nbs/infer/20_evaluate.ipynb #596366a7
 def _as_batch(s, objects=None):
@@ -189,54 +197,6 @@ def _objects(dataset, i):
     path = dataset.root/dataset.records[i].img1.replace('/image_2/', '/obj_map/')
     return read_image(path).any(-1) if path.suffix == '.png' and path.is_file() else None
 
-# %% ../../nbs/infer/20_evaluate.ipynb #7986ae24
-class Scenes:
-    "Held-out procedural scenes as a data set"
-    name,label = 'scenes','held-out scenes'
-    def __init__(self,
-        n:int=32,                         # How many
-        config:SceneConfig=SceneConfig(), # What scenes look like
-        seed:int=0                        # See `evaluate_scenes`
-    ): self.n,self.pair = n,scene_pair(config, seed)
-    def __len__(self): return self.n
-
-def _open_set(name, root, split, **options):
-    "A data set by name; without `split`, the first one with truth of 'training', 'val', 'test' and the default"
-    from flowbook.data.base import DatasetError, create_dataset, dataset_class
-    splits = dataset_class(name).splits
-    asked = [split] if split else [o for o in ('training', 'val', 'test', splits[0]) if o in splits]
-    for o in asked:
-        try: ds = create_dataset(name, root, split=o, **options)
-        except DatasetError as e:
-            if o == asked[-1]: raise
-            continue
-        if split or ds.records[0].flow: return ds
-    raise fail(FlowbookError, root, 'no true flow', f'a split of {name} that has some')
-
-# %% ../../nbs/infer/20_evaluate.ipynb #0c30d2f4
-def test_sets(
-    name:str='scenes',   # 'scenes' or one of `list_datasets()`
-    root=None,           # Its folder; not for scenes
-    split:str=None,      # One of the data set's; None: see above
-    n:int=None           # How many scenes; None: 32
-)->dict:                 # Label to data set
-    "Open the data sets that figures are reported on"
-    if name == 'scenes':
-        for k,v in dict(root=root, split=split).items():
-            if v is not None: raise fail(ConfigError, f'--{k}', f'{v}, but the scenes are made', 'a data set: --data NAME')
-        return {Scenes.label: Scenes(n or 32)}
-    from flowbook.data.base import list_datasets
-    if name not in list_datasets(): raise unknown('data set', name, ['scenes', *list_datasets()])
-    if root is None: raise fail(ConfigError, '--root', 'nothing', f'the folder of {name}')
-    choices = [dict(pass_style=o) for o in ('clean', 'final')] if name == 'sintel' else [{}]
-    return {' '.join([name, *o.values()]): _open_set(name, root, split, **o) for o in choices}
-
-def set_pair(
-    dataset  # Of `test_sets`, or any of `FlowSample`s
-):           # Function from number to pair, for `evaluate_methods`
-    "Choose how to get a data set's pairs"
-    return getattr(dataset, 'pair', None) or dataset_pair(dataset)
-
 # %% ../../nbs/infer/20_evaluate.ipynb #9fcaf4cb
 def find_recipe(
     name:str,                 # One of `list_recipes()` or `list_models()`, or a config file
@@ -251,7 +211,21 @@ def find_recipe(
     if name not in list_models(): raise unknown('recipe or model', name, list_recipes() + list_models())
     return apply_overrides(get_recipe('flowbook_small') | dict(model=dict(name=name)), overrides)
 
-# %% ../../nbs/infer/20_evaluate.ipynb #cd765112
+# %% ../../nbs/infer/20_evaluate.ipynb #cfa9a618
+def recipe_predictor(
+    recipe:dict,          # A recipe
+    weights=None,         # Path or state dict; None: the package's
+    device='auto',        # 'auto', 'cpu' or 'cuda'
+    fuse:bool=False,      # Merge batch norms into convolutions first?
+    precision:str='fp32'  # See `FlowPredictor`
+)->FlowPredictor:         # With the name of the recipe's model
+    "Build the model of `recipe` and give it its weights"
+    model,name = build_model(recipe),recipe['model']['name']
+    if weights is not None or not recipe['model'].get('weights'): fill_model(model, name, weights)
+    predictor = FlowPredictor(fuse_conv_bn(model) if fuse else model, device=device, precision=precision)
+    predictor.name = name
+    return predictor
+
 def evaluate_recipe(
     recipe:dict,    # A recipe
     weights=None,   # Path or state dict; None: the package's
@@ -260,13 +234,12 @@ def evaluate_recipe(
     progress=None,  # Called with (done, n) after each pair
     fuse:bool=False,# Merge batch norms into convolutions first?
     keep=None,      # See `evaluate_dataset`
-    each=None       # See `evaluate_methods`
+    each=None,      # See `evaluate_methods`
+    baselines:dict=BASELINES, # See `evaluate_dataset`
+    precision:str='fp32'      # See `FlowPredictor`
 )->dict:            # See `evaluate_scenes`
     "Measure the model of `recipe` on the scenes, or the data sets, that the recipe holds out"
-    d,name = recipe['data'],recipe['model']['name']
-    model = build_model(recipe)
-    if weights is not None or not recipe['model'].get('weights'): fill_model(model, name, weights)
-    predictor = FlowPredictor(fuse_conv_bn(model) if fuse else model, device=device)
-    predictor.name = name
-    if 'scenes' not in d: return evaluate_dataset(predictor, build_datasets(recipe, train=False)[1], n, progress, keep, each)
-    return evaluate_scenes(predictor, SceneConfig(**d['scenes']), d['n_valid'] if n is None else n, recipe['runtime'].get('seed', 0), progress, keep, each)
+    d,predictor = recipe['data'],recipe_predictor(recipe, weights, device, fuse, precision)
+    if 'scenes' not in d: return evaluate_dataset(predictor, build_datasets(recipe, train=False)[1], n, progress, keep, each, baselines)
+    n,seed = d['n_valid'] if n is None else n,recipe['runtime'].get('seed', 0)
+    return evaluate_scenes(predictor, SceneConfig(**d['scenes']), n, seed, progress, keep, each, baselines)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SubPixel', 'FixedUpsample', 'Matching', 'local_convolution', 'Regularization', 'LiteFlowLevel', 'LiteFlowDecoder',
-           'LiteFlowNet', 'liteflownet', 'register_stage', 'copy_level', 'load_stage']
+           'LiteFlowNet', 'liteflownet', 'copy_level', 'load_stage']
 
 # %% ../../nbs/models/12_liteflownet.ipynb #0b0092ec
 import math, torch, torch.nn.functional as F

@@ -87,6 +87,7 @@ def cpu_kernel(
 @lru_cache(None)
 def _gpu():
     "The CUDA kernels or None, and one line about them"
+    if not torch.cuda.is_available(): return None, 'no GPU that PyTorch can use'
     try: missing = importlib.import_module('flowbook.ops.nvrtc').cuda_kernels_missing()
     except ImportError as e: missing = str(e)
     kernels = None if missing else importlib.import_module('flowbook.ops.cuda_kernels')

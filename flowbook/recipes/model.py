@@ -106,7 +106,10 @@ def create_loss(
 
 class NamedFields:
     "A loss that gets what is behind flow and valid by name"
-    def __init__(self, loss, fields): self.loss, self.fields = loss, tuple(fields)
+    def __init__(self,
+        loss,   # Function or `FlowLoss` of (out, flow, valid, ...)
+        fields  # Names of what a batch has behind flow and valid
+    ): self.loss, self.fields = loss, tuple(fields)
     def __call__(self, out, flow, valid, *more):
         call, numbers = getattr(self.loss, 'func', self.loss), getattr(self.loss, 'numbers', {})   # a `FlowLoss` takes truth by position alone
         return call(out, flow, valid, **numbers, **dict(zip(self.fields, more)))

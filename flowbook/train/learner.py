@@ -43,7 +43,9 @@ class CountPasses(Callback):
 class Autocast(Callback):
     "Run the model in `dtype`, everything else in float32"
     order = -20
-    def __init__(self, dtype=torch.bfloat16): self.dtype, self.context = dtype, None
+    def __init__(self,
+        dtype=torch.bfloat16 # What the model computes in
+    ): self.dtype, self.context = dtype, None
     def before_batch(self):
         self.context = torch.autocast(self.dls.device.type, self.dtype)
         self.context.__enter__()

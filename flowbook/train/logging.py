@@ -79,7 +79,9 @@ def _tags(values): return {('valid/' if k.startswith('valid') or ' ' in k or k i
 @register_logger
 class TensorBoardLog(Logger):
     "Curves and pictures in `tensorboard/`"
-    def __init__(self, folder):
+    def __init__(self,
+        folder # Work dir of the run; events go to `tensorboard/` in it
+    ):
         _need('tensorboard', 'tensorboard')
         self.writer = _need('torch.utils.tensorboard', 'tensorboard').SummaryWriter(str(Path(folder)/'tensorboard'))
     def train(self, iteration, values):
@@ -94,7 +96,9 @@ class TensorBoardLog(Logger):
 @register_logger
 class WandbLog(Logger):
     "Curves and pictures at Weights & Biases, under the name of the work dir"
-    def __init__(self, folder):
+    def __init__(self,
+        folder # Work dir of the run; its name is that of the run
+    ):
         self.wandb = _need('wandb', 'wandb')
         self.run = self.wandb.init(dir=str(folder), name=Path(folder).name, id=Path(folder).name, resume='allow')
     def train(self, iteration, values): self.run.log(_tags(values), step=iteration)

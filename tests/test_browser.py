@@ -1,0 +1,247 @@
+"JupyterLab in a real browser: the tutorial runs, the widgets render, the mouse and the sliders move the pictures"
+import io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+import numpy as np, pytest
+
+root = Path(__file__).resolve().parent.parent
+browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+driver = shutil.which('chromedriver')
+missing = [n for n in ('selenium', 'jupyterlab', 'anywidget') if not find_spec(n)] + ['chromium']*(not browser) + ['chromedriver']*(not driver)
+pytestmark = pytest.mark.skipif(bool(missing), reason=f"browser tests need {' '.join(missing)}")
+FLAGS = ('--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
+         '--disable-component-update --disable-sync --window-size=1200,1700').split()
+VIEWER = '''from flowbook.viz.widgets import FlowViewer
+FlowViewer([pair, FlowSample(pair.img2, pair.img1)], models=['dis', 'flowbook-small'])'''
+EXPLORER = '''from flowbook.viz.explorer import AugmentExplorer
+AugmentExplorer(pair)'''
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def wait_for(what, check, seconds=120, log=None):
+    "Whatever true thing `check` gives in time; errors of a page in motion count as not yet"
+    end,last = time.time() + seconds,None
+    while time.time() < end:
+        try:
+            if value := check(): return value
+        except Exception as e: last = e
+        time.sleep(.3)
+    pytest.fail(f"{what}: not within {seconds} s{f' ({last!r})' if last else ''}{log() if log else ''}")
+
+def notebook(path):
+    "The first tutorial with both widgets after its last cell"
+    nb = json.loads((root/'nbs/tutorials/first_flow.ipynb').read_text())
+    cell = lambda i,source: dict(cell_type='code', id=f'widget{i}', execution_count=None, metadata={}, outputs=[], source=source)
+    for c in nb['cells']:
+        if c['cell_type']=='code': c['outputs'],c['execution_count'] = [],None
+    nb['cells'] += [cell(0, 'from flowbook.core.types import FlowSample'), cell(1, VIEWER), cell(2, EXPLORER)]
+    path.write_text(json.dumps(nb))
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "Address of a JupyterLab with a home of its own, where the tutorial lies"
+    home,port = tmp_path_factory.mktemp('lab'),free_port()
+    (home/'work').mkdir()
+    notebook(home/'work/tutorial.ipynb')
+    env = {**os.environ, 'HOME': str(home), 'OMP_NUM_THREADS': '1', **{f'JUPYTER_{n}': str(home/n.lower()) for n in ('CONFIG_DIR', 'DATA_DIR', 'RUNTIME_DIR')},
+           'IPYTHONDIR': str(home/'ipython'), 'MPLCONFIGDIR': str(home/'mpl'), 'PYTHONPATH': str(root)}
+    options = [f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', '--no-browser', '--allow-root',
+               '--expose-app-in-browser', f'--ServerApp.root_dir={home/"work"}', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    with open(home/'log', 'w') as log:
+        p = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *options], env=env, cwd=home/'work', stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f'http://127.0.0.1:{port}'
+        def up():
+            if p.poll() is not None: pytest.fail(f'JupyterLab ended: {(home/"log").read_text()[-2000:]}')
+            return urllib.request.urlopen(f'{address}/api/status', timeout=5).status==200
+        wait_for('JupyterLab', up, log=lambda: (home/'log').read_text()[-2000:])
+        yield address
+    finally:
+        p.terminate()   # the server ends its kernels
+        try: p.wait(20)
+        except subprocess.TimeoutExpired: p.kill()
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+    "A browser with a profile of its own"
+    from selenium import webdriver
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for o in FLAGS + [f'--user-data-dir={tmp_path_factory.mktemp("profile")}']: options.add_argument(o)
+    page = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    page.set_page_load_timeout(90)
+    yield page
+    page.quit()
+
+def find(page, css): return page.find_elements('css selector', css)
+
+def pixels(element):
+    from PIL import Image
+    return np.array(Image.open(io.BytesIO(element.screenshot_as_png)).convert('RGB')).astype(int)
+
+def keep(page, name):
+    "Leave a screenshot where somebody asked for them"
+    if folder := os.environ.get('FLOWBOOK_SCREENSHOTS'): page.save_screenshot(str(Path(folder)/f'{name}.png'))
+
+def loaded(page, canvas, side='left'):
+    "The picture of one side, once it is there"
+    img = canvas.find_element('css selector', f'.fb-{side} img.fb-picture')
+    return page.execute_script('return arguments[0].complete && arguments[0].naturalWidth', img) and img
+
+def changes(page, element, before, what):
+    "Wait until the pixels of `element` are others than `before`"
+    def other():
+        now = pixels(element)
+        return now.shape!=before.shape or (np.abs(now-before) > 8).mean() > .01
+    return wait_for(what, other, 60)
+
+@pytest.fixture(scope='module')
+def canvases(lab, page):
+    "The two widgets, after the whole tutorial has run"
+    page.get(f'{lab}/lab/tree/tutorial.ipynb')
+    wait_for('the notebook', lambda: find(page, '.jp-Notebook .jp-Cell'))
+    idle = "const s = jupyterapp.shell.currentWidget?.sessionContext?.session; return s?.kernel?.status"
+    wait_for('the kernel', lambda: page.execute_script(idle)=='idle')
+    page.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
+    def both():
+        errors = page.execute_script("return [...jupyterapp.shell.currentWidget.content.widgets].flatMap(c => c.model.sharedModel.outputs || [])"
+                                     ".filter(o => o.output_type=='error').map(o => o.ename + ': ' + o.evalue)")
+        if errors: pytest.fail(f'the notebook: {errors}')
+        page.execute_script("jupyterapp.shell.currentWidget.content.activeCellIndex = 1e6; jupyterapp.commands.execute('notebook:move-cursor-down')")
+        found = find(page, '.fb-canvas')
+        return found if len(found)==2 and all(loaded(page, c) for c in found) else None
+    found = wait_for('two widgets', both, 240)
+    keep(page, 'lab')
+    return found
+
+def control(page, canvas, description):
+    "The slider or drop-down called `description` above a canvas"
+    js = '''const box = arguments[0].closest('.widget-vbox, .jupyter-widgets.widget-box')
+            return [...box.querySelectorAll('.widget-inline-hbox')].find(o => o.querySelector('.widget-label')?.textContent==arguments[1])'''
+    return wait_for(description, lambda: page.execute_script(js, canvas, description), 20)
+
+def choose(page, canvas, description, text):
+    from selenium.webdriver.support.ui import Select
+    Select(control(page, canvas, description).find_element('css selector', 'select')).select_by_visible_text(text)
+
+def step(page, canvas, description, key='ARROW_RIGHT'):
+    from selenium.webdriver.common.keys import Keys
+    handle = control(page, canvas, description).find_element('css selector', '.noUi-handle')
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", handle)
+    handle.send_keys(getattr(Keys, key))
+
+def text_of(canvas): return canvas.find_element('css selector', '.fb-text').text
+
+def test_slider_moves_the_picture(page, canvases):
+    viewer = canvases[0]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", viewer)
+    right = viewer.find_element('css selector', '.fb-right .fb-box')
+    before = pixels(right)
+    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 500, 'frame 2 is not a picture'
+    step(page, viewer, 'pair')
+    changes(page, right, before, 'another frame 2')
+    step(page, viewer, 'pair', 'ARROW_LEFT')
+    wait_for('the first pair again', lambda: np.abs(pixels(right)-before).mean() < 1, 60)
+
+def test_mouse_reads_and_follows(page, canvases):
+    from selenium.webdriver import ActionChains
+    viewer = canvases[0]
+    sheet = viewer.find_element('css selector', '.fb-left svg')
+    marks = lambda side: viewer.find_elements('css selector', f'.fb-{side} svg path')
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", viewer)
+    ActionChains(page).move_to_element(sheet).perform()
+    wait_for('the numbers under the pointer', lambda: re.search(r'x 17[4-8], y 12[6-9]: u', text_of(viewer)), 20, lambda: text_of(viewer))   # the middle of 352x256
+    assert not marks('left')
+    ActionChains(page).click_and_hold().move_by_offset(20, 10).release().perform()
+    wait_for('a point, and where it lands', lambda: len(marks('left'))==2 and len(marks('right'))==4, 20)   # model and truth, each with an edge
+    wait_for('the numbers of the point', lambda: re.match(r'x (19|20)\d, y 1[34]\d: .*EPE', text_of(viewer)), 20, lambda: text_of(viewer))
+    keep(page, 'viewer')
+
+def test_models_and_views(page, canvases):
+    viewer = canvases[0]
+    left = viewer.find_element('css selector', '.fb-left img.fb-picture')
+    for what,value in ('model', 'flowbook-small'), ('view', 'error'), ('view', 'occlusion'), ('view', 'overlay'):
+        source = left.get_attribute('src')
+        choose(page, viewer, what, value)
+        wait_for(f'{what} {value}', lambda: left.get_attribute('src')!=source, 60)
+    choose(page, viewer, 'view', 'blink')
+    other = viewer.find_element('css selector', '.fb-left img.fb-other')
+    seen = set()
+    def both():
+        seen.add(page.execute_script("return getComputedStyle(arguments[0]).visibility", other))
+        return other.get_attribute('src') and len(seen)==2
+    wait_for('two pictures in turn', both, 60)
+    keep(page, 'blink')
+
+def test_augmentation_explorer(page, canvases):
+    explorer = canvases[1]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", explorer)
+    after = explorer.find_element('css selector', '.fb-right .fb-box')
+    before = pixels(after)
+    step(page, explorer, 'seed')
+    changes(page, after, before, 'another draw')
+    keep(page, 'explorer')
+
+RENDER = '''
+import shutil, sys
+sys.path.insert(0, 'tools')
+import docs
+from pathlib import Path
+out,names = Path(sys.argv[1]),sys.argv[2:]
+shutil.copytree(docs.nbs/'images', out/'images')
+shutil.copy(docs.nbs/'styles.css', out)
+done = {n: docs.convert(n, out) for n in names}
+assert not [o for o in done.values() if isinstance(o, str)], done
+titles = {n: fm['title'] for n,(fm,_) in done.items()}
+for n,(fm,md) in done.items(): docs.page(n, fm, md, titles, out)
+(out/'search.js').write_text(docs.search_script(done, titles))'''
+
+@pytest.fixture(scope='module')
+def docs(tmp_path_factory):
+    "The front page, a chapter and a tutorial, rendered as the offline docs are"
+    if not find_spec('pypandoc') or not find_spec('nbdev'): pytest.skip('the docs need nbdev and pypandoc')
+    out = tmp_path_factory.mktemp('docs')
+    names = ['index.ipynb', 'viz/10_color.ipynb', 'tutorials/first_flow.ipynb']
+    p = subprocess.run([sys.executable, '-c', RENDER, out, *names], cwd=root, capture_output=True, text=True, timeout=300)
+    assert p.returncode==0, p.stderr[-2000:]
+    return out
+
+@pytest.mark.parametrize('name,pictures,maths', [('index.html', 1, 0), ('viz/color.html', 4, 2), ('tutorials/first_flow.html', 3, 0)])
+def test_docs_page(docs, page, name, pictures, maths):
+    page.get((docs/name).as_uri())
+    wait_for('the page', lambda: page.execute_script('return document.readyState')=='complete', 30)
+    sizes = page.execute_script("return [...document.querySelectorAll('main img')].map(o => o.naturalWidth)")
+    assert len(sizes) >= pictures and all(sizes), sizes                                # every picture is there
+    heights = page.execute_script("return [...document.querySelectorAll('main math')].map(o => o.getBoundingClientRect().height)")
+    assert len(heights) >= maths and all(h > 5 for h in heights), heights              # formulas are drawn, not source
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth + 1"), 'wider than the window'
+    assert len(find(page, 'nav.side a'))==3 and len(find(page, 'nav.side a.here'))==1
+    keep(page, 'docs-' + Path(name).stem)
+
+def test_docs_search(docs, page):
+    page.get((docs/'index.html').as_uri())
+    page.find_element('id', 'find').send_keys('wheel')
+    link = wait_for('a hit', lambda: find(page, '#found a'), 20)[0]
+    link.click()
+    wait_for('the page', lambda: page.current_url.endswith('viz/color.html'), 20)
+
+@pytest.mark.skipif(not all(map(find_spec, ('fastapi', 'uvicorn', 'python_multipart'))), reason='serving needs fastapi, uvicorn and python-multipart')
+def test_page_of_flowbook_serve(page, tmp_path):
+    "Choose two files in the form of `flowbook serve`, press the button, see the flow"
+    from test_serve import picture, start, stop
+    for name,shift in ('a',0),('b',4): (tmp_path/f'{name}.png').write_bytes(picture(shift=shift))
+    p,port = start('--model', 'dis')
+    try:
+        page.get(f'http://127.0.0.1:{port}/')
+        keep(page, 'serve')
+        form = find(page, 'form')[0]
+        for name,file in ('img1','a'),('img2','b'): form.find_element('name', name).send_keys(str(tmp_path/f'{file}.png'))
+        form.find_element('css selector', 'button').click()
+        img = wait_for('the flow', lambda: find(page, 'img'), 60)[0]
+        assert page.execute_script('return [arguments[0].naturalWidth, arguments[0].naturalHeight]', img)==[128,96]
+        red,green,blue = np.median(pixels(img).reshape(-1, 3), 0)
+        assert blue > 200 and red < 160, (red, green, blue)   # to the left: light blue
+    finally: stop(p)
