@@ -33,7 +33,7 @@ def read(wheel, name):
 
 def test_wheel_holds_package_and_assets(wheel):
     names = [o for o in wheel.namelist() if '.dist-info/' not in o]
-    assert all(o.startswith('flowbook/') for o in names) # no notebooks, tests or tools
+    assert all(o.startswith('flowbook/') for o in names) # no tests or tools; of the notebooks only the tutorials
     assert {o for o in names if o.endswith('.py')} == {p.relative_to(root).as_posix() for p in (root/'flowbook').rglob('*.py')}
     assets = [o for o in names if o.startswith('flowbook/assets/')]
     assert [o for o in assets if o.endswith('.safetensors')], 'no weights in the wheel'

@@ -88,7 +88,9 @@ def notebook_md(name, picture):
         outs = [output_md(o, picture) for o in c.get('outputs', [])] if 'output' not in off else []
         asis = c.source.startswith('show_doc')
         parts += [s if asis else f'::: cell-output\n{s}\n:::' for s in outs if s]
-    return dict(getattr(nb, 'frontmatter_', {})), '\n\n'.join(p.strip('\n') for p in parts)+'\n'
+    md = '\n\n'.join(p.strip('\n') for p in parts)+'\n'
+    linked = re.compile(r'\[(`[^`\n]+`)\]\([^)\s]+\)') # nbdev links names inside signatures too, where a link is only noise
+    return dict(getattr(nb, 'frontmatter_', {})), re.sub(r'^(`{3,})python\n.*?^\1$', lambda m: linked.sub(r'\1', m[0]), md, flags=re.M|re.S)
 
 def outside_code(f, md):
     "Apply `f` to the parts of `md` that are not fenced code"

@@ -16,9 +16,9 @@ from .terminal import Counting, Device, Imports, Json, example, print_json, prin
 from .training import count_processes, join_others, rank, start_processes
 from ..core.errors import ConfigError, fail, unknown
 
-# %% ../../nbs/cli/52_evaluate.ipynb #045f916b
-_COLUMNS = dict(epe='EPE px', fl_all='Fl-all %', ms='ms', epe_noc='noc', epe_occ='occ', px1='1px %', fl_fg='Fl-fg', fl_bg='Fl-bg', epe_s40='s40+', memory_mb='MiB', parameters='params',
-                licence='licence', wauc='WAUC', aae='AAE °', epe_s0_10='s0-10', epe_s10_40='s10-40', epe_d0_10='d0-10', occ_f1='occ F1', px3='3px %', px5='5px %')
+# %% ../../nbs/cli/52_evaluate.ipynb #b2bb32c5
+_COLUMNS = dict(epe='EPE px', fl_all='Fl-all %', ms='ms', memory_mb='MiB', parameters='params', licence='licence', epe_noc='noc', epe_occ='occ', px1='1px %', fl_fg='Fl-fg', fl_bg='Fl-bg',
+                epe_s40='s40+', wauc='WAUC', aae='AAE °', epe_s0_10='s0-10', epe_s10_40='s10-40', epe_d0_10='d0-10', occ_f1='occ F1', px3='3px %', px5='5px %')
 _ORDER = 'epe epe_noc epe_occ epe_s0_10 epe_s10_40 epe_s40 epe_d0_10 px1 px3 px5 fl_all fl_bg fl_fg wauc aae occ_f1 ms memory_mb parameters licence'.split()
 
 def _text(key, v):

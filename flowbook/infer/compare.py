@@ -87,6 +87,6 @@ def _warm(p, pair):
 def _row(text, p, scores, size, memory):
     name,weights = split_model(text)
     classical = isinstance(p.model, Classical)
-    licence = 'Apache-2.0 (OpenCV)' if classical else weights_licence(name, weights)
+    licence = 'Apache-2.0' if classical else weights_licence(name, weights)
     return dict(model=text) | scores | dict(memory_mb=peak_memory(name, size, 1, p.device, p.precision) if memory else None,
                                             parameters=num_params(p.model), licence=licence)
