@@ -8,8 +8,8 @@ __all__ = ['config']
 # %% ../../nbs/cli/46_config.ipynb #736316c1
 import typer
 from pathlib import Path
-from typing import Annotated, Optional
-from .terminal import Imports, Json, Program, example, print_json, print_table, working
+from typing import Annotated
+from .terminal import Changes, Imports, Json, Program, example, print_json, print_table, working
 from ..core.errors import FlowbookError, fail
 
 # %% ../../nbs/cli/46_config.ipynb #ace81c5b
@@ -21,7 +21,6 @@ def _start(): "Recipes and config files: show, list, diff, export."
 # %% ../../nbs/cli/46_config.ipynb #80e4b2af
 _Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE', help="One of flowbook config list, or a config file: flowbook's or MMFlow's.",
                                         show_default=False)]
-_Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help='Values to change, for example data.bs=4.', show_default=False)]
 
 def _load(config, changes=None, allow_imports=False):
     with working('reading'):
@@ -31,7 +30,7 @@ def _load(config, changes=None, allow_imports=False):
 # %% ../../nbs/cli/46_config.ipynb #c5e8cab6
 @config.command('show', epilog=example('flowbook config show quickstart', 'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
                                'flowbook config show configs/raft/raft_8x2_100k_flyingchairs.py'))
-def _show(name:_Config, changes:_Changes=None, allow_imports:Imports=False, as_json:Json=False):
+def _show(name:_Config, changes:Changes=None, allow_imports:Imports=False, as_json:Json=False):
     "All values of a recipe, in the form that changes are written in."
     recipe = _load(name, changes, allow_imports)
     if as_json: return print_json(recipe)
@@ -80,7 +79,7 @@ def _plain(v): return [*map(_plain, v)] if isinstance(v, (list, tuple)) else v  
 def _export(
     name:_Config,
     out:Annotated[Path, typer.Argument(metavar='OUT', help='Python file to write.', show_default=False)],
-    changes:_Changes=None, allow_imports:Imports=False):
+    changes:Changes=None, allow_imports:Imports=False):
     "Write a recipe as a Python file with one dictionary per part, which loads back to the same recipe."
     recipe = _load(name, changes, allow_imports)
     if out.exists(): raise fail(FlowbookError, out, 'a file that is there already', 'a new file')

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
-from .inference import parse_tile
-from .terminal import Counting, Device, Imports, Json, example, print_json, print_table, working
+from .terminal import Changes, Counting, Device, Imports, Iters, Json, Model, Precision, Tile, Weights, parse_tile, print_json, print_table, working
 from .training import count_processes, join_others, rank, start_processes
 from ..core.errors import ConfigError, fail, unknown
 
@@ -72,15 +71,12 @@ def save_rows(
     with atomic_path(path) as tmp: Path(tmp).write_text(f.getvalue(), encoding='utf-8', newline='')
 
 # %% ../../nbs/cli/52_evaluate.ipynb #24f00cff
-_Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]
-_Weights = Annotated[Optional[Path], typer.Option(help='Weights of the model: a name of flowbook models --weights, or a file. Default: those of the package.', show_default=False)]
 _Data = Annotated[Optional[str], typer.Option(help='A data set: scenes, sintel, kitti2015, ...; flowbook data list says which there are.', show_default=False)]
 _Root = Annotated[Optional[Path], typer.Option(help='Folder of the data set.', show_default=False)]
 _Split = Annotated[Optional[str], typer.Option(help='Part of the data set; default: the one that papers report on.', show_default=False)]
 _Save = Annotated[Optional[list[Path]], typer.Option(help='Write all scores to this .json or .csv; may be given twice.', show_default=False)]
 _ReportFile = Annotated[Optional[Path], typer.Option('--report', help='Write a page with pictures of the worst pairs: FILE.html.', show_default=False)]
 _ReportN = Annotated[int, typer.Option(help='Pairs with pictures in the report.')]
-_Precision = Annotated[str, typer.Option(help='fp32, bf16, or fp16 on a GPU.')]
 
 def _check_files(save, report):
     "Complain before an hour of work, not after it"
@@ -116,7 +112,7 @@ def _keeper(out_dir, show_dir):
 # %% ../../nbs/cli/52_evaluate.ipynb #dd0cca4a
 def test(
     name:Annotated[str, typer.Argument(metavar='RECIPE|MODEL', help='A recipe or config file, or a model, which is tested on the scenes of the recipe flowbook_small.', show_default=False)],
-    changes:_Changes=None, data:_Data=None, root:_Root=None, split:_Split=None, weights:_Weights=None,
+    changes:Changes=None, data:_Data=None, root:_Root=None, split:_Split=None, weights:Weights=None,
     n:Annotated[Optional[int], typer.Option(min=1, help='How many pairs of each set; default: as many as the recipe validates on, or all.', show_default=False)]=None,
     scores:Annotated[Optional[list[str]], typer.Option('--eval', help='Scores to show: EPE, Fl, px1, wauc, epe_occ, ...; default: as many as there is room for.', show_default=False)]=None,
     out_dir:Annotated[Optional[Path], typer.Option(help='Folder for the flow of each pair, as .flo.', show_default=False)]=None,
@@ -124,7 +120,7 @@ def test(
     report:_ReportFile=None, report_n:_ReportN=40, save:_Save=None,
     alone:Annotated[bool, typer.Option('--alone', help='Without DIS, Farneback and zero flow beside it.')]=False,
     fuse_conv_bn:Annotated[bool, typer.Option('--fuse-conv-bn', help='Merge batch norms into convolutions first.')]=False,
-    precision:_Precision='fp32',
+    precision:Precision='fp32',
     gpus:Annotated[Optional[int], typer.Option(min=1, help='GPUs to share the pairs among.', show_default=False)]=None,
     processes:Annotated[Optional[int], typer.Option(min=1, help='Processes on the CPU to share the pairs among.', show_default=False)]=None,
     allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
@@ -227,7 +223,7 @@ def compare(
     scores:Annotated[Optional[list[str]], typer.Option('--eval', help='Scores to show; default: as many as there is room for.', show_default=False)]=None,
     report:_ReportFile=None, report_n:_ReportN=20, save:_Save=None,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each model.')]=True,
-    precision:_Precision='fp32', device:Device='auto', as_json:Json=False):
+    precision:Precision='fp32', device:Device='auto', as_json:Json=False):
     "Several models side by side: accuracy, time, memory, size, licence."
     _check_files(save, report)
     with working('importing PyTorch'):
@@ -252,9 +248,9 @@ def submit(
     root:Annotated[Path, typer.Option(help='Folder of the data set, with its test part.', show_default=False)],
     out:Annotated[Optional[Path], typer.Option(help='The .zip to write. A run that was stopped goes on.', show_default=False)]=None,
     check:Annotated[Optional[Path], typer.Option(help='Only check this folder or .zip.', show_default=False)]=None,
-    model:Annotated[str, typer.Option(help='One of flowbook models.')]='flowbook-small',
-    weights:_Weights=None, precision:_Precision='fp32',
-    tile:Annotated[Optional[str], typer.Option(help='auto, or H,W: cut large frames, such as those of Spring, into tiles.', show_default=False)]=None,
+    model:Model='flowbook-small',
+    weights:Weights=None, precision:Precision='fp32',
+    tile:Tile=None,
     device:Device='auto', as_json:Json=False):
     "The flow of a benchmark's test frames, in its files, checked."
     if (out is None) == (check is None): raise fail(ConfigError, '--out', 'both --out and --check' if out else 'nothing', 'a .zip to write, or --check FILE')
@@ -284,7 +280,7 @@ def bench(
     size:Annotated[list[str], typer.Option(metavar='H W', help='Height and width, pixels; several: --size H W again.')]=['448x1024'],
     batch:Annotated[list[int], typer.Option(min=1, metavar='N...', help='Pairs at a time, one or several.')]=[1],
     precision:Annotated[list[str], typer.Option(metavar='P...', help='fp32, bf16, fp16: one or several.')]=['fp32'],
-    iters:Annotated[Optional[int], typer.Option(min=1, help='Iterations of a recurrent model.', show_default=False)]=None,
+    iters:Iters=None,
     runs:Annotated[int, typer.Option(min=1, help='Runs on the clock.')]=5,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each row.')]=True,
     save:_Save=None, device:Device='auto', as_json:Json=False):

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Json, Program, example, print_json, working
+from .terminal import Iters, Json, Weights, print_json, working
 
 # %% ../../nbs/cli/42_export.ipynb #76dbdd9c
 def export(
@@ -20,8 +20,8 @@ def export(
     size:Annotated[tuple[int,int], typer.Option(help='Height and width of the images, px.')]=(448,1024),
     format:Annotated[Optional[str], typer.Option(help='onnx or torch_export; default: by the suffix of FILE.', show_default=False)]=None,
     dynamic:Annotated[bool, typer.Option('--dynamic', help="Take any batch, height and width; sides must be multiples of the model's stride.")]=False,
-    iters:Annotated[Optional[int], typer.Option(min=1, help="Iterations of a recurrent model; default: the model's own number.", show_default=False)]=None,
-    weights:Annotated[Optional[str], typer.Option(help='A name of flowbook models --weights, or a file; default: those of the package.', show_default=False)]=None,
+    iters:Iters=None,
+    weights:Weights=None,
     untrained:Annotated[bool, typer.Option('--untrained', help='Freshly drawn weights, to try a runtime.')]=False,
     as_json:Json=False):
     "Write a network as one file that runs without flowbook, and run that beside the model."

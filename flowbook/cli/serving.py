@@ -6,14 +6,14 @@
 __all__ = ['serve']
 
 # %% ../../nbs/cli/54_serve.ipynb #0dead5d7
-from typing import Annotated, Optional
+from typing import Annotated
 import typer
-from .terminal import Device, Program, example, working
+from .terminal import Device, Model, Weights, working
 
 # %% ../../nbs/cli/54_serve.ipynb #b0ccc309
 def serve(
-    model:Annotated[str, typer.Option(help='One of flowbook models.')]='flowbook-small',
-    weights:Annotated[Optional[str], typer.Option(help='A name of flowbook models --weights, or a file; default: those of the package.', show_default=False)]=None,
+    model:Model='flowbook-small',
+    weights:Weights=None,
     device:Device='auto',
     host:Annotated[str, typer.Option(help='Address to listen on; 127.0.0.1: this machine alone, 0.0.0.0: anybody who reaches it.')]='127.0.0.1',
     port:Annotated[int, typer.Option(help='Port; 0: any that is free.')]=8000,

@@ -11,11 +11,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Device, Imports, Json, print_json, working
+from .terminal import Changes, Device, Imports, Json, print_json, working
 from ..core.errors import ConfigError, FlowbookError, fail
 
 # %% ../../nbs/cli/44_train.ipynb #24f00cff
-_Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]
 _Recipe = Annotated[str, typer.Argument(metavar='RECIPE|FILE', help='One of flowbook config list, or a config file.', show_default=False)]
 _WorkDir = Annotated[Optional[Path], typer.Option(help='Folder for recipe, table, checkpoints, pictures and weights; default: work_dirs/RECIPE.', show_default=False)]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on from the last checkpoint of the work dir.')]
@@ -100,7 +99,7 @@ def start_processes(
     if code: raise typer.Exit(code)
 
 # %% ../../nbs/cli/44_train.ipynb #1051534e
-def train(recipe:_Recipe, changes:_Changes=None, work_dir:_WorkDir=None, resume:_Resume=False, load_from:_LoadFrom=None, seed:_Seed=None, deterministic:_Deterministic=False,
+def train(recipe:_Recipe, changes:Changes=None, work_dir:_WorkDir=None, resume:_Resume=False, load_from:_LoadFrom=None, seed:_Seed=None, deterministic:_Deterministic=False,
           no_validate:_NoValidate=False, amp:_Amp=False, gpus:_Gpus=None, processes:_Processes=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Train a recipe and write its table, checkpoints, pictures and weights."
     plan = _plan(recipe, changes, allow_imports, seed=seed, deterministic=deterministic, load_from=load_from, precision='bf16' if amp else None)
@@ -186,7 +185,7 @@ def _body(work_dir, words, gpus, port):
 
 # %% ../../nbs/cli/44_train.ipynb #7194f7ce
 def slurm(
-    recipe:_Recipe, changes:_Changes=None, work_dir:_WorkDir=None,
+    recipe:_Recipe, changes:Changes=None, work_dir:_WorkDir=None,
     partition:Annotated[Optional[str], typer.Option(help='Queue.', show_default=False)]=None,
     gpus:Annotated[int, typer.Option(min=1, help='GPUs per node.')]=8,
     nodes:Annotated[int, typer.Option(min=1, help='Machines.')]=1,

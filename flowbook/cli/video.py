@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .inference import parse_tile
-from .terminal import Counting, Device, Json, Program, example, print_json, working
+from .terminal import Counting, Device, Iters, Json, Model, Precision, Tile, Weights, parse_tile, print_json, working
 from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/50_video.ipynb #6b4f18ec
@@ -43,8 +42,6 @@ def _parse_scale(text, fixed):
 # %% ../../nbs/cli/50_video.ipynb #e10235ac
 _Source = Annotated[str, typer.Argument(metavar='IN', help='Video, folder of pictures, quoted pattern, or number of a camera.', show_default=False)]
 _Out = Annotated[Path, typer.Option(help='Video (.mp4 .mov .avi .mkv .webm) or .gif to write; without a suffix: folder for pictures.', show_default=False)]
-_Model = Annotated[str, typer.Option(help='One of flowbook models.')]
-_Weights = Annotated[Optional[str], typer.Option(help='A name of flowbook models --weights, or a file; default: those of the package.', show_default=False)]
 _Layout = Annotated[str, typer.Option(help='flow, side, overlay, arrows, occlusion, or error (needs --gt).')]
 _Gt = Annotated[Optional[Path], typer.Option(help='Folder of true flow, one file for each pair: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]
 _MaxFlow = Annotated[str, typer.Option(metavar='PX|auto', help='Speed of full colour; auto follows the film in steps.')]
@@ -53,16 +50,13 @@ _Every = Annotated[int, typer.Option(min=1, help='Take one frame of so many.')]
 _Stop = Annotated[Optional[int], typer.Option('--frames', min=2, help='End before this frame of the source; default: its end.', show_default=False)]
 _Fps = Annotated[Optional[float], typer.Option(help='Frames per second of the video; default: as the source, else 25.', show_default=False)]
 _Codec = Annotated[Optional[str], typer.Option(help='Four letters: mp4v, avc1, vp09, MJPG, XVID, FFV1 ...; default: the usual one for the suffix.', show_default=False)]
-_Tile = Annotated[Optional[str], typer.Option(metavar='auto|H,W', help='Compute in tiles, px, where memory is short.', show_default=False)]
-_Precision = Annotated[str, typer.Option(help='fp32, bf16 or fp16.')]
 _Scale = Annotated[float, typer.Option(help='Compute at this fraction of the size.')]
-_Iters = Annotated[Optional[int], typer.Option(min=1, help="Iterations of a recurrent model; default: the model's own number.", show_default=False)]
 _Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 000000.flo too: into the folder, or to OUT_flo beside a video.')]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on where an earlier run stopped.')]
 _Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; raft, gma and their relatives can.")]
 
 # %% ../../nbs/cli/50_video.ipynb #8d43c134
-def video(source:_Source, out:_Out, model:_Model='flowbook-small', weights:_Weights=None, device:Device='auto', precision:_Precision='fp32', tile:_Tile=None, scale:_Scale=1., iters:_Iters=None,
+def video(source:_Source, out:_Out, model:Model='flowbook-small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, as_json:Json=False):
     "Flow of a film, as a film: reads, computes and writes frame by frame, in constant memory."

@@ -6,7 +6,7 @@
 __all__ = ['time_model', 'peak_memory', 'this_machine', 'bench_model', 'bench_sweep']
 
 # %% ../../nbs/infer/29_bench.ipynb #31030892
-import json, os, platform, statistics, subprocess, sys, time
+import json, platform, statistics, subprocess, sys, time
 import torch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor

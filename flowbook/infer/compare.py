@@ -11,7 +11,6 @@ from ..core.errors import FlowbookError
 from .bench import peak_memory
 from .evaluate import dataset_pair, evaluate_methods, method_of
 from .predictor import FlowPredictor
-from ..models.base import create_model
 from ..models.classical import Classical
 from ..models.published import list_weights
 from ..models.tools import num_params

@@ -15,9 +15,9 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
 from ..data.mixtures import process_number
 from ..data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
-from .predictor import FlowPredictor, demo_pair, fill_model
+from .predictor import FlowPredictor, fill_model
 from ..io.images import read_image, to_numpy_flow, to_tensor
-from ..models.base import create_model, list_models
+from ..models.base import list_models
 from ..models.classical import opencv_flow
 from ..models.tools import fuse_conv_bn
 from ..recipes.core import apply_overrides, build_datasets, build_model, get_recipe, list_recipes

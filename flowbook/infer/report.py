@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, fail
 from ..io.files import atomic_path
 from ..train.metrics import epe_map, outlier_map
 from ..train.scores import gather_images

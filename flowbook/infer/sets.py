@@ -28,7 +28,7 @@ def _open_set(name, root, split, **options):
     asked = [split] if split else [o for o in ('training', 'val', 'test', splits[0]) if o in splits]
     for o in asked:
         try: ds = create_dataset(name, root, split=o, **options)
-        except DatasetError as e:
+        except DatasetError:
             if o == asked[-1]: raise
             continue
         if split or ds.records[0].flow: return ds

@@ -6,7 +6,7 @@
 __all__ = ['SubmissionFile', 'BENCHMARKS', 'submission_items', 'check_submission', 'make_submission']
 
 # %% ../../nbs/infer/28_submit.ipynb #352c89bb
-import json, os, shutil, struct, zipfile, zlib
+import json, shutil, struct, zipfile, zlib
 from collections import namedtuple
 from functools import partial
 from pathlib import Path, PurePosixPath

@@ -13,7 +13,7 @@ from glob import glob
 from pathlib import Path
 from PIL import Image
 from ..core.errors import ConfigError, FlowbookError, fail
-from .files import MAX_PIXELS, atomic_path, check_file, check_size, ensure_dir, natural_key
+from .files import MAX_PIXELS, atomic_path, check_file, check_size, natural_key
 from .images import _writers, read_image, write_image
 
 # %% ../../nbs/io/32_video.ipynb #4b8123f3

@@ -6,7 +6,6 @@
 __all__ = ['playground', 'AugmentExplorer']
 
 # %% ../../nbs/viz/32_explorer.ipynb #344de335
-import numpy as np
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
 from .color import flow_to_color, max_motion

@@ -10,7 +10,7 @@ __all__ = ['MAX_REACH', 'KITTI_ERROR_COLORS', 'KITTI_ERROR_BINS', 'paint_flow', 
 import cv2, numpy as np
 from functools import lru_cache
 from ..core.errors import ConfigError, FlowbookError, fail
-from .color import known_flow, flow_to_color, max_motion, render_color_wheel
+from .color import known_flow, flow_to_color, render_color_wheel
 from .color import _mask, _paint, _px, _scale, _text, _text_width
 
 # %% ../../nbs/viz/14_frames.ipynb #a48b9ffa

@@ -10,7 +10,7 @@ __all__ = ['show_wheel', 'show_arrows', 'show_streamlines', 'show_speeds', 'show
 import numpy as np
 from ..core.errors import ConfigError, FlowbookError, fail
 from .color import _mask, _scale, flow_to_color, known_flow, render_color_wheel
-from .frames import KITTI_ERROR_BINS, KITTI_ERROR_COLORS, error_to_color, flow_overlay, occlusion_overlay, warp_blink
+from .frames import KITTI_ERROR_BINS, KITTI_ERROR_COLORS, error_to_color, occlusion_overlay, warp_blink
 from .plots import _error, _new_axes, _picture
 
 # %% ../../nbs/viz/24_motion.ipynb #3680f0c2

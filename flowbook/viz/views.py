@@ -9,7 +9,7 @@ __all__ = ['as_samples', 'FlowViews']
 import numpy as np
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
-from .color import _px, flow_to_color, known_flow, max_motion
+from .color import flow_to_color, known_flow, max_motion
 from .frames import draw_arrows, error_to_color, flow_overlay, occlusion_overlay, warp_blink
 
 # %% ../../nbs/viz/28_views.ipynb #704f4274

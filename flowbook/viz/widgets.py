@@ -8,7 +8,6 @@ __all__ = ['need_jupyter', 'FlowViewer']
 # %% ../../nbs/viz/30_widgets.ipynb #d0d4e072
 import importlib
 from functools import lru_cache
-import numpy as np
 from ..core.errors import FlowbookError, fail
 from .views import FlowViews
 
