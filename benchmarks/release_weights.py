@@ -1,44 +1,52 @@
 #!/usr/bin/env python3
 """From a finished run to the weights in the package: weights file, model card, log.
 
-    python benchmarks/release_weights.py RUN_DIR --hardware "2 CPU cores (AMD EPYC)" --hours 1.2 [--figures real_pairs.json]
+    python benchmarks/release_weights.py RUN_DIR --hardware "2 CPU cores (AMD EPYC)" [--figures real_pairs.json]
 
-RUN_DIR is the work dir of `flowbook train flowbook_small`. The figures on held-out scenes are computed here, from the half-precision file as it ships.
+RUN_DIR is the work dir of `flowbook train flowbook_small`; how long it took is read from its log. The figures on held-out scenes are computed here, from the half-precision
+file as it ships. Run it again with --figures, the JSON file of benchmarks/real_pairs.py, once that has measured the file.
 """
-import argparse, datetime, json, shutil
+import argparse, csv, datetime, json, shutil
 from pathlib import Path
 from flowbook.infer.evaluate import evaluate_recipe
+from flowbook.io.files import atomic_path
 from flowbook.models.base import create_model
 from flowbook.models.weights import load_weights, read_state_dict, save_weights
 from flowbook.recipes.core import apply_overrides
 
 root = Path(__file__).resolve().parent.parent
+STARTS = 'the flow of OpenCV\'s DIS, preset medium, in both directions: a classical method, which runs on the CPU before the network does'
 
 def held_out(recipe, weights, iters):
-    "EPE and Fl-all on the recipe's held-out scenes, of the model and of zero flow"
+    "EPE and Fl-all on the recipe's held-out scenes, of the model and of what it has to beat"
     found = evaluate_recipe(apply_overrides(recipe, [f"model.iters={iters}"]), weights, device='cpu')
-    pick = lambda scores: {k: round(scores[k], 4) for k in ('epe', 'fl_all')}
-    return dict(model=pick(found[recipe['model']['name']]), zero=pick(found['zero flow']))
+    return {k: {m: round(v[m], 4) for m in ('epe', 'fl_all')} for k, v in found.items()}
+
+def hours(log):
+    "From the first to the last line of a run's log, without the pauses between its pieces"
+    times = [datetime.datetime.fromisoformat(l[:19]) for l in log.read_text().splitlines() if l[:4].isdigit()]
+    gaps = [(b - a).total_seconds() for a, b in zip(times, times[1:])]
+    return round(sum(g for g in gaps if g < 300)/3600, 2)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument('run'); ap.add_argument('--hardware', required=True); ap.add_argument('--hours', type=float, required=True); ap.add_argument('--figures')
+    ap.add_argument('run'); ap.add_argument('--hardware', required=True); ap.add_argument('--figures')
     args = ap.parse_args()
     run, name, assets = Path(args.run), 'flowbook-small', root/'flowbook'/'assets'
     recipe = json.loads((run/'recipe.json').read_text())
     model = create_model(name)
     load_weights(model, read_state_dict(run/'last.pth'))
-    assets.mkdir(exist_ok=True)
-    digest = save_weights(model, assets/f"{name}.safetensors", model=name, licence='Apache-2.0')
-    by_iters = {i: held_out(recipe, assets/f"{name}.safetensors", i) for i in (4, 6, 8, 12)}
-    for i, s in by_iters.items(): print(i, s)
-    steps = recipe['schedule']['epochs']*(recipe['data']['n_train']//recipe['data']['bs'])
-    card = dict(name=name, parameters=sum(p.numel() for p in model.parameters()), licence='Apache-2.0', sha256=digest, date=str(datetime.date.today()),
-                trained=f"{steps} steps of {recipe['data']['bs']} pairs on procedural scenes only: flowbook train flowbook_small", hardware=args.hardware, hours=args.hours,
-                seed=recipe['runtime']['seed'], recipe=recipe, held_out_scenes={str(i): s for i, s in by_iters.items()},
+    digest = save_weights(model, assets/f"{name}.safetensors", model=name, licence='Apache-2.0', starts_from='DIS')
+    scores = {str(i): held_out(recipe, assets/f"{name}.safetensors", i) for i in (1, 2, 3)}
+    for i, s in scores.items(): print(i, s)
+    rows = list(csv.DictReader((run/'log.csv').open()))
+    d, steps = recipe['data'], int(rows[-1]['iteration'])
+    card = dict(name=name, title='flowbook-small, a refiner of DIS', starts_from=STARTS, parameters=sum(p.numel() for p in model.parameters()), licence='Apache-2.0',
+                sha256=digest, date=str(datetime.date.today()), recipe_name='flowbook_small', hardware=args.hardware, hours=hours(run/'log.txt'), seed=recipe['runtime']['seed'],
+                trained=f"{steps} steps of {d['bs']*(1 + d.get('both', False))} pairs on procedural scenes only: flowbook train flowbook_small",
+                curve=[[int(r['iteration']), round(float(r['epe']), 4)] for r in rows], recipe=recipe, held_out_scenes=scores,
                 real_pairs=json.loads(Path(args.figures).read_text()) if args.figures else None)
-    (assets/f"{name}.json").write_text(json.dumps(card, indent=1) + '\n')
-    (root/'benchmarks'/'logs').mkdir(exist_ok=True)
-    shutil.copy(run/'log.csv', root/'benchmarks'/'logs'/'flowbook_small.csv')
+    with atomic_path(assets/f"{name}.json") as tmp: Path(tmp).write_text(json.dumps(card, indent=1) + '\n')
+    for suffix in 'csv', 'txt': shutil.copy(run/f'log.{suffix}', root/'benchmarks'/'logs'/f'flowbook_small.{suffix}')
 
 if __name__ == '__main__': main()

@@ -64,6 +64,7 @@ from .models.maskflownet import *
 from .models.raft import *
 from .models.gma import *
 from .models.compact import *
+from .models.refine import *
 from .models.foreign import *
 from .models.weights import *
 from .models.published import *

@@ -33,7 +33,7 @@ def test_same_flow_as_mmflow(name):
         gap = (flow[0].permute(1, 2, 0) - torch.from_numpy(golden.arrays[key])).abs().max().item()
         assert gap < 2e-4, f'{name} {key}: {gap:.2g} px' # MMFlow's own float32 is up to 5e-5 px from float64
 
-SMALL = [n for n in NAMES if '_pre_' not in n and n not in ('flownet2', 'flownet2css', 'flownet2cs')] + ['raft_small', 'flowbook-small', 'pwcnet_tiny']
+SMALL = [n for n in NAMES if '_pre_' not in n and n not in ('flownet2', 'flownet2css', 'flownet2cs')] + ['raft_small', 'flowbook-small', 'compact_raft', 'pwcnet_tiny']
 
 @pytest.mark.parametrize('name', SMALL)
 def test_contract(name):

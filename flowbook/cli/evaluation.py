@@ -70,7 +70,7 @@ def save_rows(
     else: raise fail(ConfigError, '--save', path.name, 'the name of a .json or a .csv')
     with atomic_path(path) as tmp: Path(tmp).write_text(f.getvalue(), encoding='utf-8', newline='')
 
-# %% ../../nbs/cli/52_evaluate.ipynb #24f00cff
+# %% ../../nbs/cli/52_evaluate.ipynb #63b77958
 _Data = Annotated[Optional[str], typer.Option(help='A data set: scenes, sintel, kitti2015, ...; flowbook data list says which there are.', show_default=False)]
 _Root = Annotated[Optional[Path], typer.Option(help='Folder of the data set.', show_default=False)]
 _Split = Annotated[Optional[str], typer.Option(help='Part of the data set; default: the one that papers report on.', show_default=False)]

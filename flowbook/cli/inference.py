@@ -37,7 +37,7 @@ def demo(
     out:Annotated[Path, typer.Option(help='Folder for flow.flo, flow.png and side_by_side.png.')]=Path('flowbook-demo'),
     device:Device='auto',
     as_json:Json=False):
-    "Flow of a pair by the bundled network, beside DIS, Farneback and zero flow."
+    "Flow of a pair by the bundled model, beside DIS, Farneback and zero flow."
     if (img1 is None)!=(img2 is None): raise typer.BadParameter('one frame', param_hint='IMG1 IMG2')
     with working('importing PyTorch') as say:
         from flowbook.infer.evaluate import compare_methods

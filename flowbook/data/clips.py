@@ -17,7 +17,7 @@ def _frame(d, config, grid, t, number):
     "Frame `t` of a clip: what moves, front layers, place of each point in frame 0, and the picture"
     L = _layers(d, config, 4*math.sin(t/4), math.sin(t))
     front, x0, y0 = _second_frame(L, *grid.unbind(1), config.size)
-    img = _colors(_atlas(config.textures, config.photos, str(grid.device)), _rows(_paint(L['u'], config.textures), front), x0, y0)
+    img = _colors(_atlas(config, grid.device), _rows(_paint(L['u'], config), front), x0, y0)
     img = img.view(1, *config.size, 3).permute(0, 3, 1, 2).contiguous()
     if config.photometric: img = _photometric(img, img, d['s'], [number*1000 + t], config.photometric)[0]
     return L, front, x0, y0, img

@@ -25,10 +25,11 @@ class SceneDataset:
         n:int=1000,                        # Pairs per pass
         config:SceneConfig=SceneConfig(),  # What scenes may look like
         seed:int=0,                        # Scenes of different seeds never coincide
-        fresh:bool=True                    # New scenes at each pass
+        fresh:bool=True,                   # New scenes at each pass
+        both:bool=False                    # Put each scene into a batch twice: as it is, and from its second frame to its first?
     ):
         if n < 1: raise fail(ConfigError, 'n', n, 'at least one pair')
-        self.n, self.config, self.seed, self.fresh = n, config, seed, fresh
+        self.n, self.config, self.seed, self.fresh, self.both = n, config, seed, fresh, both
 
     def __len__(self): return self.n
     def __repr__(self): return f"SceneDataset({self.n} pairs of {self.config.size[1]}x{self.config.size[0]}, seed {self.seed}{', new at each pass' if self.fresh else ''})"
@@ -39,7 +40,8 @@ class SceneDataset:
 def _batch(self:SceneDataset, idxs, passes=0):
     "`(img1, img2, flow, valid)` for the items `idxs`, rendered together"
     s = make_scenes([self.number(i, passes) for i in idxs], self.config)
-    return s.img1, s.img2, s.flow, s.valid
+    if not self.both: return s.img1, s.img2, s.flow, s.valid
+    return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw), (s.valid, s.valid)))
 
 def _sample(self:SceneDataset, i, passes=0):
     "Item `i` of a pass as a `FlowSample`"

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import ConfigError, fail
 from ..core.grid import coords_grid
+from ..ops.warp import warp
 
 # %% ../../nbs/data/10_scenes.ipynb #1ad3f34c
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class SceneConfig:
     photometric:float=1.     # Strength of light, blur and noise; 0: none at all
     textures:int=96          # Tiles to choose textures from
     photos:str=None          # Folder of photos to cut half of the tiles from; None: all tiles are procedural
+    leaves:float=0.          # Share of the tiles that are piles of leaves, with edges at all scales as photos have them
+    scale:tuple=(.9,3.2)     # Least and most pixels per texel
+    contrast:tuple=(.5,1.5)  # Least and most contrast, as a multiple of the tile's own
+    thin:tuple=(.2,3.,8.)    # Share of the shapes that are thin; their least and most length, in widths
+    parallax:float=0.        # Share of the scenes where only the camera moves, and what is nearer shifts further
+    motion_blur:float=0.     # Share of the scenes with a long exposure
+    fog:float=0.             # Share of the scenes in haze
 
     def __post_init__(self):
         lo, hi = self.objects
@@ -39,6 +47,8 @@ class SceneConfig:
         if min(self.size) < 16: raise fail(ConfigError, 'size', self.size, 'height and width of at least 16 pixels')
         if any(px < 0 or share < 0 for px, share in self.displacement) or not sum(s for _, s in self.displacement) > 0:
             raise fail(ConfigError, 'displacement', self.displacement, '(pixels, share) pairs that are not negative, with a positive sum of shares')
+        for k in ('leaves', 'parallax', 'motion_blur', 'fog', 'nonrigid'):
+            if not 0 <= getattr(self, k) <= 1: raise fail(ConfigError, k, getattr(self, k), 'a share from 0 to 1')
 
 # %% ../../nbs/data/10_scenes.ipynb #853aaac6
 def noise_tiles(
@@ -78,12 +88,36 @@ def _cells(n, size, g, count):
     dx, dy = ((a - p[..., None, None] + .5) % 1 - .5 for a, p in ((x, px), (y, py)))   # shortest way round the torus
     return grey.gather(1, (dx*dx + dy*dy).argmin(1).flatten(1)).view(n, size, size)
 
+# %% ../../nbs/data/10_scenes.ipynb #dec1b6c4
+def _paint_leaf(tile, paint, axis, x, y, c, s, flat, r, corners):
+    "Paint one piece on the torus `tile` `(3,S,S)`, looking only at the pixels around it"
+    n, reach = len(axis), math.ceil(1.42*r*len(axis)) + 1
+    rows, cols = ((torch.arange(2*reach + 1) + round(o*n) - reach) % n if 2*reach < n else torch.arange(n) for o in (y, x))
+    dx, dy = ((axis[i] - o + .5) % 1 - .5 for i, o in ((cols, x), (rows, y)))
+    p, q = (c*dx + s*dy[:, None]).abs(), (c*dy[:, None] - s*dx).abs()*flat
+    inside = (torch.maximum(p, q) if corners else torch.hypot(p, q)) < r
+    at = rows[:, None], cols
+    tile[:, at[0], at[1]] = torch.where(inside, paint, tile[:, at[0], at[1]])
+
+def _leaves(n, size, g, count=250):
+    "`(n,3,size,size)` tiles of ellipses and boxes that hide each other"
+    axis, tiles = torch.arange(size)/size, torch.zeros(n, 3, size, size)
+    for _ in range(count):
+        v = lambda lo=0., hi=1.: _uniform(g, n, lo, hi)
+        cx, cy, turn, flat = v(), v(), v(0, math.pi), v(1, 3)
+        radius, box = (v()*(.3**-2 - .015**-2) + .015**-2)**-.5, v() < .4  # density falls as radius**-3
+        color = torch.randn(n, 1, 1, 1, generator=g) + .3*torch.randn(n, 3, 1, 1, generator=g)
+        leaf = zip(tiles, color, *(t.tolist() for t in (cx, cy, turn.cos(), turn.sin(), flat, radius, box)))
+        for tile, paint, x, y, c, s, f, r, corners in leaf: _paint_leaf(tile, paint, axis, x, y, c, s, f, r, corners)
+    return tiles
+
 # %% ../../nbs/data/10_scenes.ipynb #dbba11eb
 def make_textures(
     n:int=96,       # Tiles
     size:int=192,   # Height and width of a tile, texels
     seed:int=0,     # The same seed gives the same tiles
-    photos:str=None # Folder of photos to cut half of the tiles from
+    photos:str=None,# Folder of photos to cut half of the tiles from
+    leaves:float=0. # Share of the tiles that are dead leaves
 )->Tensor:          # `(n,3,size,size)` seamless RGB tiles in [0,1]
     "Make a bank of seamless textures"
     g = torch.Generator().manual_seed(seed)
@@ -95,7 +129,10 @@ def make_textures(
     grain = noise_tiles(_uniform(g, n, .5, 1.5), size, g)*_uniform(g, n, .01, .14).view(-1, 1, 1)
     grey, hue = torch.randn(2, n, 1, 1, 1, generator=g), torch.randn(2, n, 3, 1, 1, generator=g)
     contrast = _uniform(g, n, .05, .25).view(-1, 1, 1, 1)
-    tiles = .5 + .17*grey[0] + .1*hue[0] + contrast*(1 + .35*hue[1])*base[:, None] + grain[:, None]
+    base = base[:, None].repeat(1, 3, 1, 1)
+    fallen = torch.arange(n)*.618 % 1 < leaves                             # spread over the bank
+    if fallen.any(): base[fallen] = _leaves(int(fallen.sum()), size, g)
+    tiles = .5 + .17*grey[0] + .1*hue[0] + contrast*(1 + .35*hue[1])*base + grain[:, None]
     if photos: tiles[::2] = _photo_tiles(photos, len(tiles[::2]), size, g)
     return tiles.clamp(0, 1)
 
@@ -167,7 +204,8 @@ def _poses(u, config):
     "Size, place and direction of each shape: pose `(B,K,2,3)`, centre `(B,K,2)` and radius `(B,K)` in pixels"
     h, w = config.size
     radius = min(h, w)*.04*(.4/.04)**u[..., 0]                          # from 4 % to 40 % of the image, log-uniform
-    aspect = torch.where(u[..., 3] < .2, 3 + 5*u[..., 4], .6 + .9*u[..., 4])  # one in five is thin
+    share, least, most = config.thin
+    aspect = torch.where(u[..., 3] < share, least + (most - least)*u[..., 4], .6 + .9*u[..., 4])
     center = torch.stack([(u[..., 1] - .5)*1.2*w, (u[..., 2] - .5)*1.2*h], -1)
     stretch = torch.stack([radius*aspect.sqrt(), radius/aspect.sqrt()], -1)[..., None, :]
     turn = _similarity(u[..., 5]*2*math.pi, torch.ones_like(radius), center[..., 0], center[..., 1])
@@ -221,18 +259,28 @@ def _unbend(waves, x, y, steps=8):
         zx, zy = x - dx, y - dy
     return zx, zy
 
-# %% ../../nbs/data/10_scenes.ipynb #07975fab
-def _front(to_layer, fields, counts, xy, bent, bends, size):
+# %% ../../nbs/data/10_scenes.ipynb #a5c27dfc
+def _boxes(m, at, size, step):
+    "`(B,K,4)` first and last row and column, in coarse cells, that each layer may cover; `m` `(B,K,2,3)`, `at` `(B,K,2,N)` coordinates of every `step`th pixel"
+    reach = 1 + 1.5*step*m[..., :2].abs().sum(-1, keepdim=True)             # as far as coordinates can change within a cell
+    near = ((m[..., :2]@at + m[..., 2:]).abs() <= reach).all(2).view(*m.shape[:2], -(-size[0]//step), -(-size[1]//step))
+    ends = lambda hit: [hit.int().argmax(-1), (hit.shape[-1] - hit.flip(-1).int().argmax(-1))*hit.any(-1)]
+    return torch.stack(ends(near.any(3)) + ends(near.any(2)), -1)
+
+def _front(to_layer, fields, counts, xy, bent, bends, size, step=8):
     "Index `(B,N)` of the front-most layer at each pixel; 0 is the background. `bent` holds the coordinates for layers that bend"
-    front = torch.zeros(len(xy), xy.shape[-1], dtype=torch.uint8, device=xy.device)
-    for k in range(1, max(counts) + 1):
-        r = torch.tensor([i for i, n in enumerate(counts) if n >= k], device=xy.device)   # scenes that have a layer k
-        m = to_layer[r, k]/_REACH
-        at = xy[r] if bent is None else torch.where(bends[r, k].view(-1, 1, 1), bent[r], xy[r])
-        q = torch.baddbmm(m[..., 2:], m[..., :2], at).view(len(r), 2, *size).permute(0, 2, 3, 1)
-        inside = F.grid_sample(fields[r, k], q, align_corners=True).view(len(r), -1) > 0
-        front[r] = front[r].masked_fill(inside, k)
-    return front.long()
+    front, m = torch.zeros(len(xy), *size, dtype=torch.uint8, device=xy.device), to_layer/_REACH
+    rigid, soft = (t.view(-1, 2, *size) for t in (xy, xy if bent is None else bent))
+    coarse = (t[:, None, :, ::step, ::step].flatten(3) for t in (soft, rigid))
+    boxes = _boxes(m, torch.where(bends[:, :, None, None], *coarse), size, step).mul(step).tolist()
+    for b, n in enumerate(counts):
+        for k, bend in enumerate(bends[b, :n + 1].tolist()):
+            top, bottom, left, right = boxes[b][k]
+            if k == 0 or bottom <= top or right <= left: continue
+            part = (soft if bend else rigid)[b, :, top:bottom, left:right]
+            q = (m[b, k, :, :2]@part.flatten(1) + m[b, k, :, 2:]).view(1, *part.shape).permute(0, 2, 3, 1)
+            front[b, top:bottom, left:right].masked_fill_(F.grid_sample(fields[b, k:k + 1], q, align_corners=True)[0, 0] > 0, k)
+    return front.flatten(1).long()
 
 def _rows(table, front):
     "Row of `table` `(B,K,P)` for the layer of each pixel, `(B,N,P)`"
@@ -241,13 +289,14 @@ def _rows(table, front):
 
 def _affine(a, x, y): return a[..., 0]*x + a[..., 1]*y + a[..., 2], a[..., 3]*x + a[..., 4]*y + a[..., 5]
 
-# %% ../../nbs/data/10_scenes.ipynb #956ecf74
-def _paint(u, n):
+# %% ../../nbs/data/10_scenes.ipynb #52796d45
+def _paint(u, config):
     "Per layer: affine from pixels to texels (6), contrast, colour shift (3), tile number"
-    zoom = 1/(.9*(3.2/.9)**u[..., 18])                       # at most 1.1 texels per pixel: no aliasing
+    (fine, coarse), (faint, strong) = config.scale, config.contrast
+    zoom = 1/(fine*(coarse/fine)**u[..., 18])                # by default at most 1.1 texels per pixel: no aliasing
     a = _similarity(u[..., 17]*2*math.pi, zoom, u[..., 19]*1000, u[..., 20]*1000).flatten(2)
     shift = (u[..., 21:22] - .5)*.4 + (u[..., 22:25] - .5)*.16
-    return torch.cat([a, .5 + u[..., 25:26], shift, (u[..., 26:27]*n).floor()], -1)
+    return torch.cat([a, faint + (strong - faint)*u[..., 25:26], shift, (u[..., 26:27]*config.textures).floor()], -1)
 
 def _colors(atlas, paint, x, y):
     "`(B,N,3)` colours; `atlas` `(1,3,n*(s+1),s+1)` holds the tiles, each with its first row and column repeated at its end"
@@ -259,10 +308,12 @@ def _colors(atlas, paint, x, y):
     return ((c - .5)*paint[..., 6:7] + .5 + paint[..., 7:10]).clamp(0, 1)
 
 @lru_cache(maxsize=4)
-def _atlas(n, photos, device):
-    tiles = make_textures(n, photos=photos)
+def _bank(n, photos, leaves, device):
+    tiles = make_textures(n, photos=photos, leaves=leaves)
     tiles = F.pad(tiles, (0, 1, 0, 1), mode='circular')
     return tiles.permute(1, 0, 2, 3).reshape(1, 3, -1, tiles.shape[-1]).contiguous().to(device)
+
+def _atlas(config, device): return _bank(config.textures, config.photos, config.leaves, str(device))
 
 # %% ../../nbs/data/10_scenes.ipynb #f762b9ee
 def _hidden(x2, y2, front, other, size):
@@ -275,11 +326,28 @@ def _hidden(x2, y2, front, other, size):
 
 # %% ../../nbs/data/10_scenes.ipynb #3d703c20
 def _blur(img, a):
-    "Mix `img` with its 3x3 binomial blur, twice; `a` `(B,1,1,1)` in [0,1]. Two 2x2 averages make one binomial"
+    "Mix `img` with its 3x3 binomial blur, twice; `a` `(B,1,1,1)` in [0,1]"
     for _ in range(2):
-        soft = F.avg_pool2d(F.avg_pool2d(F.pad(img, (1, 1, 1, 1), mode='replicate'), 2, 1), 2, 1)
-        img = torch.lerp(img, soft, a)
+        soft = F.pad(img, (1, 1, 1, 1), mode='replicate')
+        soft = soft[:, :, 1:] + soft[:, :, :-1]              # four sums of neighbours: faster than one pooling
+        soft = soft[:, :, 1:] + soft[:, :, :-1]
+        soft = soft[..., 1:] + soft[..., :-1]
+        img = torch.lerp(img, (soft[..., 1:] + soft[..., :-1])/16, a)
     return img
+
+def _smear(img, flow, e, config, taps=5):
+    "A long exposure in some of the scenes: the average over parts of the way; `e` `(B,16)` uniform numbers"
+    rows = (e[:, 0] < config.motion_blur).nonzero()[:, 0]
+    if not len(rows): return img
+    way = flow[rows]*(.1 + .4*e[rows, 1].view(-1, 1, 1, 1))
+    out = img.clone()
+    out[rows] = sum(warp(img[rows], way*t, padding_mode='border', use_mask=False) for t in torch.linspace(-.5, .5, taps).tolist())/taps
+    return out
+
+def _haze(img, e, config):
+    "Fog of one grey in some of the scenes, denser in some places; the same in both frames"
+    dense = F.interpolate(e[:, 5:11].view(-1, 1, 2, 3), img.shape[-2:], mode='bilinear', align_corners=True)
+    return torch.lerp(img, (.3 + .6*e[:, 3]).view(-1, 1, 1, 1), dense*(.8*e[:, 4]*(e[:, 2] < config.fog)).view(-1, 1, 1, 1))
 
 def _exposure(img, s, j, strength):
     "Frame `j`'s own exposure and light: `s` `(B,40)` uniform numbers"
@@ -309,13 +377,21 @@ def _numbers(seed, config):
     g = torch.Generator().manual_seed(seed)
     k1 = config.objects[1] + 1
     return dict(u=torch.rand(k1, 28, generator=g), z=torch.randn(k1, 8, generator=g).clamp(-2.5, 2.5),
-                spokes=torch.rand(k1, 2, _SPOKES, generator=g), s=torch.rand(40, generator=g))
+                spokes=torch.rand(k1, 2, _SPOKES, generator=g), s=torch.rand(40, generator=g), e=torch.rand(16, generator=g))
 
 def _displacement(s, config):
     "Draw each scene's displacement from the histogram, `(B,1)` pixels"
     px, share = torch.tensor(config.displacement, device=s.device).unbind(1)
     pick = torch.bucketize(s[:, 0].contiguous(), (share/share.sum()).cumsum(0)[:-1].contiguous())
     return (px[pick]*(.5 + .5*s[:, 1]))[:, None]
+
+# %% ../../nbs/data/10_scenes.ipynb #d597c379
+def _parallax(u, z, bends, rows):
+    "Motion numbers and bends after the scenes `rows` `(B,)` have given up all motion but the camera's"
+    near = (torch.arange(u.shape[1], device=u.device) + u[..., 27])/u.shape[1]
+    still = torch.cat([z[:, :1, :2]*near[..., None], torch.zeros_like(z[..., 2:4]), z[..., 4:]], -1)
+    still[:, 0] = z[:, 0]                                                         # the camera itself
+    return torch.where(rows.view(-1, 1, 1), still, z), bends & ~rows[:, None]
 
 # %% ../../nbs/data/10_scenes.ipynb #37f5fadf
 def _layers(d, config, t=1., swing=1.):
@@ -326,12 +402,13 @@ def _layers(d, config, t=1., swing=1.):
     k1 = max(counts) + 1
     u, z, spokes = (d[k][:, :k1] for k in ('u', 'z', 'spokes'))
     far = _displacement(d['s'], config)
+    z, bends = _parallax(u, z, u[..., 8] < config.nonrigid, d['e'][:, 11] < config.parallax)
     pose, center, radius = _poses(u, config)
     motion = _motions(u, z, far, center, radius, config, t)
     motion[:, 0] = torch.eye(2, 3, device=u.device)                               # the camera moves the background
     fields = shape_fields(u[..., 9:17].reshape(-1, 8), spokes.reshape(-1, 2, _SPOKES)).view(*u.shape[:2], 1, _MASK, _MASK)
     return dict(u=u, counts=counts, to_layer=_invert(pose), motion=motion, unmove=_invert(motion), camera=_camera(z[:, 0], d['s'], far[:, 0], config, t),
-                waves=_waves(d['s'], far[:, 0], config, swing), bends=u[..., 8] < config.nonrigid, fields=fields)
+                waves=_waves(d['s'], far[:, 0], config, swing), bends=bends, fields=fields)
 
 # %% ../../nbs/data/10_scenes.ipynb #4ebdca6f
 @dataclass
@@ -374,11 +451,13 @@ def make_scenes(
     x, y = grid.unbind(1)
     front1, x2, y2 = _first_frame(L, x, y, (h, w))
     front2, x1, y1 = _second_frame(L, x, y, (h, w))
-    atlas, paint = _atlas(config.textures, config.photos, str(device)), _paint(L['u'], config.textures)
+    atlas, paint = _atlas(config, device), _paint(L['u'], config)
     as_image = lambda c: c.view(-1, h, w, c.shape[-1]).permute(0, 3, 1, 2).contiguous()
     img1, img2 = as_image(_colors(atlas, _rows(paint, front1), x, y)), as_image(_colors(atlas, _rows(paint, front2), x1, y1))
-    if config.photometric: img1, img2 = _photometric(img1, img2, d['s'], seeds, config.photometric)
     flow, flow_bw = as_image(torch.stack([x2 - x, y2 - y], -1)), as_image(torch.stack([x1 - x, y1 - y], -1))
+    if config.motion_blur: img1, img2 = _smear(img1, flow, d['e'], config), _smear(img2, flow_bw, d['e'], config)
+    if config.fog: img1, img2 = (_haze(img, d['e'], config) for img in (img1, img2))
+    if config.photometric: img1, img2 = _photometric(img1, img2, d['s'], seeds, config.photometric)
     return SceneBatch(img1, img2, flow, flow_bw, torch.ones_like(flow[:, :1], dtype=torch.bool),
                       _hidden(x2, y2, front1, front2, (h, w)), _hidden(x1, y1, front2, front1, (h, w)))
 

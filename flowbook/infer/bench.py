@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['time_model', 'peak_memory', 'this_machine', 'bench_model', 'bench_sweep']
 
-# %% ../../nbs/infer/29_bench.ipynb #31030892
+# %% ../../nbs/infer/29_bench.ipynb #e90fcf77
 import json, platform, statistics, subprocess, sys, time
 import torch
 from ..core.errors import ConfigError, FlowbookError, fail

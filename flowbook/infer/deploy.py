@@ -38,9 +38,10 @@ def triton_config(
     if max_batch < 1: raise fail(ConfigError, 'max_batch', max_batch, '1 or more')
     session = _session(path)
     nodes = session.get_inputs() + session.get_outputs()
-    if [o.name for o in nodes]!=['img1','img2','flow']: raise fail(FlowbookError, path, f"{', '.join(o.name for o in nodes)}", 'img1, img2 and flow, as export_model writes')
+    if [o.name for o in nodes] not in (['img1','img2','flow'], ['img1','img2','start','start_bw','flow']):
+        raise fail(FlowbookError, path, ', '.join(o.name for o in nodes), 'img1, img2 and flow, as export_model writes')
     open_batch = not isinstance(nodes[0].shape[0], int)
-    ins,out = [_tensor(o, open_batch) for o in nodes[:2]],_tensor(nodes[2], open_batch)
+    *ins,out = [_tensor(o, open_batch) for o in nodes]
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', f'max_batch_size: {max_batch if open_batch else 0}',
              'input [', ',\n'.join(ins), ']', 'output [', out, ']']
     if open_batch: lines.append('dynamic_batching { max_queue_delay_microseconds: 2000 }')

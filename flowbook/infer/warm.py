@@ -40,10 +40,11 @@ def carry_forward(
 # %% ../../nbs/infer/07_warm.ipynb #8fef8e61
 def takes_init(
     model # An estimator
-)->bool:  # True for RAFT and its relatives
+)->bool:  # True for RAFT and its relatives, and for refiners
     "Does the model accept a `flow_init`?"
     from flowbook.models.raft import RAFT
-    return isinstance(model, RAFT)
+    from flowbook.models.refine import DISRefiner
+    return isinstance(model, (RAFT, DISRefiner))
 
 # %% ../../nbs/infer/07_warm.ipynb #c44c8125
 def grid_init(

@@ -20,6 +20,7 @@ from ..core.testing import _pair
 from ..io.files import atomic_path, check_file
 from .base import Estimator
 from .classical import Classical
+from .refine import both_ways
 from ..ops.correlation import correlation_ref
 from ..ops.lookup import _lookup
 from ..ops.upsample import _upsample
@@ -88,11 +89,23 @@ def _plain_chunk(x, chunks, dim=0):
     n = x.shape[dim]//chunks   # a symbolic size: chunks of equal length, as all models use
     return tuple(x.narrow(dim, i*n, n) for i in range(chunks))
 
+# %% ../../nbs/models/95_export.ipynb #55005b76
+def _plain_corr_fly(f1, f2s, coords, radius):
+    (b,c,h,w),n = f1.shape,2*radius+1
+    side,out = torch.arange(-radius, radius+1, device=f1.device, dtype=coords.dtype).view(1, n, 1, 1),[]
+    for l,f2 in enumerate(f2s):
+        x,y = (coords/2**l).split(1, 1)
+        ys = (y + side).flatten(1, 2)                                      # (B,D*H,W): the rows of a window below each other
+        for d in range(-radius, radius+1):                                 # x offset slow
+            read = _sampler((x + d).expand(-1, n, -1, -1).flatten(1, 2), ys, f2.shape[-2:])(f2)
+            out.append((read.unflatten(2, (n, h))*f1[:,:,None]).sum(1))    # (B,D,H,W)
+    return torch.cat(out, 1)/c**.5
+
 # %% ../../nbs/models/95_export.ipynb #fc9e1c12
 class PlainOps(TorchFunctionMode):
     "Inside `with PlainOps():` operators that only PyTorch with flowbook has are replaced by equal ones that every runtime has"
     forms = {'flowbook.correlation': plain_correlation, 'flowbook.warp': _plain_warp, 'torchvision.deform_conv2d': _plain_deform,
-             'flowbook.corr_lookup': _lookup, 'flowbook.convex_upsample': _upsample, F.unfold: _plain_unfold, torch.chunk: _plain_chunk, Tensor.chunk: _plain_chunk}
+             'flowbook.corr_lookup': _lookup, 'flowbook.corr_fly': _plain_corr_fly, 'flowbook.convex_upsample': _upsample, F.unfold: _plain_unfold, torch.chunk: _plain_chunk, Tensor.chunk: _plain_chunk}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         key = str(func) if isinstance(func, torch._ops.OpOverloadPacket) else func
@@ -109,8 +122,10 @@ class FlowOnly(nn.Module):
         self.model,self.options = model,{} if iters is None else dict(iters=iters)
         if hasattr(model, 'corr'): self.options['corr'] = 'volume'   # what the file's sizes are is known when it runs
 
-    def forward(self, img1, img2):
-        with PlainOps(): return self.model(img1, img2, **self.options).flow
+    def forward(self, img1, img2, *start):
+        with PlainOps():
+            if start: return self.model.refine(img1, img2, *start, self.options.get('iters') or self.model.iters)[-1]
+            return self.model(img1, img2, **self.options).flow
 
 # %% ../../nbs/models/95_export.ipynb #c7ead6bd
 def _length(x): return x.shape[0] if isinstance(x, Tensor) else builtins.len(x)
@@ -158,7 +173,7 @@ def trace_model(
     size:tuple,         # `(H,W)` of the images, pixels
     dynamic:bool=False, # Leave batch, height and width open?
     iters:int=None      # Iterations of a recurrent model; None: its own number
-)->torch.export.ExportedProgram: # Takes `img1`, `img2` `(B,3,H,W)` in [0,1], returns `(B,2,H,W)` pixels
+)->torch.export.ExportedProgram: # Takes `img1`, `img2` `(B,3,H,W)` in [0,1], and what a refiner starts from; returns `(B,2,H,W)` pixels
     "Record what `model` does with a pair of images"
     if isinstance(model, Classical): raise fail(ConfigError, f'method {model.method}', 'nothing to export', 'a network: classical methods are calls of OpenCV')
     _check_size(model, size, dynamic)
@@ -167,7 +182,10 @@ def trace_model(
         n,(low,high) = model.stride,_limits(model)
         h,w = (n*torch.export.Dim(s, min=low, max=high) for s in ('height_cells', 'width_cells'))
         b,size,shapes = 2,((low+1)*n, (low+2)*n),({0: torch.export.Dim('batch', min=1, max=1024), 2: h, 3: w},)*2   # no two symbols of the same value
-    with torch.no_grad(), _symbols_stay(): return torch.export.export(net, _pair(b, size), dynamic_shapes=shapes, strict=False)
+    imgs,start = _pair(b, size),()
+    if hasattr(model, 'begin'): start = model.begin(*imgs)
+    if dynamic and start: shapes = (*shapes, shapes[:1]*len(start))
+    with torch.no_grad(), _symbols_stay(): return torch.export.export(net, (*imgs, *start), dynamic_shapes=shapes, strict=False)
 
 # %% ../../nbs/models/95_export.ipynb #2b3ae4a8
 _opset = 20   # GridSample and all that goes with symbolic sizes
@@ -182,7 +200,8 @@ def _need(*names):
 # %% ../../nbs/models/95_export.ipynb #c6bd9e35
 def _write_onnx(program, path, notes):
     _need('onnx', 'onnxscript', 'onnxruntime')
-    found = torch.onnx.export(program, dynamo=True, input_names=['img1','img2'], output_names=['flow'], opset_version=_opset, verbose=False)
+    names = ['img1','img2','start','start_bw'] if 'start' in notes else ['img1','img2']
+    found = torch.onnx.export(program, dynamo=True, input_names=names, output_names=['flow'], opset_version=_opset, verbose=False)
     found.model.metadata_props.update(notes)
     found.save(path, external_data=False)
 
@@ -195,14 +214,18 @@ def load_exported(
     "Open an exported model, ready to run on the CPU"
     check_file(path)
     if Path(path).suffix=='.pt2':
-        module = torch.export.load(path).module()
-        def run(img1, img2):
-            with torch.no_grad(): return module(img1, img2)
+        said = {'flowbook.json': ''}
+        module = torch.export.load(path, extra_files=said).module()
+        notes = json.loads(said['flowbook.json'] or '{}')
+        def run(*inputs):
+            with torch.no_grad(): return module(*inputs)
     elif Path(path).suffix=='.onnx':
         session = _need('onnxruntime')[0].InferenceSession(str(path), providers=['CPUExecutionProvider'])
-        def run(img1, img2): return torch.from_numpy(session.run(None, dict(img1=img1.numpy(), img2=img2.numpy()))[0])
+        names,notes = [o.name for o in session.get_inputs()],session.get_modelmeta().custom_metadata_map
+        def run(*inputs): return torch.from_numpy(session.run(None, {n: t.numpy() for n,t in zip(names, inputs)})[0])
     else: raise fail(ConfigError, path, f'the suffix {Path(path).suffix!r}', "'.onnx' or '.pt2'")
-    return run
+    if 'start' not in notes: return lambda img1, img2: run(img1, img2)
+    return lambda img1, img2: run(img1, img2, *both_ways(img1, img2, notes['method']))
 
 # %% ../../nbs/models/95_export.ipynb #2b1b8da9
 @dataclass
@@ -251,6 +274,7 @@ def export_model(
     rule = f'height and width are multiples of {model.stride}' if dynamic else f'height {size[0]}, width {size[1]}, one pair'
     notes = dict(producer=f'flowbook {flowbook.__version__}', model=type(model).__name__, size=rule,
                  img1='(B,3,H,W) RGB in [0,1]', img2='the next frame', flow='(B,2,H,W) pixels from img1 to img2: u right, v down')
+    if hasattr(model, 'begin'): notes |= dict(method=model.start, start=f"(B,2,H,W) pixels, flow from img1 to img2 by {model.start}, see flowbook's both_ways", start_bw='the same from img2 to img1')
     with atomic_path(path) as tmp, warnings.catch_warnings():
         warnings.simplefilter('ignore')   # what the exporters say to their developers
         program = trace_model(model, size, dynamic, iters)

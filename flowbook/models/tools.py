@@ -10,7 +10,7 @@ import copy, math, torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
-import flowbook.ops.correlation, flowbook.ops.warp
+import flowbook.ops.correlation, flowbook.ops.lookup, flowbook.ops.warp
 from ..core.errors import ConfigError, fail
 from .base import Estimator, _models, create_model, list_models
 from .classical import Classical
@@ -26,6 +26,7 @@ def num_params(
 
 # %% ../../nbs/models/96_tools.ipynb #4caf34a1
 def _correlation_flops(f1, f2, kernel_size, *args, out_shape=None, **kwargs): return 2*f1[1]*kernel_size**2*math.prod(out_shape)
+def _fly_flops(f1, f2s, coords, radius, out_shape=None, **kwargs): return 2*f1[1]*math.prod(out_shape)
 def _warp_flops(x, *args, out_shape=None, **kwargs): return 7*math.prod(out_shape)
 
 def _deform_flops(x, weight, *args, out_shape=None, **kwargs):
@@ -34,7 +35,7 @@ def _deform_flops(x, weight, *args, out_shape=None, **kwargs):
 
 def _formulas():
     import torchvision   # brings its operators along
-    return {torch.ops.flowbook.correlation: _correlation_flops, torch.ops.flowbook.warp: _warp_flops, torch.ops.torchvision.deform_conv2d: _deform_flops}
+    return {torch.ops.flowbook.correlation: _correlation_flops, torch.ops.flowbook.warp: _warp_flops, torch.ops.flowbook.corr_fly: _fly_flops, torch.ops.torchvision.deform_conv2d: _deform_flops}
 
 # %% ../../nbs/models/96_tools.ipynb #265539ce
 def _on_meta(model):

@@ -106,7 +106,7 @@ def _scenes(d, seed):
     from flowbook.data.loaders import SceneDataset
     from flowbook.data.scenes import SceneConfig, held_out_seed
     config = SceneConfig(**d['scenes'])
-    return SceneDataset(d['n_train'], config, seed=seed), SceneDataset(d['n_valid'], config, seed=held_out_seed(seed), fresh=False)
+    return SceneDataset(d['n_train'], config, seed=seed, both=d.get('both', False)), SceneDataset(d['n_valid'], config, seed=held_out_seed(seed), fresh=False)
 
 # %% ../../nbs/recipes/04_data.ipynb #d2ad641b
 def build_data_loader(

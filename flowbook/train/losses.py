@@ -59,11 +59,14 @@ def sequence_loss(
     flow:Tensor,        # `(B,2,H,W)` true flow, pixels
     valid:Tensor=None,  # `(B,1,H,W)` True where `flow` is known; None: everywhere
     gamma:float=.8,     # Weight of an iteration relative to the next
-    max_flow:float=400. # Longer true flow is ignored, pixels
-)->Tensor:              # Scalar, pixels
-    "Sum the mean absolute errors of all iterations, weighted by `gamma`"
+    max_flow:float=400.,# Longer true flow is ignored, pixels
+    q:float=None,       # Exponent of the robust form; None: plain
+    eps:float=.01       # Added before the exponent, pixels
+)->Tensor:              # Scalar; pixels, or pixels to the power of `q`
+    "Sum the mean absolute errors of all iterations, weighted by `gamma`; in the robust form, their mean end-point errors to the power of `q`"
     flows, mask = _predictions(out), _mask(flow, valid, max_flow)
-    return sum(gamma**(len(flows) - 1 - i)*(mask*(f - flow).abs()).mean() for i, f in enumerate(flows))
+    error = lambda f: (f - flow).abs() if q is None else _norm(f - flow, 2, q, eps)
+    return sum(gamma**(len(flows) - 1 - i)*(mask*error(f)).mean() for i, f in enumerate(flows))
 
 # %% ../../nbs/train/10_losses.ipynb #8b6afb36
 def _by_level(predictions):

@@ -13,6 +13,7 @@ import torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.torch_core import rank_distrib
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..data.loaders import keep_memory
 from ..io.files import atomic_path, ensure_dir
 from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule, create_hook, parse_workflow
 from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, seed_all
@@ -95,6 +96,7 @@ def run_training(
     iters, every, lr, momentum = _schedule(schedule, len(learn.dls.train))
     state = find_checkpoint(work_dir, say or (lambda text: sys.stderr.write(text + '\n'))) if resume else None
     _make_deterministic(run['deterministic']); seed_all(run['seed'] + rank)
+    keep_memory()   # batches have the same size each time; asking the system for their pages anew takes a tenth of a step
     own = [Schedule(lr_schedule(lr, learn.lr, iters), momentum and momentum_schedule(momentum, _momentum(learn), iters)),
            Checkpoints(work_dir, run['save_every'], run['keep'], state=state), *run_callbacks(work_dir, run, world, validate), *cbs]
     with learn.added_cbs(own):
