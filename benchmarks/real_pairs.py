@@ -13,15 +13,17 @@ import argparse, gzip, json, lzma, sys, tempfile, time
 from pathlib import Path
 from flowbook.core.errors import FlowbookError, fail
 from flowbook.infer.evaluate import evaluate_pair
-from flowbook.infer.predictor import FlowPredictor, classical_flow, load_sample
+from flowbook.infer.predictor import FlowPredictor, classical_flow, fill_model, load_sample
 from flowbook.io.files import atomic_path, ensure_dir
+from flowbook.models.base import create_model
+from flowbook.models.refine import DISRefiner
 
 PAIRS = {**{o: [f'middlebury/{o}/{f}' for f in ('frame10.png', 'frame11.png', 'flow10.flo')] for o in ('RubberWhale', 'Venus', 'Urban3')},
          'alley_1': ['sintel/alley_1/clean/frame_0001.png', 'sintel/alley_1/clean/frame_0002.png', 'sintel/alley_1/flow/frame_0001.flo'],
          'KITTI 000010': [f'kitti/kitti_{o}.png' for o in ('000010_10', '000010_11', 'occ_000010_10')],
          'Chairs 0000003': [f'flyingchairs/0000003-{o}' for o in ('img0.ppm', 'img1.ppm', 'gt.flo')]}
 OUTLIERS = {'KITTI 000010'} # pairs whose benchmark counts outliers as well
-BASELINES = {'zero flow': 'zero', 'Farneback': 'farneback', 'DIS (fast)': 'dis_fast', 'DIS (medium)': 'dis'}
+BASELINES = {'zero flow': 'zero', 'Farneback': 'farneback', 'DIS (fast)': 'dis_fast', 'DIS (medium)': 'dis', 'variational': 'variational'}
 OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
 
 def find(folder, name, tmp):
@@ -80,6 +82,9 @@ def main():
     try:
         predictor = FlowPredictor(args.model, args.weights, args.device, args.iters)
         methods = {k: lambda a, b, m=m: classical_flow(a, b, m) for k,m in BASELINES.items()} | {predictor.name: predictor}
+        if isinstance(predictor.model, DISRefiner):
+            patient = fill_model(create_model(args.model, start='variational'), args.model, args.weights)
+            methods[f'{args.model} from variational'] = FlowPredictor(patient, device=args.device, iters=args.iters)
         res = measure(read_pairs(args.folder), methods)
         if not res[predictor.name]: raise fail(FlowbookError, args.folder, 'no pair', 'at least one of the pairs that --help lists')
     except FlowbookError as e: sys.exit(str(e))

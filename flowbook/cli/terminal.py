@@ -48,7 +48,7 @@ def example(
 
 Model = Annotated[str, typer.Option(help='One of flowbook models.')]
 Weights = Annotated[Optional[str], typer.Option(help='A name of flowbook models --weights, or a file: safetensors, or a checkpoint of MMFlow, torchvision and others; default: those of the package.', show_default=False)]
-Iters = Annotated[Optional[int], typer.Option(min=1, help="Iterations of a recurrent model; default: the model's own number.", show_default=False)]
+Iters = Annotated[Optional[int], typer.Option(min=1, help="Iterations of a recurrent model, passes of a refiner; default: the model's own number.", show_default=False)]
 Tile = Annotated[Optional[str], typer.Option(metavar='auto|H,W', help='Compute in tiles of this height and width, pixels; auto: as large as the memory allows; default: whole.', show_default=False)]
 Precision = Annotated[str, typer.Option(help='fp32, bf16, or fp16 on a GPU.')]
 Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]

@@ -82,7 +82,7 @@ class DISRefiner(Estimator):
     "A classical flow, and a few learnt corrections of it"
     stride = 16   # sides are padded to multiples of this
     def __init__(self, *,
-        start:str='dis',          # Where it starts: 'dis', 'dis_fast' or 'farneback'
+        start:str='dis',          # Where it starts: one of `classical_methods`, such as 'dis' or 'variational'
         stem:int=16,              # Channels at 1/2
         features:int=32,          # Channels to compare
         widths:tuple=(32,64,96),  # As for `RefinePass`
@@ -102,8 +102,8 @@ class DISRefiner(Estimator):
 
     def extra_repr(self): return f"start={self.start}, iters={self.iters}"
 
-# %% ../../nbs/models/32_refine.ipynb #b02a1360
-def _bytes(img): return (img.detach().float()*255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+# %% ../../nbs/models/32_refine.ipynb #b81d26f8
+def _bytes(img): return img.detach().float().mul(255).round_().clamp_(0, 255).permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format).cpu().numpy()
 
 def _hold_nothing(img):
     from torch._subclasses.fake_tensor import FakeTensor
@@ -149,7 +149,7 @@ def encode(self:DISRefiner,
     f = self.features(torch.cat([x1, x2])).float()
     f = [F.normalize(normalize_features(F.avg_pool2d(f, 2**i) if i else f), dim=1, eps=1e-3)*f.shape[1]**.5 for i in range(3)]
     scale = x1.new_tensor([1.]*3 + [.2]*2).view(1, 5, 1, 1)
-    doubt = (doubt_maps(x1, x2, flow, flow_bw)*scale).clamp(-2, 2)
+    doubt = doubt_maps(x1, x2, flow, flow_bw).mul_(scale).clamp_(-2, 2)   # in place: fresh memory costs more than the sums
     net, share = self.context(torch.cat([x1, doubt, .1*flow], 1)).chunk(2, 1)
     return [g[:len(x1)] for g in f], [g[len(x1):] for g in f], net.tanh(), share
 
