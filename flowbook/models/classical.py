@@ -95,7 +95,7 @@ def _first_guess(method, flow, img):
 # %% ../../nbs/models/03_classical.ipynb #b994d02d
 def _bytes(img):
     "`(B,3,H,W)` in [0,1] to `(B,H,W,3)` uint8, on the CPU"
-    return (img.detach().float()*255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return img.detach().float().mul(255).round_().clamp_(0, 255).permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format).cpu().numpy()
 
 # %% ../../nbs/models/03_classical.ipynb #9e297e65
 @patch

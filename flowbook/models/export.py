@@ -224,7 +224,7 @@ def load_exported(
         names,notes = [o.name for o in session.get_inputs()],session.get_modelmeta().custom_metadata_map
         def run(*inputs): return torch.from_numpy(session.run(None, {n: t.numpy() for n,t in zip(names, inputs)})[0])
     else: raise fail(ConfigError, path, f'the suffix {Path(path).suffix!r}', "'.onnx' or '.pt2'")
-    if 'start' not in notes: return lambda img1, img2: run(img1, img2)
+    if 'method' not in notes: return lambda img1, img2: run(img1, img2)
     return lambda img1, img2: run(img1, img2, *both_ways(img1, img2, notes['method']))
 
 # %% ../../nbs/models/95_export.ipynb #2b1b8da9

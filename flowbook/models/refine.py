@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import coords_grid, pad_to_multiple, resize_flow, unpad
 from .base import Estimator, FlowOutput, register_model
-from .classical import classical_methods, opencv_flow
+from .classical import _bytes, classical_methods, opencv_flow
 from .raft import ConvNorm, FlowHead, MaskPredictor, ResidualBlock
 from ..ops.lookup import corr_on_the_fly
 from ..ops.offset import expected_offset, normalize_features
@@ -46,8 +46,8 @@ class RefinePass(nn.Module):
         radius:int=3             # Reach of the comparison, cells of each scale
     ):
         super().__init__()
-        (a, b, c), n = widths, (2*radius + 1)**2
-        n, self.radius, self.sharp = n + 2, radius, nn.Parameter(torch.ones(3))
+        (a, b, c), n = widths, (2*radius + 1)**2 + 2                  # a window, and the step that it suggests
+        self.radius, self.sharp = radius, nn.Parameter(torch.ones(3))
         self.look, self.enter = ConvNorm(n + 4, a, 1), ConvNorm(2*a, a, 3, act=False)
         self.down1, self.join1, self.deep1 = ConvNorm(a, b, 3, stride=2), ConvNorm(b + n, b, 3), ResidualBlock(b, b, norm='none')
         self.down2, self.join2, self.deep2 = ConvNorm(b, c, 3, stride=2), ConvNorm(c + n, c, 3), ResidualBlock(c, c, norm='none')
@@ -103,8 +103,6 @@ class DISRefiner(Estimator):
     def extra_repr(self): return f"start={self.start}, iters={self.iters}"
 
 # %% ../../nbs/models/32_refine.ipynb #b81d26f8
-def _bytes(img): return img.detach().float().mul(255).round_().clamp_(0, 255).permute(0, 2, 3, 1).to(torch.uint8, memory_format=torch.contiguous_format).cpu().numpy()
-
 def _hold_nothing(img):
     from torch._subclasses.fake_tensor import FakeTensor
     return img.is_meta or isinstance(img, FakeTensor)
