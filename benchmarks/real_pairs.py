@@ -16,7 +16,7 @@ from flowbook.infer.evaluate import evaluate_pair
 from flowbook.infer.predictor import FlowPredictor, classical_flow, fill_model, load_sample
 from flowbook.io.files import atomic_path, ensure_dir
 from flowbook.models.base import create_model
-from flowbook.models.refine import DISRefiner
+from flowbook.models.dis_refiner import DISRefiner
 
 PAIRS = {**{o: [f'middlebury/{o}/{f}' for f in ('frame10.png', 'frame11.png', 'flow10.flo')] for o in ('RubberWhale', 'Venus', 'Urban3')},
          'alley_1': ['sintel/alley_1/clean/frame_0001.png', 'sintel/alley_1/clean/frame_0002.png', 'sintel/alley_1/flow/frame_0001.flo'],

@@ -12,7 +12,7 @@ from flowbook.infer.evaluate import evaluate_recipe
 from flowbook.io.files import atomic_path
 from flowbook.models.base import create_model
 from flowbook.models.weights import load_weights, read_state_dict, save_weights
-from flowbook.recipes.core import apply_overrides
+from flowbook.recipes.base import apply_overrides
 
 root = Path(__file__).resolve().parent.parent
 STARTS = 'the flow of OpenCV\'s DIS, preset medium, in both directions: a classical method, which runs on the CPU before the network does'

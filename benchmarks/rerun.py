@@ -8,7 +8,7 @@ On the machine of the log, with the same number of threads, they agree in every 
 import argparse, contextlib, io, re, tempfile
 from pathlib import Path
 from fastai.callback.core import Callback, CancelFitException
-from flowbook.recipes.core import get_recipe, run_recipe
+from flowbook.recipes.base import get_recipe, run_recipe
 
 class Stop(Callback):
     "End the run after `iters` iterations"

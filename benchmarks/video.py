@@ -36,7 +36,7 @@ def streamed(clip, out, predictor, layout, marks):
 def plain(clip, out, predictor, layout):
     import numpy as np
     from flowbook.infer.stream import FramePair
-    from flowbook.infer.layouts import FlowScale, paint_pair
+    from flowbook.viz.layouts import FlowScale, paint_pair
     from flowbook.io.video import VideoWriter, read_frames
     scale,n,last,began = FlowScale(),0,None,time.perf_counter()
     with VideoWriter(out) as w:

@@ -16,7 +16,7 @@ import cv2, torch
 from flowbook.core.testing import _pair
 from flowbook.models.base import create_model, list_models
 from flowbook.models.classical import Classical
-from flowbook.models.tools import flops, num_params
+from flowbook.models.summary import flops, num_params
 
 warnings.simplefilter('ignore')
 ptlflow_names = dict(flownets='flownets', flownetc='flownetc', flownet2sd='flownetsd', flownet2cs='flownetcs', flownet2css='flownetcss', flownet2='flownet2', pwcnet='pwcnet',

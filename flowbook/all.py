@@ -15,9 +15,9 @@ from .viz.color import *
 from .viz.plots import *
 from .viz.frames import *
 from .viz.motion import *
-from .viz.views import *
-from .viz.widgets import *
-from .viz.explorer import *
+from .apps.views import *
+from .apps.widgets import *
+from .apps.explorer import *
 from .ops.build import *
 from .ops.backend import *
 from .ops.nvrtc import *
@@ -43,7 +43,7 @@ from .data.loaders import *
 from .data.mixtures import *
 from .data.block import *
 from .data.chairs import *
-from .data.things import *
+from .data.sceneflow import *
 from .data.sintel import *
 from .data.kitti import *
 from .data.more import *
@@ -64,12 +64,12 @@ from .models.maskflownet import *
 from .models.raft import *
 from .models.gma import *
 from .models.compact import *
-from .models.refine import *
-from .models.foreign import *
+from .models.dis_refiner import *
+from .models.weights_schemes import *
 from .models.weights import *
 from .models.published import *
 from .models.export import *
-from .models.tools import *
+from .models.summary import *
 from .train.losses import *
 from .train.occlusion_losses import *
 from .train.unsupervised import *
@@ -86,11 +86,11 @@ from .train.distributed import *
 from .train.run import *
 from .recipes.data import *
 from .recipes.model import *
-from .recipes.core import * # recipes themselves go by name: get_recipe('quickstart')
+from .recipes.base import * # recipes themselves go by name: get_recipe('quickstart')
 from .recipes.published import *
-from .recipes.mmconfig import *
-from .recipes.mmmodel import *
-from .recipes.configs import *
+from .mmflow.config import *
+from .mmflow.model import *
+from .mmflow.load import *
 from .infer.pairs import *
 from .infer.results import *
 from .infer.occlusion import *
@@ -98,16 +98,16 @@ from .infer.warm import *
 from .infer.tiles import *
 from .infer.memory import *
 from .infer.predictor import *
-from .infer.api import *
+from .mmflow.api import *
 from .infer.stream import *
-from .infer.layouts import *
+from .viz.layouts import *
 from .infer.video import *
 from .infer.evaluate import *
-from .infer.online import *
-from .infer.sets import *
-from .infer.report import *
+from .mmflow.online import *
+from .data.benchmarks import *
+from .apps.report import *
 from .infer.bench import *
 from .infer.compare import *
 from .infer.submit import *
-from .infer.serve import *
-from .infer.deploy import *
+from .apps.serve import *
+from .apps.deploy import *

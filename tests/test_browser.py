@@ -11,9 +11,9 @@ missing = [n for n in ('selenium', 'jupyterlab', 'anywidget') if not find_spec(n
 pytestmark = pytest.mark.skipif(bool(missing), reason=f"browser tests need {' '.join(missing)}")
 FLAGS = ('--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
          '--disable-component-update --disable-sync --window-size=1200,1700').split()
-VIEWER = '''from flowbook.viz.widgets import FlowViewer
+VIEWER = '''from flowbook.apps.widgets import FlowViewer
 FlowViewer([pair, FlowSample(pair.img2, pair.img1)], models=['dis', 'flowbook-small'])'''
-EXPLORER = '''from flowbook.viz.explorer import AugmentExplorer
+EXPLORER = '''from flowbook.apps.explorer import AugmentExplorer
 AugmentExplorer(pair)'''
 
 def free_port():

@@ -67,7 +67,7 @@ browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', '
 def test_the_report_sorts_in_a_browser(tmp_path):
     "Worst first; a click on a heading sorts by it, a second one the other way round"
     from types import SimpleNamespace
-    from flowbook.infer.report import Report, write_report
+    from flowbook.apps.report import Report, write_report
     report = Report(most=2)
     for i, e in enumerate((2., 10., 9.)):
         img, flow = torch.rand(1, 3, 16, 16), torch.zeros(1, 2, 16, 16)

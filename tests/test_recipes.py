@@ -4,7 +4,7 @@ from functools import lru_cache
 import pytest, torch
 from flowbook.augment.pipelines import create_augmentation
 from flowbook.data.make import make_dataset
-from flowbook.recipes.core import build_learner, get_recipe, list_recipes
+from flowbook.recipes.base import build_learner, get_recipe, list_recipes
 from flowbook.recipes.data import FOLDERS, build_datasets
 from flowbook.recipes.model import create_loss
 from flowbook.recipes.published import MIXTURES, weights_of
@@ -267,7 +267,7 @@ def write_tree(root, stem):
 
 @pytest.mark.parametrize('stem', CONFIGS)
 def test_mmflow_config_is_the_published_recipe(stem, tmp_path):
-    from flowbook.recipes.configs import load_config
+    from flowbook.mmflow.load import load_config
     said = []
     r = load_config(write_tree(tmp_path, stem), say=said.append)
     expected = get_recipe(stem)
@@ -276,7 +276,7 @@ def test_mmflow_config_is_the_published_recipe(stem, tmp_path):
 
 def test_mmflow_mixture(tmp_path):
     "FlowNet2-CSS-sd's data, which was not shuffled, with another model; and what happens without the number of GPUs"
-    from flowbook.recipes.configs import load_config
+    from flowbook.mmflow.load import load_config
     CONFIGS['mine'] = 'pwcnet', 'sdhom', adam(1e-5, 600000, [200000], 50000), "optimizer = dict(lr=2e-5)"
     said = []
     r = load_config(write_tree(tmp_path, 'mine'), ['data.train.1.ratio=.5', 'data.train.0.ratio=.5'], say=said.append)

@@ -24,7 +24,7 @@ _Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE', help="One of flow
 
 def _load(config, changes=None, allow_imports=False):
     with working('reading'):
-        from flowbook.recipes.configs import load_config
+        from flowbook.mmflow.load import load_config
         return load_config(config, changes or [], allow_imports, lambda text: typer.echo(f'note: {text}', err=True))
 
 # %% ../../nbs/cli/46_config.ipynb #c5e8cab6
@@ -34,21 +34,21 @@ def _show(name:_Config, changes:Changes=None, allow_imports:Imports=False, as_js
     "All values of a recipe, in the form that changes are written in."
     recipe = _load(name, changes, allow_imports)
     if as_json: return print_json(recipe)
-    from flowbook.recipes.core import format_recipe
+    from flowbook.recipes.base import format_recipe
     typer.echo(format_recipe(recipe))
 
 # %% ../../nbs/cli/46_config.ipynb #94d746be
 @config.command('list', epilog=example('flowbook config list', "flowbook config list 'raft*'"))
 def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For example 'raft*'.")]='*', as_json:Json=False):
     "The recipes there are: family, iterations, data."
-    from flowbook.recipes.core import list_recipes
+    from flowbook.recipes.base import list_recipes
     rows = [_summary(n) for n in list_recipes(pattern)]
     if not rows: raise fail(FlowbookError, 'config list', f"no recipe like {pattern}", 'another pattern')
     if as_json: return print_json(rows)
     print_table('', ['name', 'model', 'iterations', 'description'], [[r['name'], r['model'], _thousands(r), r['data']] for r in rows])
 
 def _summary(name):
-    from flowbook.recipes.core import _chapters, get_recipe
+    from flowbook.recipes.base import _chapters, get_recipe
     r = get_recipe(name)
     d, s = r['data'], r['schedule']
     sets = list(dict.fromkeys(c['name'] for c in d.get('train') or d.get('valid', []))) or ['scenes']
@@ -63,7 +63,7 @@ def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterati
                                'flowbook config diff run/recipe.json quickstart'))
 def _diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False):
     "The values in which two recipes differ."
-    from flowbook.recipes.core import flat_recipe
+    from flowbook.recipes.base import flat_recipe
     one, two = (flat_recipe(_load(o, None, allow_imports)) for o in (a, b))
     found = {k: (one.get(k), two.get(k)) for k in dict.fromkeys([*one, *two]) if (k in one) != (k in two) or _plain(one[k]) != _plain(two[k])}
     if as_json: return print_json({k: dict(a=x, b=y) for k, (x, y) in found.items()})
@@ -83,5 +83,5 @@ def _export(
     "Write a recipe as a Python file with one dictionary per part, which loads back to the same recipe."
     recipe = _load(name, changes, allow_imports)
     if out.exists(): raise fail(FlowbookError, out, 'a file that is there already', 'a new file')
-    from flowbook.recipes.configs import export_recipe
+    from flowbook.mmflow.load import export_recipe
     typer.echo(f"wrote {export_recipe(recipe, out)}")

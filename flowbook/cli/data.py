@@ -66,7 +66,7 @@ def check(
     "Look at every file of a data set: missing, damaged, of the wrong size?"
     with working('importing PyTorch'):
         from flowbook.data.check import check_dataset
-        from flowbook.recipes.core import parse_options
+        from flowbook.recipes.base import parse_options
         chosen = parse_options(options or [])
     with Counting(f'checking {name}', 'files') as progress: report = check_dataset(name, root, full, index, workers, chosen, progress)
     if as_json: print_json({k: getattr(report, k) for k in ('name', 'root', 'files', 'rows', 'absent', 'problems')})

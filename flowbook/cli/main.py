@@ -58,7 +58,7 @@ def models(
     "The models there are, networks and classical methods."
     if weights: return show_weights(as_json=as_json)
     with working('importing PyTorch'):
-        from flowbook.models.tools import model_table
+        from flowbook.models.summary import model_table
         found = model_table(size=(448, 1024) if flops else None)
     if as_json: return print_json(found)
     count = lambda o: [f"{o['gflops']:.0f}" if o['gflops'] else '-']*flops

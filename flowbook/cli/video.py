@@ -111,6 +111,6 @@ def merge(
     out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', as_json:Json=False):
     "Put frames and their flow maps side by side, as a video or a folder."
     limit = _parse_scale(max_flow, False)
-    with working('importing PyTorch'): from flowbook.infer.layouts import merge_frames
+    with working('importing PyTorch'): from flowbook.viz.layouts import merge_frames
     with Counting(imgs, 'frames') as progress: n = merge_frames(imgs, flows, out, fps, codec, limit, progress)
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')

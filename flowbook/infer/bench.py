@@ -12,7 +12,7 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor
 from ..models.base import create_model
 from ..models.classical import Classical
-from ..models.tools import flops, num_params
+from ..models.summary import flops, num_params
 
 # %% ../../nbs/infer/29_bench.ipynb #73e25e1a
 def time_model(

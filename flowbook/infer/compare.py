@@ -13,7 +13,7 @@ from .evaluate import dataset_pair, evaluate_methods, method_of
 from .predictor import FlowPredictor
 from ..models.classical import Classical
 from ..models.published import list_weights
-from ..models.tools import num_params
+from ..models.summary import num_params
 from ..models.weights import model_card, read_metadata
 
 # %% ../../nbs/infer/26_compare.ipynb #a8e08571

@@ -19,8 +19,8 @@ from .predictor import FlowPredictor, fill_model
 from ..io.images import read_image, to_numpy_flow, to_tensor
 from ..models.base import list_models
 from ..models.classical import opencv_flow
-from ..models.tools import fuse_conv_bn
-from ..recipes.core import apply_overrides, build_datasets, build_model, get_recipe, list_recipes
+from ..models.summary import fuse_conv_bn
+from ..recipes.base import apply_overrides, build_datasets, build_model, get_recipe, list_recipes
 from ..train.metrics import EPE, FlAll, sum_over_processes
 from ..train.scores import FlowScores
 from ..viz.color import known_flow
@@ -207,7 +207,7 @@ def find_recipe(
     "Look up a recipe, read it from a config file, or make one that tests the model `name` on default scenes"
     if name in list_recipes(): return get_recipe(name, overrides)
     if Path(name).suffix in ('.py', '.json', '.yaml', '.yml'):
-        from flowbook.recipes.configs import load_config
+        from flowbook.mmflow.load import load_config
         return load_config(name, overrides, allow_imports)
     if name not in list_models(): raise unknown('recipe or model', name, list_recipes() + list_models())
     return apply_overrides(get_recipe('flowbook_small') | dict(model=dict(name=name)), overrides)

@@ -27,7 +27,7 @@ from ..models import weights as _weights
 from ..models.base import create_model
 from ..models.classical import opencv_flow
 from ..models.published import fill_weights
-from ..models.tools import model_table
+from ..models.summary import model_table
 
 # %% ../../nbs/infer/10_predictor.ipynb #500fef30
 def pick_device(

@@ -15,7 +15,7 @@ from ..io.flowfiles import _suffixes, read_flow_valid, write_flow
 from ..io.images import write_image
 from ..io.video import VideoWriter, join_videos, list_frames, read_frames
 from .stream import Sink, StageClock, _check_predictor, stream_flow
-from .layouts import LAYOUTS, FlowScale, _score, measure_scale, paint_pair
+from ..viz.layouts import LAYOUTS, FlowScale, _score, measure_scale, paint_pair
 
 # %% ../../nbs/infer/32_video.ipynb #f1aa207b
 def _load_state(path):

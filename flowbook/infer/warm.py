@@ -43,7 +43,7 @@ def takes_init(
 )->bool:  # True for RAFT and its relatives, and for refiners
     "Does the model accept a `flow_init`?"
     from flowbook.models.raft import RAFT
-    from flowbook.models.refine import DISRefiner
+    from flowbook.models.dis_refiner import DISRefiner
     return isinstance(model, (RAFT, DISRefiner))
 
 # %% ../../nbs/infer/07_warm.ipynb #c44c8125

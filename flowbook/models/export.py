@@ -20,7 +20,7 @@ from ..core.testing import _pair
 from ..io.files import atomic_path, check_file
 from .base import Estimator
 from .classical import Classical
-from .refine import both_ways
+from .dis_refiner import both_ways
 from ..ops.correlation import correlation_ref
 from ..ops.lookup import _lookup
 from ..ops.upsample import _upsample

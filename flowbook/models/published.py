@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from ..core.errors import ConfigError, WeightsError, fail, unknown
 from ..io.files import atomic_path, ensure_dir
 from . import weights as _weights
-from .foreign import swap_irr_channels
+from .weights_schemes import swap_irr_channels
 
 # %% ../../nbs/models/92_published.ipynb #9dad986e
 @dataclass

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from ..core.errors import FlowbookError, WeightsError, fail, unknown
 from ..io.files import atomic_path, check_file
-from .foreign import Scheme, check_foreign, foreign_schemes, rename
+from .weights_schemes import Scheme, check_foreign, foreign_schemes, rename
 
 # %% ../../nbs/models/90_weights.ipynb #f322b30b
 class _Inert:

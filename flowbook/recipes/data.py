@@ -50,7 +50,7 @@ def build_dataset(
     from flowbook.data.base import create_dataset
     from flowbook.data.mixtures import ConcatDataset, RepeatDataset
     if isinstance(config, dict) and 'type' in config:   # MMFlow's
-        from flowbook.recipes.configs import translate_datasets
+        from flowbook.mmflow.load import translate_datasets
         config, root = translate_datasets(config), root or 'data'
     if isinstance(config, (list, tuple)): return ConcatDataset([build_dataset(c, root, crop, seed + i, n) for i, c in enumerate(config)])
     for k in config:

@@ -10,7 +10,7 @@ __all__ = ['PLANS', 'MIXTURES', 'halving', 'restarts', 'one_cycle', 'publish', '
 from copy import deepcopy
 from dataclasses import dataclass
 from ..core.errors import ConfigError, fail, unknown
-from .core import _recipes, get_recipe, list_recipes, register_recipe
+from .base import _recipes, get_recipe, list_recipes, register_recipe
 
 # %% ../../nbs/recipes/21_published.ipynb #4f58dd2a
 def halving(
