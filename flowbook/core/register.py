@@ -20,7 +20,7 @@ class Register:
     "Names of one kind and what they stand for"
     def __init__(self,
         kind:str,         # What the names are names of, for messages: `'model'`
-        package:str=None, # Package whose modules enter themselves, for example `'flowbook.models'`; None: there is none
+        package:str=None, # Package whose modules enter themselves, `'flowbook.models'`; or a tuple of them; None: there is none
         mark:str=None     # Name of the function that they call to do so, for example `'register_model'`
     ):
         self.kind, self.package, self.mark = kind, package, mark
@@ -63,10 +63,10 @@ def _look(self:Register):
     "Find the modules of the package that enter something"
     if self.sources is not None: return
     self.sources = {}
-    if not self.package: return
-    for folder in find_spec(self.package).submodule_search_locations:
-        texts = {p.stem: p.read_text(encoding='utf-8') for p in sorted(Path(folder).glob('[!_]*.py'))}
-        self.sources |= {f'{self.package}.{k}': v for k, v in texts.items() if f'{self.mark}(' in v or f'@{self.mark}' in v}
+    for package in (self.package,) if isinstance(self.package, str) else self.package or ():
+        files = [p for o in find_spec(package).submodule_search_locations for p in sorted(Path(o).glob('[!_]*.py'))]
+        texts = {f'{package}.{p.stem}': p.read_text(encoding='utf-8') for p in files}
+        self.sources |= {k: v for k, v in texts.items() if f'{self.mark}(' in v or f'@{self.mark}' in v}
 
 @patch
 def discover(self:Register,

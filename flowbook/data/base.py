@@ -289,7 +289,7 @@ FlowDataset.save_index = _save_index
 
 # %% ../../nbs/data/10_base.ipynb #6386a7e7
 _datasets = {}
-_modules = ('chairs', 'things', 'sintel', 'kitti', 'more', 'folder')   # chapters with data sets
+_modules = ('chairs', 'sceneflow', 'sintel', 'kitti', 'more', 'folder')   # chapters with data sets
 
 def register_dataset(
     cls:type  # Subclass of `FlowDataset` with a `name`
