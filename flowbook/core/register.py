@@ -75,8 +75,8 @@ def discover(self:Register,
     "Import modules of the package that enter something"
     self._look()
     def load(module):
-        del self.sources[module]
-        import_module(module)
+        import_module(module)   # a module that fails says so each time
+        self.sources.pop(module, None)
     likely = [m for m, text in self.sources.items() if name and name in text]
     for module in likely:
         if module in self.sources and name not in self.entries: load(module)
