@@ -52,6 +52,8 @@ from .data.make import *
 from .data.check import *
 from .layers.blocks import *
 from .models.base import *
+from .models.registry import *
+from .models.zoo import *
 from .models.parts import *
 from .models.classical import *
 from .models.flownet import *

@@ -8,7 +8,7 @@ __all__ = ['CompactRAFT', 'compact_raft']
 # %% ../../nbs/models/30_compact.ipynb #988b0e7b
 import torch
 from torch import nn
-from .base import register_model
+from .registry import register_model
 from .raft import RAFT
 from ..ops.offset import expected_offset, normalize_features
 
@@ -38,7 +38,7 @@ class CompactRAFT(RAFT):
 _small = dict(stem=24, widths=(48, 96), strides=(2, 2), blocks=(1, 2), features=128, context_norm='shared', hidden=64, context=64,
               kernels=((3, 3),), radius=4, corr=(64,), flow=(32, 16), motion=64, flow_head=64, mask_head=64, iters=4, bgr=False)
 
-@register_model('compact_raft')
+@register_model
 def compact_raft(
     **numbers   # Any parameter of `RAFT`
 )->CompactRAFT: # About a million parameters

@@ -12,7 +12,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import coords_grid, pad_to_multiple, resize_flow, unpad
-from .base import Estimator, FlowOutput, register_model
+from .base import Estimator, FlowOutput
+from .registry import register_model
 from .classical import _bytes, classical_methods, opencv_flow
 from .raft import ConvNorm, FlowHead, MaskPredictor, ResidualBlock
 from ..ops.lookup import corr_on_the_fly
@@ -190,7 +191,7 @@ def forward(self:DISRefiner,
     return FlowOutput(flow=flows[-1], flows=flows)
 
 # %% ../../nbs/models/32_dis_refiner.ipynb #b25a8d05
-@register_model('flowbook-small')
+@register_model
 def flowbook_small(
     **numbers  # Any number of `DISRefiner`
 )->DISRefiner: # 0.7 M parameters, freshly drawn

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
 from ..layers.blocks import ConvUnit, _per_level, init_kaiming
-from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
+from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .registry import register_model
 from ..ops.correlation import correlation
 
 # %% ../../nbs/models/05_flownet.ipynb #202b5263
@@ -171,7 +172,7 @@ class FlowNetC(FlowNetEstimator):
         return self.decoder([*fmaps1[:-1], *self.corr_encoder(fmaps1[-1], fmaps2[-1])])
 
 # %% ../../nbs/models/05_flownet.ipynb #34471749
-@register_model('flownets')
+@register_model
 def flownets(*,
     ni:int=6,                  # Input channels: two images; more inside a stack of networks
     widths:tuple=((64,),(128,),(256,256),(512,512),(512,512),(1024,1024)), # Channels of each convolution of each level
@@ -186,7 +187,7 @@ def flownets(*,
     return init_kaiming(FlowNetS(encoder=encoder, decoder=decoder), a=.1)
 
 # %% ../../nbs/models/05_flownet.ipynb #f6785658
-@register_model('flownetc')
+@register_model
 def flownetc(*,
     widths:tuple=((64,),(128,),(256,)),  # Channels of each convolution of the levels before comparing
     ks:tuple=(7,5,5),                    # Kernel size of each of these levels' first convolution

@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
-from .base import register_model
+from .registry import register_model
 from .raft import RAFT, ConvGRU, UpdateBlock
 
 # %% ../../nbs/models/25_gma.ipynb #865a8a8d
@@ -115,7 +115,7 @@ class GMA(RAFT):
             aggregate=MotionAggregator(motion=motion, heads=heads, head=head))
 
 # %% ../../nbs/models/25_gma.ipynb #d81a3f2b
-@register_model('gma')
+@register_model
 @delegates(GMA)
 def gma(
     **kwargs # Any number of `GMA`
@@ -123,7 +123,7 @@ def gma(
     "GMA as in the paper, 5.8 M weights"
     return GMA(**kwargs)
 
-@register_model('gma_p-only')
+@register_model
 @delegates(GMA)
 def gma_p_only(
     **kwargs # Any number of `GMA`
@@ -131,7 +131,7 @@ def gma_p_only(
     "GMA that attends by position alone, up to 1280x1280 pixels"
     return GMA(**(dict(content=False, positions=160) | kwargs))
 
-@register_model('gma_plus-p')
+@register_model
 @delegates(GMA)
 def gma_plus_p(
     **kwargs # Any number of `GMA`

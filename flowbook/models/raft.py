@@ -15,7 +15,8 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import coords_grid, pad_to_multiple, unpad
-from .base import Estimator, FlowOutput, prepare_image, register_model
+from .base import Estimator, FlowOutput, prepare_image
+from .registry import register_model
 from ..ops.lookup import all_pairs
 from ..ops.upsample import bilinear_upsample, convex_upsample
 
@@ -319,7 +320,7 @@ def forward(self:RAFT,
     return FlowOutput(flow=flows[-1], flows=flows)
 
 # %% ../../nbs/models/20_raft.ipynb #e18f32de
-@register_model('raft')
+@register_model
 @delegates(RAFT)
 def raft(
     **kwargs # Any number of `RAFT`
@@ -328,7 +329,7 @@ def raft(
     return RAFT(**kwargs)
 
 # %% ../../nbs/models/20_raft.ipynb #c153acd0
-@register_model('raft_small')
+@register_model
 def raft_small(
     **numbers # Any number of `RAFT`, instead of the one here
 )->RAFT: # 1.0 M parameters, freshly drawn
