@@ -12,7 +12,9 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ContextNet, DenseBlock, PyramidEncoder, init_kaiming
+from ..layers.blocks import init_kaiming
+from ..layers.decoders import ContextNet, DenseBlock
+from ..layers.encoders import PyramidEncoder
 from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
 from ..ops.correlation import correlation
 from ..ops.offset import expected_offset, normalize_features
