@@ -6,9 +6,9 @@
     python tools/check.py --all      # both, as CI does
 
 What can be mended by running it again is mended: a failed `clean` or `export` has done its work, look at the diff and commit it.
-`python tools/check.py export docs` runs those two only.
+`python tools/check.py export docs` runs those two only; `graph` also prints which room imports which.
 """
-import argparse, json, os, re, shutil, subprocess, sys, time
+import argparse, ast, json, os, re, shutil, subprocess, sys, time
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -16,6 +16,9 @@ bin_dir = Path(sys.executable).parent # of this environment; not resolved, a ven
 SOFT, HARD = 200_000, 1_500_000 # bytes of a notebook: goal and limit
 PICTURE, LINES = 40_000, 15     # goals: bytes of a picture, lines of a text output
 HAND_WRITTEN = {'all.py', '_modidx.py', '__init__.py'}
+DRAWING = root/'nbs/images/rooms.svg'
+# a module imports from its own room and from those before it
+ROOMS = 'core io viz layers ops data augment models train recipes infer mmflow apps cli'.split()
 
 class Failed(Exception): pass
 
@@ -83,6 +86,78 @@ def check_export():
     if orphans: raise Failed(f"no notebook exports {', '.join(str(p.relative_to(root)) for p in orphans)}: delete by hand")
     if names := changed(modules, 'nbdev_export'): raise Failed(f"nbdev_export changed {', '.join(names)}: commit that")
 
+def imports():
+    "What modules import of each other, wherever it stands: the module, what it imports from, and the name, None for a whole module"
+    paths = sorted(p for p in (root/'flowbook').glob('*/*.py') if p.name!='__init__.py')
+    files = {'.'.join(p.relative_to(root).with_suffix('').parts): p for p in paths}
+    for module,path in files.items():
+        room, bound = module.rpartition('.')[0], {}
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import): yield from ((module, o.name, None) for o in node.names if o.name in files)
+            if not isinstance(node, ast.ImportFrom): continue
+            parent = '.'.join(room.split('.')[:3-node.level]) if node.level else '' # one dot: the room, two: the package
+            source = '.'.join(o for o in (parent, node.module) if o)
+            for o in node.names:
+                whole = f'{source}.{o.name}'
+                if whole in files: bound[o.asname or o.name] = whole
+                if whole in files: yield module, whole, None
+                elif source.startswith('flowbook.'): yield module, source, o.name
+        for node in ast.walk(tree): # `loaders._fetch` of an imported module `loaders`
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in bound:
+                yield module, bound[node.value.id], node.attr
+
+def circles(graph):
+    "Groups of modules that import each other, however indirectly"
+    def reached(start):
+        found, new = set(), [start]
+        while new: new += [o for o in graph.get(new.pop(), ()) if o not in found and not found.add(o)]
+        return found
+    below = {m: reached(m) for m in graph}
+    return sorted({tuple(sorted(o for o in below[m] if m in below.get(o, ()))) for m in graph if m in below[m]})
+
+def drawing(rooms):
+    "The rooms as an SVG table: a dot where the room of the row imports from the room of the column"
+    n, cell, left, top = len(ROOMS), 20, 76, 70
+    mid = lambda i: i*cell + cell/2
+    parts = [f'<line x1="0" x2="{left+n*cell}" y1="{top+i*cell}" y2="{top+i*cell}" stroke="#ddd"/>' for i in range(n+1)]
+    for i,row in enumerate(ROOMS):
+        parts.append(f'<text x="{left-8}" y="{top+mid(i)+4}" text-anchor="end">{row}</text>')
+        parts.append(f'<text transform="translate({left+mid(i)+4} {top-6}) rotate(-90)">{row}</text>')
+        parts.append(f'<rect x="{left+i*cell}" y="{top+i*cell}" width="{cell}" height="{cell}" fill="#ddd"/>')
+        cols = [j for j,o in enumerate(ROOMS) if o in rooms[row] and o!=row]
+        parts += [f'<circle cx="{left+mid(j)}" cy="{top+mid(i)}" r="5" fill="#2a6f97"/>' for j in cols]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{left+n*cell}" height="{top+n*cell+1}" font-family="sans-serif" font-size="13">'
+    return '\n'.join([head, *parts, '</svg>\n'])
+
+def check_graph():
+    "imports point from a room to those before it; no circles, no private names of another module"
+    found, room = sorted(set(imports()), key=str), lambda m: m.split('.')[1]
+    graph, rooms, bad = {}, {o: set() for o in ROOMS}, []
+    for a,b,name in found:
+        graph.setdefault(a, set()).add(b)
+        rooms.setdefault(room(a), set()).add(room(b))
+        if name and re.match('_(?!_)', name): bad.append(f'{a} imports {name} of {b}: a private name')
+        if b.count('.')==1: bad.append(f'{a} imports {name} of {b}: modules import from modules, not from the face of a room')
+        if not {room(a), room(b)} <= set(ROOMS): bad.append(f'{a} imports {b}: a room that ROOMS in tools/check.py does not list')
+        elif ROOMS.index(room(b)) > ROOMS.index(room(a)): bad.append(f'{a} imports {b}: {room(b)} comes after {room(a)}')
+    bad += [f"a circle: {', '.join(o)}" for o in circles(graph)]
+    for o in ROOMS: print(f"  {o:8} imports {' '.join(sorted(rooms[o]-{o}, key=ROOMS.index)) or '-'}")
+    if bad: raise Failed('\n'.join(sorted(set(bad))))
+    if not DRAWING.exists() or DRAWING.read_text()!=(new := drawing(rooms)):
+        DRAWING.write_text(new)
+        raise Failed(f'{DRAWING.relative_to(root)} is drawn anew: commit that')
+
+def check_lint():
+    "ruff, as ruff.toml sets it, finds nothing in package and tools"
+    print('$ ruff check flowbook tools setup.py', flush=True)
+    res = subprocess.run([bin_dir/'ruff', 'check', '--output-format=json', 'flowbook', 'tools', 'setup.py'], cwd=root, capture_output=True, text=True)
+    if res.returncode > 1: raise Failed(res.stderr)
+    rows = [(Path(o['filename']), o['location']['row'], o['code'], o['message']) for o in json.loads(res.stdout)]
+    ours = lambda file, row: not re.search(r"^(__all__ = \[| {11}')", file.read_text(encoding='utf-8').splitlines()[row-1]) # nbdev wraps that list
+    bad = [f'{f.relative_to(root)}:{row}: {code} {text}' for f,row,code,text in rows if ours(f, row)]
+    if bad: raise Failed('\n'.join([*bad, f'{len(bad)} findings']))
+
 def outputs(path):
     "Each output of a notebook: cell number, output, its data by type, its text"
     for i,c in enumerate(json.loads(path.read_text(encoding='utf-8'))['cells']):
@@ -124,7 +199,7 @@ def check_wheel():
     shutil.rmtree(root/'build', ignore_errors=True)
 
 TESTS = dict(notebooks=check_notebooks, pytest=check_pytest)
-GATE = dict(pip=check_pip, clean=check_clean, export=check_export, outputs=check_outputs, docs=check_docs, wheel=check_wheel)
+GATE = dict(pip=check_pip, clean=check_clean, export=check_export, graph=check_graph, lint=check_lint, outputs=check_outputs, docs=check_docs, wheel=check_wheel)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
