@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ConvUnit, _per_level, init_kaiming
+from ..layers.blocks import ConvUnit, init_kaiming, per_level
 from .base import Estimator, FlowOutput, prepare_image, restore_flows
 from .registry import register_model
 from ..ops.correlation import correlation
@@ -29,7 +29,7 @@ class FlowNetEncoder(nn.Module):
     ):
         super().__init__()
         n = len(widths)
-        ks,strides,first = _per_level(ks, n, 'ks'),_per_level(strides, n, 'strides'),stem or ni
+        ks,strides,first = per_level(ks, n, 'ks'),per_level(strides, n, 'strides'),stem or ni
         self.stem,self.stride = ConvUnit(ni, stem) if stem else None,math.prod(strides)
         inputs = (first,*(w[-1] for w in widths[:-1]))
         self.levels = nn.ModuleList(

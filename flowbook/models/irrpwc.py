@@ -11,7 +11,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_flow, resize_to_multiple
-from ..layers.blocks import ContextNet, ConvUnit, DenseBlock, PyramidEncoder, init_kaiming
+from ..layers.blocks import ConvUnit, init_kaiming
+from ..layers.decoders import ContextNet, DenseBlock
+from ..layers.encoders import PyramidEncoder
 from .base import Estimator, FlowOutput, prepare_image
 from .registry import register_model
 from ..ops.correlation import correlation

@@ -13,7 +13,8 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ConvUnit, PyramidEncoder, init_kaiming
+from ..layers.blocks import ConvUnit, init_kaiming
+from ..layers.encoders import PyramidEncoder
 from .base import Estimator, FlowOutput, prepare_image, restore_flows
 from .registry import register_model
 from ..ops.correlation import correlation

@@ -13,7 +13,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ContextNet, DenseBlock, PyramidEncoder
+from ..layers.decoders import ContextNet, DenseBlock
+from ..layers.encoders import PyramidEncoder
 from .base import Estimator, FlowOutput, prepare_image, restore_flows
 from .registry import register_model
 from ..ops.correlation import correlation

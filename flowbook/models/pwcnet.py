@@ -12,7 +12,9 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ContextNet, DenseBlock, PyramidEncoder, init_kaiming
+from ..layers.blocks import init_kaiming
+from ..layers.decoders import ContextNet, DenseBlock
+from ..layers.encoders import PyramidEncoder
 from .base import Estimator, FlowOutput, prepare_image, restore_flows
 from .registry import register_model
 from ..ops.correlation import correlation
