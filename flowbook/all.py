@@ -51,7 +51,12 @@ from .data.folder import *
 from .data.make import *
 from .data.check import *
 from .layers.blocks import *
+from .layers.encoders import *
+from .layers.recurrent import *
+from .layers.decoders import *
 from .models.base import *
+from .models.registry import *
+from .models.zoo import *
 from .models.parts import *
 from .models.classical import *
 from .models.flownet import *

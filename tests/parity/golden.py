@@ -41,22 +41,24 @@ def integers(key, shape):
     return np.arange(n)[None] - np.arange(n)[:, None] + n - 1
 
 def load_golden(name):
-    "The full recording of a network, for example 'pwcnet' or 'modern/sea_raft_s'; None where it is missing"
+    "The full recording of a model, for example 'pwcnet'; None where it is missing"
     folder = shared_path('golden')
-    return Golden(name, folder) if folder and (folder/name).exists() else None
+    found = [p for p in (folder.glob('**/golden.npz') if folder else ()) if p.parent.name.replace('-', '_')==Path(name).name.replace('-', '_')]
+    return Golden(found[0].parent.relative_to(folder).as_posix(), folder) if found else None
 
 class Golden:
     "A recorded run: weights, input, every output, losses and the norms of the gradients"
-    def __init__(self, name, folder=None):
-        self.name, self.folder = name, folder and Path(folder)
+    def __init__(self, path, folder=None):
+        self.path, self.folder = path, folder and Path(folder)
+        self.name = Path(path).name.replace('-', '_') # the model's
         self.meta, self.grad_norms = self.json('meta'), self.json('grad_norms')
         self.keys = self.json('keys')['keys']
-        self.arrays = self.npz(f'{name}/golden.npz')
+        self.arrays = self.npz(f'{path}/golden.npz')
         self.input = self.npz(self.meta.get('input_file', 'input.npz'))
 
     def json(self, what):
-        if self.folder: return json.loads((self.folder/self.name/f'{what}.json').read_text(encoding='utf-8'))
-        with zipfile.ZipFile(here/'reduced.zip') as z: return json.loads(z.read(f'{self.name}/{what}.json'))
+        if self.folder: return json.loads((self.folder/self.path/f'{what}.json').read_text(encoding='utf-8'))
+        with zipfile.ZipFile(here/'reduced.zip') as z: return json.loads(z.read(f'{self.path}/{what}.json'))
 
     def npz(self, path):
         if self.folder: return dict(np.load(self.folder/path))
@@ -96,14 +98,14 @@ class Golden:
 
     def parts(self):
         "Single parts on signed random input: inputs by name, results by name"
-        return {k: features(k, **o) for k,o in self.meta['part_inputs'].items()}, self.npz(f'{self.name}/parts.npz')
+        return {k: features(k, **o) for k,o in self.meta['part_inputs'].items()}, self.npz(f'{self.path}/parts.npz')
 
     def decoder(self):
         "The decoder alone on signed random features: what is known of it, and its results; None where there is none"
-        if not (self.folder/self.name/'decoder.json').exists(): return None
+        if not (self.folder/self.path/'decoder.json').exists(): return None
         info = self.json('decoder')
         if isinstance(stated := info.get('fp32_vs_fp64_max_abs'), float): info['tolerance'] = ROOM*stated
-        return info, self.npz(f'{self.name}/decoder.npz')
+        return info, self.npz(f'{self.path}/decoder.npz')
 
     def tolerance(self, of='flow'):
         """How far from the recording an output may lie: `ROOM` times what the recording says of float32 against float64. Where it says
@@ -131,10 +133,11 @@ def reduce(out=here/'reduced.zip'):
             full = Golden(p.parent.name, root)
             arrays = {k: v if k.startswith('buffer/') else v[::EVERY, ::EVERY] for k,v in full.arrays.items() if k.startswith(('flow', 'buffer/'))}
             meta = dict(grad_norms=full.grad_norms, keys=dict(keys=full.keys), meta={k: full.meta[k] for k in told if k in full.meta})
-            for k,v in meta.items(): add(f'{full.name}/{k}.json', json.dumps(v, separators=(',', ':')))
-            add(f'{full.name}/golden.npz', pack(**arrays))
+            for k,v in meta.items(): add(f'{full.path}/{k}.json', json.dumps(v, separators=(',', ':')))
+            add(f'{full.path}/golden.npz', pack(**arrays))
 
-def reduced_names():
-    with zipfile.ZipFile(here/'reduced.zip') as z: return sorted(n.split('/')[0] for n in z.namelist() if n.endswith('/golden.npz'))
+def reduced_paths():
+    "What the reduced set holds"
+    with zipfile.ZipFile(here/'reduced.zip') as z: return sorted(n.removesuffix('/golden.npz') for n in z.namelist() if n.endswith('/golden.npz'))
 
 if __name__=='__main__': reduce()
