@@ -1,0 +1,26 @@
+# Made by tools/check.py export
+from .base import apply_overrides as apply_overrides
+from .base import build_learner as build_learner
+from .base import flat_recipe as flat_recipe
+from .base import format_recipe as format_recipe
+from .base import get_recipe as get_recipe
+from .base import list_recipes as list_recipes
+from .base import parse_options as parse_options
+from .base import register_recipe as register_recipe
+from .base import run_recipe as run_recipe
+from .base import with_defaults as with_defaults
+from .data import FOLDERS as FOLDERS
+from .data import build_data_loader as build_data_loader
+from .data import build_dataloaders as build_dataloaders
+from .data import build_dataset as build_dataset
+from .data import build_datasets as build_datasets
+from .data import dataset_root as dataset_root
+from .model import build_model as build_model
+from .model import create_loss as create_loss
+from .model import register_loss as register_loss
+from .published import MIXTURES as MIXTURES
+from .published import PLANS as PLANS
+from .published import RecipeTable as RecipeTable
+from .published import describe_recipe as describe_recipe
+from .published import recipe_table as recipe_table
+from .published import weights_of as weights_of
