@@ -55,6 +55,8 @@ from .layers.encoders import *
 from .layers.recurrent import *
 from .layers.decoders import *
 from .models.base import *
+from .models.registry import *
+from .models.zoo import *
 from .models.parts import *
 from .models.classical import *
 from .models.flownet import *

@@ -11,7 +11,7 @@ from flowbook.recipes.published import MIXTURES, weights_of
 from flowbook.train.callbacks import create_hook
 from flowbook.train.optimizers import optimizer_func
 from flowbook.train.schedules import lr_schedule
-from flowbook.models.base import create_model
+from flowbook.models.zoo import create_model
 from flowbook.models.published import list_weights
 
 published = [n for n in list_recipes() if 'train' in get_recipe(n)['data']]

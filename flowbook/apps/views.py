@@ -74,7 +74,7 @@ class FlowViews:
     "Pairs of frames, models to run on them, and the pictures of what comes out"
     def __init__(self,
         frames,                     # See `as_samples`
-        models=('flowbook-small',), # Names, predictors or functions of two pictures; or a dictionary name: model
+        models=('flowbook_small',), # Names, predictors or functions of two pictures; or a dictionary name: model
         flow_gt=None,               # True flow, see `as_samples`
         max_flow:float=None,        # Speed of full colour, pixels; `None`: the fastest pixel of the truth, else of the first model, pair by pair
         keep:int=32                 # How many flow fields to remember

@@ -128,7 +128,7 @@ class FlowViewer:
     "Frames, flow and a pointer, in a notebook"
     def __init__(self,
         frames,                     # `FlowSample`s, pairs or frames, see `as_samples`; or a `FlowViews`
-        models=('flowbook-small',), # Names, predictors or functions of two pictures; or a dictionary name: model
+        models=('flowbook_small',), # Names, predictors or functions of two pictures; or a dictionary name: model
         flow_gt=None,               # True flow, see `as_samples`
         max_flow:float=None,        # Speed of full colour, pixels; `None`: see `FlowViews`
         max_side:int=640            # Longest side of the pictures sent to the browser, pixels

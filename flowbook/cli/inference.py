@@ -70,7 +70,7 @@ def infer(
     img1:_Image1,
     img2:_Image2,
     out:Annotated[Path, typer.Option(help='Folder for flow.flo, flow.png and side_by_side.png.', show_default=False)],
-    model:Model='flowbook-small',
+    model:Model='flowbook_small',
     weights:Weights=None,
     gt:Annotated[Optional[Path], typer.Option(help='True flow to compare with: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]=None,
     bidirectional:Annotated[bool, typer.Option('--bidirectional', help='The flow back, occlusion and confidence too: flow_bw.flo, occ.png, occ_bw.png, confidence.png.')]=False,

@@ -21,7 +21,7 @@ class Register:
     def __init__(self,
         kind:str,         # What the names are names of, for messages: `'model'`
         package:str=None, # Package whose modules enter themselves, `'flowbook.models'`; or a tuple of them; None: there is none
-        mark:str=None     # Name of the function that they call to do so, for example `'register_model'`
+        mark:str=None     # Name of the function that they call to do so, `'register_model'`; or a tuple of them
     ):
         self.kind, self.package, self.mark = kind, package, mark
         self.entries = {}     # of modules: name to (entry, what is known about it)
@@ -63,10 +63,12 @@ def _look(self:Register):
     "Find the modules of the package that enter something"
     if self.sources is not None: return
     self.sources = {}
-    for package in (self.package,) if isinstance(self.package, str) else self.package or ():
+    several = lambda o: (o,) if isinstance(o, str) else o or ()
+    calls = [o for m in several(self.mark) for o in (f'{m}(', f'@{m}\n')]
+    for package in several(self.package):
         files = [p for o in find_spec(package).submodule_search_locations for p in sorted(Path(o).glob('[!_]*.py'))]
         texts = {f'{package}.{p.stem}': p.read_text(encoding='utf-8') for p in files}
-        self.sources |= {k: v for k, v in texts.items() if f'{self.mark}(' in v or f'@{self.mark}' in v}
+        self.sources |= {k: v for k, v in texts.items() if any(o in v for o in calls)}
 
 @patch
 def discover(self:Register,

@@ -34,7 +34,9 @@ def load_golden(
 ):             # The loader's object for this model, or None where the data is missing
     "Open the recorded MMFlow outputs of model `name`"
     path = shared_path('golden', 'load_golden.py')
-    if path is None or not (path.parent/name).exists(): return None
+    if path is None: return None
+    name = next((p.name for p in path.parent.iterdir() if p.name.replace('-', '_') == name), name)
+    if not (path.parent/name).exists(): return None
     spec = importlib.util.spec_from_file_location('load_golden', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

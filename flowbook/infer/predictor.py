@@ -24,7 +24,8 @@ from .results import FlowArray, Prediction
 from .tiles import TilePlan, plan_tiles, run_tiled
 from .warm import carry_forward, grid_init, takes_init
 from ..models import weights as _weights
-from ..models.base import create_model
+from ..models.registry import model_name
+from ..models.zoo import create_model
 from ..models.classical import opencv_flow
 from ..models.published import fill_weights
 from ..models.summary import model_table
@@ -69,7 +70,7 @@ def describe_models(
 class FlowPredictor:
     "A model with its weights on a device: `predictor(img1, img2)` is the flow of a pair"
     def __init__(self,
-        model='flowbook-small', # Name for `create_model`, or an estimator, which is taken as it is and put into eval mode
+        model='flowbook_small', # Name for `create_model`, or an estimator, which is taken as it is and put into eval mode
         weights=None,           # Path or state dict; None: the package's for a name, its own for an estimator
         device='auto',          # See `pick_device`
         iters:int=None,         # Iterations of a recurrent model; None: its own number
@@ -80,7 +81,9 @@ class FlowPredictor:
     ):
         self.device,self.iters,name = pick_device(device),iters,model
         self.precision,self.scale,self.tile,self.overlap = *_check_options(precision, scale, tile, self.device),overlap
-        if isinstance(model, str): model = fill_model(create_model(model), name, weights)
+        if isinstance(model, str):
+            name = model_name(model)
+            model = fill_model(create_model(model), name, weights)
         elif weights is not None: fill_model(model, type(model).__name__, weights)
         self.name = name if isinstance(name, str) else type(model).__name__
         self.model,self.plans = model.to(self.device).eval(),{}
@@ -274,7 +277,7 @@ def _stamp(path):
 def estimate_flow(
     img1,                    # Path, Pillow image, array or tensor, see `to_tensor`
     img2,                    # The second frame, likewise
-    model='flowbook-small',  # Name for `create_model`, or an estimator
+    model='flowbook_small',  # Name for `create_model`, or an estimator
     weights=None,            # Path or state dict; None: the package's for a name, its own for an estimator
     device='auto',           # 'auto', 'cpu' or 'cuda'
     iters:int=None,          # Iterations of a recurrent model; None: its own number

@@ -155,7 +155,7 @@ def _check_predictor(predictor, bidirectional, warm_start):
 # %% ../../nbs/infer/30_stream.ipynb #25aa73d9
 def stream_flow(
     frames,                         # Iterator of `(H,W,3)` uint8 RGB, or whatever `read_frames` takes
-    predictor='flowbook-small',     # `FlowPredictor`, name of a model, or function of two frames
+    predictor='flowbook_small',     # `FlowPredictor`, name of a model, or function of two frames
     bidirectional:bool=False,       # Estimate the way back as well, with occlusions and confidence?
     warm_start:bool=False,          # Start each pair from the last one's flow, carried forward? Only some models can
     ahead:int=3,                    # Frames that may be read ahead

@@ -11,7 +11,8 @@ import cv2, numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from .base import Estimator, FlowOutput, register_model
+from .base import Estimator, FlowOutput
+from .registry import register_model
 
 # %% ../../nbs/models/03_classical.ipynb #093f2153
 _presets = dict(ultrafast='ULTRAFAST', fast='FAST', medium='MEDIUM')
@@ -119,7 +120,7 @@ def forward(self:Classical,
     return FlowOutput(flow=flow, flows=[flow])
 
 # %% ../../nbs/models/03_classical.ipynb #3e0ca756
-@register_model('dis')
+@register_model
 def dis(*,
     preset:str='medium' # 'ultrafast', 'fast' or 'medium': from quick to careful
 )->Classical:           # In eval mode, as it has to be
@@ -127,13 +128,13 @@ def dis(*,
     if preset not in _presets: raise unknown('preset', preset, _presets)
     return Classical(method='dis', preset=preset)
 
-@register_model('dis_fast')
+@register_model
 def dis_fast()->Classical:
     "Dense inverse search, OpenCV's fast preset; no weights"
     return dis(preset='fast')
 
 # %% ../../nbs/models/03_classical.ipynb #62f1cac2
-@register_model('farneback')
+@register_model
 def farneback(*,
     scale:float=.5,      # Size of each pyramid level relative to the one below
     levels:int=5,        # Pyramid levels
@@ -145,7 +146,7 @@ def farneback(*,
     "Farneback's polynomial expansion; no weights"
     return Classical(method='farneback', scale=scale, levels=levels, window=window, iterations=iterations, poly_n=poly_n, poly_sigma=poly_sigma)
 
-@register_model('variational')
+@register_model
 def variational(*,
     scale:float=.9,      # Size of each pyramid level relative to the one below, from 0.5 to 0.95; less is quicker and loses what is thin
     smallest:int=25,     # Shorter side of the coarsest level at least, pixels
@@ -157,7 +158,7 @@ def variational(*,
     if smallest < 8: raise fail(ConfigError, 'variational smallest', smallest, '8 pixels or more')
     return Classical(method='variational', scale=scale, smallest=smallest, sigma=sigma, iterations=iterations)
 
-@register_model('zero')
+@register_model
 def zero()->Classical:
     "Nothing moves: the flow to be better than; no weights"
     return Classical(method='zero')

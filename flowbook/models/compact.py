@@ -10,7 +10,7 @@ import torch
 from collections.abc import Callable
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .base import register_model
+from .registry import register_model
 from .raft import RAFT, raft_parts
 from ..ops.offset import expected_offset, normalize_features
 
@@ -63,7 +63,7 @@ def compact_parts(
                    radius=4, corr=(64,), flow=(32,16), motion=64, flow_head=64, mask_head=64, iters=4, bgr=False)
     return raft_parts(**numbers | kwargs)
 
-@register_model('compact_raft')
+@register_model
 def compact_raft(
     **kwargs    # Numbers of `raft_parts`, instead of those of `compact_parts`
 )->CompactRAFT: # In training mode

@@ -14,7 +14,8 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import coords_grid, pad_to_multiple, resize_flow, unpad
 from ..layers.blocks import ConvNorm, ResidualBlock
 from ..layers.recurrent import FlowHead, MaskPredictor
-from .base import Estimator, FlowOutput, register_model
+from .base import Estimator, FlowOutput
+from .registry import register_model
 from .classical import classical_methods, image_bytes, opencv_flow
 from ..ops.lookup import corr_on_the_fly
 from ..ops.offset import expected_offset, normalize_features
@@ -236,7 +237,7 @@ def forward(self:DISRefiner,
     return FlowOutput(flow=flows[-1], flows=flows)
 
 # %% ../../nbs/models/32_dis_refiner.ipynb #b25a8d05
-@register_model('flowbook-small')
+@register_model
 def flowbook_small(
     **kwargs   # Numbers of `DISRefiner`
 )->DISRefiner: # In training mode, freshly drawn

@@ -14,7 +14,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..layers.recurrent import UpdateBlock
-from .base import register_model
+from .registry import register_model
 from .raft import RAFT, raft_parts, raft_update
 
 # %% ../../nbs/models/25_gma.ipynb #865a8a8d
@@ -146,7 +146,7 @@ def gma_update(*,
 class GMA(RAFT):
     "RAFT with Global Motion Aggregation: its `update` is a `GMAUpdate`"
 
-@register_model('gma')
+@register_model
 @delegates(raft_parts, but=['update'])
 def gma(*,
     heads:int=1,        # Independent attention maps
@@ -159,7 +159,7 @@ def gma(*,
     update = partial(gma_update, heads=heads, head=head, content=content, positions=positions)
     return GMA(**raft_parts(update=update, **kwargs))
 
-@register_model('gma_p-only')
+@register_model
 @delegates(gma)
 def gma_p_only(
     **kwargs # Numbers of `gma`
@@ -167,7 +167,7 @@ def gma_p_only(
     "GMA that attends by position alone, up to 1280x1280 pixels, 5.9 M parameters"
     return gma(**dict(content=False, positions=160) | kwargs)
 
-@register_model('gma_plus-p')
+@register_model
 @delegates(gma)
 def gma_plus_p(
     **kwargs # Numbers of `gma`

@@ -14,7 +14,8 @@ from ..core.grid import resize_flow, resize_to_multiple
 from ..layers.blocks import ConvUnit, init_kaiming
 from ..layers.decoders import ContextNet, DenseBlock
 from ..layers.encoders import PyramidEncoder
-from .base import Estimator, FlowOutput, prepare_image, register_model
+from .base import Estimator, FlowOutput, prepare_image
+from .registry import register_model
 from ..ops.correlation import correlation
 from ..ops.upsample import bilinear_upsample
 from ..ops.warp import warp
@@ -203,7 +204,7 @@ def forward(self:IRRPWC,
     return _restore(*predictions, imgs[0].shape[-2:], img1.shape[-2:])
 
 # %% ../../nbs/models/16_irrpwc.ipynb #e495b022
-@register_model('irrpwc')
+@register_model
 def irrpwc(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
     convs:int=2,                           # Conv units per pyramid level

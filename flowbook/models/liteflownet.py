@@ -15,7 +15,8 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import resize_to_multiple
 from ..layers.blocks import ConvUnit, init_kaiming
 from ..layers.encoders import PyramidEncoder
-from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
+from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .registry import register_model
 from ..ops.correlation import correlation
 from ..ops.warp import warp
 
@@ -231,7 +232,7 @@ def forward(self:LiteFlowNet,
     return restore_flows(flows, imgs.shape[-2:], img1.shape[-2:])
 
 # %% ../../nbs/models/12_liteflownet.ipynb #511a92c7
-@register_model('liteflownet')
+@register_model
 def liteflownet(*,
     channels:tuple=(32,32,64,96,128,192),   # Channels of the pyramid's levels, finest first
     convs:tuple=(1,3,2,2,1,1),              # Conv units per pyramid level

@@ -15,7 +15,8 @@ from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
 from ..layers.decoders import ContextNet, DenseBlock
 from ..layers.encoders import PyramidEncoder
-from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
+from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .registry import register_model
 from ..ops.correlation import correlation
 from ..ops.warp import warp
 
@@ -258,7 +259,7 @@ def _init(module):
     return module
 
 # %% ../../nbs/models/18_maskflownet.ipynb #56cbb43f
-@register_model('maskflownets')
+@register_model
 def maskflownets(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
     convs:int=3,                           # Conv units per pyramid level
@@ -276,7 +277,7 @@ def maskflownets(*,
     return _init(MaskFlowNetS(encoder=PyramidEncoder(channels=channels, convs=convs), decoder=decoder))
 
 # %% ../../nbs/models/18_maskflownet.ipynb #a6f9da0f
-@register_model('maskflownet')
+@register_model
 def maskflownet(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the levels of both pyramids, finest first
     convs:int=3,                           # Conv units per pyramid level

@@ -16,7 +16,8 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import coords_grid, pad_to_multiple, unpad
 from ..layers.encoders import ContextHead, FeatureEncoder
 from ..layers.recurrent import ConvGRU, FlowHead, MaskPredictor, MotionEncoder, UpdateBlock
-from .base import Estimator, FlowOutput, prepare_image, register_model
+from .base import Estimator, FlowOutput, prepare_image
+from .registry import register_model
 from ..ops.lookup import all_pairs
 from ..ops.upsample import bilinear_upsample, convex_upsample
 
@@ -215,7 +216,7 @@ def raft_parts(*,
     return parts | dict(shared=shared, iters=iters, bgr=bgr)
 
 # %% ../../nbs/models/20_raft.ipynb #e18f32de
-@register_model('raft')
+@register_model
 @delegates(raft_parts, but=['update'])
 def raft(
     **kwargs # Numbers of `raft_parts`
@@ -223,7 +224,7 @@ def raft(
     "RAFT as in the paper, 5.3 M parameters"
     return RAFT(**raft_parts(**kwargs))
 
-@register_model('raft_small')
+@register_model
 def raft_small(
     **kwargs # Numbers of `raft_parts`, instead of the ones here
 )->RAFT:     # In training mode

@@ -186,10 +186,10 @@ def identify_weights(
     source   # Path of a checkpoint, or its state dict
 )->list:     # `(model, scheme)` pairs of names, for each model of `list_models` that it fills completely
     "Find the models that a checkpoint belongs to"
-    from flowbook.models.base import _models, list_models
+    from flowbook.models.registry import list_models, model_builder
     state,found = _clean(source if isinstance(source, dict) else read_state_dict(source)),[]
     for name in list_models():
-        try: model = _skeleton(_models[name])
+        try: model = _skeleton(model_builder(name))
         except FlowbookError: continue   # a method that this OpenCV does not have
         found += [(name, s.name) for s in _known(model) if not any(_try(model, s, state)[1])][:1]
     return found
@@ -210,10 +210,8 @@ def _whose(source, state):
 # %% ../../nbs/models/90_weights.ipynb #fbe05090
 def _converted(source, name):
     "The scheme of a checkpoint and its weights, placed for the registered model `name`"
-    from flowbook.models.base import _import_models, _models
-    _import_models()
-    if name not in _models: raise unknown('model', name, _models)
-    return _place(_skeleton(_models[name]), read_state_dict(source), source)
+    from flowbook.models.registry import model_builder
+    return _place(_skeleton(model_builder(name)), read_state_dict(source), source)
 
 # %% ../../nbs/models/90_weights.ipynb #961c11ea
 def convert_weights(
@@ -239,7 +237,7 @@ def _asset(name):
 
 # %% ../../nbs/models/90_weights.ipynb #64ec185a
 def model_card(
-    name:str='flowbook-small'  # A model whose weights are in the package
+    name:str='flowbook_small'  # A model whose weights are in the package
 )->dict:                       # Figures, recipe, hash and licence; empty where there is no card
     "Read the card of bundled weights"
     path = _asset(f"{name}.json")
@@ -247,12 +245,12 @@ def model_card(
 
 def load_bundled(
     model:nn.Module,           # The model to fill, in place
-    name:str='flowbook-small'  # Its name
+    name:str='flowbook_small'  # Its name
 )->None:
     "Fill `model` with the weights of the package"
     path,card = _asset(f"{name}.safetensors"),model_card(name)
     if not card or not path.exists():
-        raise fail(FlowbookError, f"model {name}", 'no weights in the package', 'flowbook-small, or a weights file')
+        raise fail(FlowbookError, f"model {name}", 'no weights in the package', 'flowbook_small, or a weights file')
     if sha256(path.read_bytes()).hexdigest() != card['sha256']:
         raise fail(WeightsError, path, 'another file', 'the one its card was written for: reinstall flowbook')
     load_weights(model, path)

@@ -13,7 +13,7 @@ _mixed = 'sintel_cleanx100_sintel_finalx100_kitti2015x200_hd1kx5_flyingthings3d_
 _sintel = 'sintel_cleanx100_sintel_finalx100_flyingthings3d_raft_368x768'
 _chairs_plan, _plan, _short = one_cycle(2.5e-4, 120, 1e-4), one_cycle(1.25e-4, 120, 1e-5), one_cycle(1.25e-4, 50, 1e-5, every=5)
 
-for _m in ('gma', 'gma_p-only', 'gma_plus-p'):
+for _m in ('gma', 'gma_p_only', 'gma_plus_p'):
     _late = dict(name=_m, test_iters=32)
     _fine = _late | dict(loss=dict(type='SequenceLoss', gamma=.85))
     publish(f"{_m}_8x2_120k_flyingchairs_368x496", dict(name=_m), 'flyingchairs_raft_368x496', _chairs_plan, bs=16)

@@ -18,7 +18,8 @@ def start_from(
     name:str=None # The model's own name; None: a part
 )->list:       # Names of the parameters that keep their fresh values
     "Begin with what was trained before"
-    from flowbook.models.base import create_model, list_models
+    from flowbook.models.registry import list_models
+    from flowbook.models.zoo import create_model
     from flowbook.models.published import fill_weights
     from flowbook.models.weights import load_weights
     if isinstance(weights, dict): return [f"{k}.{n}" for k, w in weights.items() for n in start_from(_part(model, k), w)]
@@ -55,7 +56,7 @@ def build_model(
     start:bool=False   # Load `runtime.load_from`, as a new training run does?
 ):                     # An estimator in training mode
     "Make the model of `recipe`"
-    from flowbook.models.base import create_model
+    from flowbook.models.zoo import create_model
     from flowbook.models.parts import freeze, init_weights, replace_part
     m, numbers = recipe['model'], {k: v for k, v in recipe['model'].items() if k not in OWN_KEYS}
     model = create_model(m['name'], **numbers)

@@ -55,7 +55,7 @@ FlowScale.__call__ = _follow
 # %% ../../nbs/viz/26_layouts.ipynb #eb799d94
 def measure_scale(
     source,                     # Whatever `read_frames` takes, except a camera
-    predictor='flowbook-small', # See `stream_flow`
+    predictor='flowbook_small', # See `stream_flow`
     every:int=1,                # Take one frame of so many
     pairs:int=50,               # Pairs to look at
     progress=None               # Called with (done, how many or None) after each of them
