@@ -134,7 +134,7 @@ def forward(self:FlowNetDecoder,
         if len(flows)<len(self.decoders): above = decoder.enlarge(x, flows[-1])
     return flows
 
-# %% ../../nbs/models/05_flownet.ipynb #edf213a0
+# %% ../../nbs/models/05_flownet.ipynb #c7b8ddca
 class FlowNetEstimator(PyramidEstimator):
     "What FlowNets share: a subclass has `estimate` and `stride`"
     mmflow_rules = [(r'(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'), (r'\.plugin_layer\.', '.stem.'),
