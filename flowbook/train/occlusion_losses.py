@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fastcore.meta import delegates
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail
-from .losses import FlowLoss, _by_level, _check, _combine, _level_weights, multilevel_epe
+from .losses import FlowLoss, register_loss, _by_level, _check, _combine, _level_weights, multilevel_epe
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #f1cd39f9
 def _logits(x):
@@ -103,11 +103,13 @@ def irr_loss(
     return of_flow if of_occ is None else balanced_sum(of_flow, of_occ)
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #75352415
+@register_loss
 @delegates(multilevel_bce)
 class MultiLevelBCE(FlowLoss):
     "`multilevel_bce` with its numbers fixed"
     func = staticmethod(multilevel_bce)
 
+@register_loss
 @delegates(irr_terms, but=['valid', 'flow_bw', 'valid_bw', 'occ', 'occ_bw'])
 class IRRLoss(FlowLoss):
     "`irr_loss` with its numbers fixed"
