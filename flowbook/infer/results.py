@@ -8,6 +8,7 @@ __all__ = ['FlowArray', 'Prediction']
 # %% ../../nbs/infer/05_results.ipynb #49ac0dd2
 from dataclasses import dataclass
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import FlowbookError, fail
 
 # %% ../../nbs/infer/05_results.ipynb #7af45828
@@ -28,35 +29,37 @@ class FlowArray(np.ndarray):
 # %% ../../nbs/infer/05_results.ipynb #c7635b37
 def _is_flow(a): return a.ndim in (3,4) and a.shape[-1]==2 and a.dtype==np.float32
 
-def _getitem(self:FlowArray, key):
+@patch
+def __getitem__(self:FlowArray, key):
     found = np.ndarray.__getitem__(self, key)
     return found if not isinstance(found, FlowArray) or _is_flow(found) else found.view(np.ndarray)
 
-def _compute(self:FlowArray, ufunc, method, *inputs, out=None, **kw):
+@patch
+def __array_ufunc__(self:FlowArray, ufunc, method, *inputs, out=None, **kw):
     plain = lambda o: o.view(np.ndarray) if isinstance(o, FlowArray) else o
     if out is not None: kw['out'] = tuple(plain(o) for o in out)
     found = getattr(ufunc, method)(*(plain(o) for o in inputs), **kw)
     return out[0] if out is not None and len(out)==1 else found   # `flow *= 2` stays what it was
 
-FlowArray.__getitem__,FlowArray.__array_ufunc__ = _getitem,_compute
-
 # %% ../../nbs/infer/05_results.ipynb #f8755698
 def _range(name, a): return f'{name} {a.min():.1f}..{a.max():.1f}' if np.isfinite(a).all() else f'{name} unknown in places'
 
-def _describe(self:FlowArray):
+@patch
+def __repr__(self:FlowArray):
     if not _is_flow(self) or not self.size: return repr(self.view(np.ndarray))
     *b,h,w,_ = self.shape
     many = f'{b[0]} flows {w}x{h} each' if b else f'flow {w}x{h}'
     return f"{many}, pixels, from {self.frames[0]} to {self.frames[1]}: {_range('u right', self[...,0])}, {_range('v down', self[...,1])}"
 
-FlowArray.__repr__ = _describe
-FlowArray.__str__ = lambda self: str(self.view(np.ndarray))
+@patch
+def __str__(self:FlowArray): return str(self.view(np.ndarray))
 
-# %% ../../nbs/infer/05_results.ipynb #413a6cc7
-def _reduce(self:FlowArray): return FlowArray,(self.view(np.ndarray), self.frames)
+# %% ../../nbs/infer/05_results.ipynb #29c52b25
+@patch
+def __reduce__(self:FlowArray): return FlowArray,(self.view(np.ndarray), self.frames)
 
-FlowArray.__reduce__ = _reduce
-FlowArray.__reduce_ex__ = lambda self, protocol: self.__reduce__()
+@patch
+def __reduce_ex__(self:FlowArray, protocol): return self.__reduce__()
 
 # %% ../../nbs/infer/05_results.ipynb #d5388a66
 @dataclass(repr=False)
@@ -73,13 +76,12 @@ class Prediction:
     @property
     def size(self): return self.flow.shape[-3:-1]
 
-# %% ../../nbs/infer/05_results.ipynb #f1be2f08
-def _summary(self:Prediction):
+# %% ../../nbs/infer/05_results.ipynb #5e28232b
+@patch
+def __repr__(self:Prediction):
     lines = [repr(self.flow)]
     for k in 'occ','occ_bw':
         if getattr(self, k) is not None: lines.append(f"{k}: {100*getattr(self, k).mean():.1f} % of image {1 + (k!='occ')} hidden in the other")
     if self.confidence is not None: lines.append(f'confidence: mean {self.confidence.mean():.2f}')
     if self.plan is not None and (self.plan.note or not self.plan.whole): lines.append(str(self.plan))
     return '\n'.join(lines)
-
-Prediction.__repr__ = _summary
