@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import fb_consistency, resize_flow
+from ..io.files import asset_path
 from ..io.images import to_numpy_flow
 from .memory import plan_memory
 from .occlusion import fb_confidence
-from .pairs import demo_pair, demo_paths, load_pair, load_sample, make_demo_pair, new_folder, read_truth, save_extras, save_results, staged_folder
+from ..data.pair import load_pair, load_sample
 from .results import FlowArray, Prediction
 from .tiles import TilePlan, plan_tiles, run_tiled
 from .warm import carry_forward, grid_init
-from ..models import weights as _weights
+from ..models.weights import load_bundled
 from ..models.base import Estimator
 from ..models.registry import model_name
 from ..models.zoo import create_model
@@ -47,7 +48,7 @@ def pick_device(
 # %% ../../nbs/infer/10_predictor.ipynb #04549429
 def bundled_models()->list: # Names, sorted
     "List the models whose weights are in the package"
-    return sorted(p.stem for p in _weights._asset('').glob('*.safetensors'))
+    return sorted(p.stem for p in asset_path('').glob('*.safetensors'))
 
 def fill_model(
     model:nn.Module,  # Filled in place
@@ -56,7 +57,7 @@ def fill_model(
 )->nn.Module:         # `model`
     "Give `model` its weights"
     if weights is not None: fill_weights(model, name, weights)
-    elif name in bundled_models(): _weights.load_bundled(model, name)
+    elif name in bundled_models(): load_bundled(model, name)
     elif not any(True for _ in model.parameters()): pass   # a classical method
     else: raise fail(ConfigError, 'weights', f"none for {name}", f"a file: the package has weights of {', '.join(bundled_models()) or 'no model'} only")
     return model
