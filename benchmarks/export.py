@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from flowbook.core.errors import FlowbookError
 from flowbook.core.testing import _pair
-from flowbook.models.base import create_model, list_models
+from flowbook.models.registry import list_models
+from flowbook.models.zoo import create_model
 from flowbook.models.classical import Classical
 from flowbook.models.export import export_model
 

@@ -171,7 +171,7 @@ def graphed(f):
 
 def models():
     "Name and a function of two pictures in [0,1] that returns the flow; 12 updates where a model iterates"
-    from flowbook.models.base import create_model
+    from flowbook.models.zoo import create_model
     from torchvision.models.optical_flow import raft_large
     raft, pwc, theirs = (m.eval().cuda() for m in (create_model('raft'), create_model('pwcnet'), raft_large(weights=None)))
     yield 'flowbook raft', lambda a, b: raft(a, b, iters=12).flow

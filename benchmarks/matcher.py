@@ -8,7 +8,7 @@ Prints, for each 50 training steps, the mean EPE of the final flow divided by th
 import argparse
 import torch
 from flowbook.data.scenes import SceneConfig, make_scenes
-from flowbook.models.compact import CompactRAFT, _small
+from flowbook.models.compact import CompactRAFT, compact_parts
 from flowbook.models.raft import RAFT
 from flowbook.train.losses import sequence_loss
 
@@ -40,6 +40,6 @@ def main():
     print('|---' * (steps//50 + 1) + '|')
     for name, kind in (('RAFT', RAFT), ('+ normalised features', Normalised), ('+ matcher', CompactRAFT)):
         torch.manual_seed(0)
-        print(f"| {name} | " + ' | '.join(f"{s:.2f}" for s in learn(kind(**_small), steps, config)) + ' |', flush=True)
+        print(f"| {name} | " + ' | '.join(f"{s:.2f}" for s in learn(kind(**compact_parts()), steps, config)) + ' |', flush=True)
 
 if __name__ == '__main__': main()

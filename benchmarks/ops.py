@@ -10,7 +10,7 @@ Peers are used where they are installed: torchvision, ptlflow, spatial-correlati
 import argparse, importlib, os, platform, subprocess, sys, time, warnings
 import torch, torch.nn.functional as F
 from flowbook.core.grid import coords_grid
-from flowbook.models.base import create_model
+from flowbook.models.zoo import create_model
 from flowbook.ops.backend import kernel_note, use_kernels
 from flowbook.ops.correlation import correlation
 from flowbook.ops.lookup import all_pairs
@@ -175,7 +175,7 @@ def openvino(ov, model, a, b):
 
 def memory(sizes=((440, 1024), (1080, 1920), (2160, 3840))):
     print('\nRAFT-large, two iterations (memory does not grow with them)\n\n| size | correlation | peak of the process, MB | of which PyTorch and flowbook imported |\n| --- | --- | ---: | ---: |', flush=True)
-    code = 'import torch; from flowbook.models.base import create_model; m = create_model("raft").eval()\n' \
+    code = 'import torch; from flowbook.models.zoo import create_model; m = create_model("raft").eval()\n' \
            'def peak(): return next(int(l.split()[1])//1024 for l in open("/proc/self/status") if l.startswith("VmHWM"))\nstart = peak()\n' \
            'a = torch.rand(1, 3, {h}, {w})\nwith torch.no_grad(): m(a, a, iters=2)\nprint(peak(), start)'
     for h,w in sizes:

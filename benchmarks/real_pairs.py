@@ -13,9 +13,10 @@ import argparse, gzip, json, lzma, sys, tempfile, time
 from pathlib import Path
 from flowbook.core.errors import FlowbookError, fail
 from flowbook.infer.evaluate import evaluate_pair
-from flowbook.infer.predictor import FlowPredictor, classical_flow, fill_model, load_sample
+from flowbook.data.pair import load_sample
+from flowbook.infer.predictor import FlowPredictor, classical_flow, fill_model
 from flowbook.io.files import atomic_path, ensure_dir
-from flowbook.models.base import create_model
+from flowbook.models.zoo import create_model
 from flowbook.models.dis_refiner import DISRefiner
 
 PAIRS = {**{o: [f'middlebury/{o}/{f}' for f in ('frame10.png', 'frame11.png', 'flow10.flo')] for o in ('RubberWhale', 'Venus', 'Urban3')},
@@ -73,7 +74,7 @@ def table(res):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('folder', type=Path)
-    ap.add_argument('--model', default='flowbook-small')
+    ap.add_argument('--model', default='flowbook_small')
     ap.add_argument('--weights')
     ap.add_argument('--device', default='auto')
     ap.add_argument('--iters', type=int)

@@ -10,7 +10,7 @@ import argparse, csv, datetime, json, shutil
 from pathlib import Path
 from flowbook.infer.evaluate import evaluate_recipe
 from flowbook.io.files import atomic_path
-from flowbook.models.base import create_model
+from flowbook.models.zoo import create_model
 from flowbook.models.weights import load_weights, read_state_dict, save_weights
 from flowbook.recipes.base import apply_overrides
 
@@ -32,7 +32,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument('run'); ap.add_argument('--hardware', required=True); ap.add_argument('--figures')
     args = ap.parse_args()
-    run, name, assets = Path(args.run), 'flowbook-small', root/'flowbook'/'assets'
+    run, name, assets = Path(args.run), 'flowbook_small', root/'flowbook'/'assets'
     recipe = json.loads((run/'recipe.json').read_text())
     model = create_model(name)
     load_weights(model, read_state_dict(run/'last.pth'))
@@ -41,7 +41,7 @@ def main():
     for i, s in scores.items(): print(i, s)
     rows = list(csv.DictReader((run/'log.csv').open()))
     d, steps = recipe['data'], int(rows[-1]['iteration'])
-    card = dict(name=name, title='flowbook-small, a refiner of DIS', starts_from=STARTS, parameters=sum(p.numel() for p in model.parameters()), licence='Apache-2.0',
+    card = dict(name=name, title='flowbook_small, a refiner of DIS', starts_from=STARTS, parameters=sum(p.numel() for p in model.parameters()), licence='Apache-2.0',
                 sha256=digest, date=str(datetime.date.today()), recipe_name='flowbook_small', hardware=args.hardware, hours=hours(run/'log.txt'), seed=recipe['runtime']['seed'],
                 trained=f"{steps} steps of {d['bs']*(1 + d.get('both', False))} pairs on procedural scenes only: flowbook train flowbook_small",
                 curve=[[int(r['iteration']), round(float(r['epe']), 4)] for r in rows], recipe=recipe, held_out_scenes=scores,

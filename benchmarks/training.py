@@ -15,7 +15,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import torch
 from fastai.data.core import DataLoaders
 from flowbook.data.loaders import FlowDL
-from flowbook.models.base import FlowOutput, create_model
+from flowbook.models.base import FlowOutput
+from flowbook.models.zoo import create_model
 from flowbook.train.learner import flow_learner
 from flowbook.train.losses import epe_loss, loss_for
 from flowbook.train.run import run_training

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Memory and pace of flowbook video on a clip of 300 frames, 640x480, beside a plain loop that reads, computes, paints and writes in turn
 
-    OMP_NUM_THREADS=1 python benchmarks/video.py [--frames 300] [--size 480 640] [--models dis flowbook-small] [--layout side] [--device cpu] [--keep FOLDER]
+    OMP_NUM_THREADS=1 python benchmarks/video.py [--frames 300] [--size 480 640] [--models dis flowbook_small] [--layout side] [--device cpu] [--keep FOLDER]
 
 The clip is rendered by `make_clip` (a procedural scene with true flow) and written as Motion JPEG. Every run is a process of its own. Resident memory is read after pair 30, 100 and the last; the model and the libraries are in it.
 The plain loop does the same work in one thread: its pairs per second are what overlapping decode, compute and encode is measured against.
@@ -57,7 +57,7 @@ def child(a):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--frames', type=int, default=300); p.add_argument('--size', type=int, nargs=2, default=(480,640))
-    p.add_argument('--models', nargs='+', default=['dis','flowbook-small']); p.add_argument('--layout', default='side')
+    p.add_argument('--models', nargs='+', default=['dis','flowbook_small']); p.add_argument('--layout', default='side')
     p.add_argument('--device', default='cpu'); p.add_argument('--keep', type=Path); p.add_argument('--child', nargs=4, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child: return child(a)

@@ -14,7 +14,8 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import cv2, torch
 from flowbook.core.testing import _pair
-from flowbook.models.base import create_model, list_models
+from flowbook.models.registry import list_models
+from flowbook.models.zoo import create_model
 from flowbook.models.classical import Classical
 from flowbook.models.summary import flops, num_params
 

@@ -51,7 +51,12 @@ from .data.folder import *
 from .data.make import *
 from .data.check import *
 from .layers.blocks import *
+from .layers.encoders import *
+from .layers.recurrent import *
+from .layers.decoders import *
 from .models.base import *
+from .models.registry import *
+from .models.zoo import *
 from .models.parts import *
 from .models.classical import *
 from .models.flownet import *
@@ -91,7 +96,7 @@ from .recipes.published import *
 from .mmflow.config import *
 from .mmflow.model import *
 from .mmflow.load import *
-from .infer.pairs import *
+from .data.pair import *
 from .infer.results import *
 from .infer.occlusion import *
 from .infer.warm import *
@@ -103,6 +108,7 @@ from .infer.stream import *
 from .viz.layouts import *
 from .infer.video import *
 from .infer.evaluate import *
+from .infer.folder import *
 from .mmflow.online import *
 from .data.benchmarks import *
 from .apps.report import *

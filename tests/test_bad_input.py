@@ -7,10 +7,11 @@ from PIL import Image
 from typer.testing import CliRunner
 from flowbook.cli.main import app
 from flowbook.core.errors import FlowbookError
-from flowbook.infer.predictor import demo_paths, demo_pair, estimate_flow
+from flowbook.data.pair import demo_paths, demo_pair
+from flowbook.infer.predictor import estimate_flow
 from flowbook.io.flowfiles import read_flow, write_flow
 from flowbook.io.images import read_image
-from flowbook.models.base import create_model
+from flowbook.models.zoo import create_model
 from flowbook.models.weights import save_weights
 
 @pytest.fixture(scope='module')
@@ -88,12 +89,12 @@ COMMANDS = [
     ('unknown flag of the program', '--bogus', '--bogus'),
     ('missing argument', 'infer a.png --out OUT', 'IMG2'),
     ('missing option', 'infer a.png b.png', '--out'),
-    ('no number', 'test flowbook-small --n many', '--n'),
-    ('no scenes', 'test flowbook-small --n 0', '--n'),
+    ('no number', 'test flowbook_small --n many', '--n'),
+    ('no scenes', 'test flowbook_small --n 0', '--n'),
     ('unknown device', 'infer a.png b.png --out OUT --device tpu', "'tpu'"),
     ('unknown device, demo', 'demo --out OUT --device tpu', "'tpu'"),
     ('unknown device, train', 'train quickstart --work-dir OUT --device tpu', "'tpu'"),
-    ('unknown device, test', 'test flowbook-small --device tpu', "'tpu'"),
+    ('unknown device, test', 'test flowbook_small --device tpu', "'tpu'"),
     ('file where the folder should be', 'infer a.png b.png --out folder_in_the_way', 'folder_in_the_way'),
     ('file where the folder should be, demo', 'demo --out folder_in_the_way', 'folder_in_the_way'),
     ('file where the folder should be, train', 'train quickstart --work-dir folder_in_the_way', 'folder_in_the_way'),

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=f"browser tests need {' '.
 FLAGS = ('--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
          '--disable-component-update --disable-sync --window-size=1200,1700').split()
 VIEWER = '''from flowbook.apps.widgets import FlowViewer
-FlowViewer([pair, FlowSample(pair.img2, pair.img1)], models=['dis', 'flowbook-small'])'''
+FlowViewer([pair, FlowSample(pair.img2, pair.img1)], models=['dis', 'flowbook_small'])'''
 EXPLORER = '''from flowbook.apps.explorer import AugmentExplorer
 AugmentExplorer(pair)'''
 
@@ -163,7 +163,7 @@ def test_mouse_reads_and_follows(page, canvases):
 def test_models_and_views(page, canvases):
     viewer = canvases[0]
     left = viewer.find_element('css selector', '.fb-left img.fb-picture')
-    for what,value in ('model', 'flowbook-small'), ('view', 'error'), ('view', 'occlusion'), ('view', 'overlay'):
+    for what,value in ('model', 'flowbook_small'), ('view', 'error'), ('view', 'occlusion'), ('view', 'overlay'):
         source = left.get_attribute('src')
         choose(page, viewer, what, value)
         wait_for(f'{what} {value}', lambda: left.get_attribute('src')!=source, 60)

@@ -20,7 +20,7 @@ def finish(p, timeout=300):
 def test_demo(tmp_path):
     code, out, err = finish(start('demo', cwd=tmp_path))
     assert (code, err)==(0, ''), err
-    for part in ('flowbook-small', 'DIS (medium)', 'Farneback', 'zero flow', 'EPE px', 'Fl-all %', 'next: flowbook infer'): assert part in out, out
+    for part in ('flowbook_small', 'DIS (medium)', 'Farneback', 'zero flow', 'EPE px', 'Fl-all %', 'next: flowbook infer'): assert part in out, out
     assert sorted(p.name for p in (tmp_path/'flowbook-demo').iterdir())==['flow.flo', 'flow.png', 'side_by_side.png']
 
 def test_demo_is_quick_and_good(tmp_path):
@@ -29,7 +29,7 @@ def test_demo_is_quick_and_good(tmp_path):
     code, out, err = finish(start('demo', '--json', '--device', 'cpu', '--out', 'd', cwd=tmp_path))
     assert code==0 and time.time() - began < 120, err
     res = json.loads(out)
-    assert res['methods']['flowbook-small']['epe'] < res['methods']['Farneback']['epe'] < res['methods']['zero flow']['epe']
+    assert res['methods']['flowbook_small']['epe'] < res['methods']['Farneback']['epe'] < res['methods']['zero flow']['epe']
     assert all(os.path.exists(tmp_path/f) for f in res['files'])
 
 def test_version(tmp_path): assert finish(start('--version', cwd=tmp_path))==(0, f'flowbook {__version__}\n', '')
@@ -56,9 +56,9 @@ def test_inference_imports_no_fastai(tmp_path):
 import sys
 from typer.testing import CliRunner
 from flowbook.cli.main import app
-from flowbook.infer.predictor import demo_paths
+from flowbook.data.pair import demo_paths
 a,b,truth = map(str, demo_paths())
-for args in ['models'], ['demo', '--out', 'd'], ['infer', a, b, '--gt', truth, '--out', 'i'], ['test', 'flowbook-small', '--n', '1'], ['config', 'list']:
+for args in ['models'], ['demo', '--out', 'd'], ['infer', a, b, '--gt', truth, '--out', 'i'], ['test', 'flowbook_small', '--n', '1'], ['config', 'list']:
     res = CliRunner().invoke(app, args)
     assert res.exit_code==0, (args, res.output)
 bad = [m for m in sys.modules if m.split('.')[0] in ('fastai', 'torchvision', 'nbdev')]
@@ -87,5 +87,5 @@ def test_interrupt_and_resume(tmp_path):
     assert code==0, err
 
 def demo():
-    from flowbook.infer.predictor import demo_paths
+    from flowbook.data.pair import demo_paths
     return demo_paths()[:2]

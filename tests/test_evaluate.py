@@ -29,14 +29,14 @@ def free_port():
 def test_two_processes_give_the_figures_of_one(tmp_path):
     "Every score, the worst pairs and the report; three pairs, so that the shares are uneven"
     make_dataset('middlebury', tmp_path/'mb', n=3, size=(64, 96))
-    words = ['test', 'flowbook-small', '--data', 'middlebury', '--root', tmp_path/'mb', '--alone', '--json', '--device', 'cpu']
+    words = ['test', 'flowbook_small', '--data', 'middlebury', '--root', tmp_path/'mb', '--alone', '--json', '--device', 'cpu']
     one = json.loads(finish(start(*words, '--report', tmp_path/'one.html')))
     env = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     both = [start(*words, '--report', tmp_path/'two.html', RANK=str(i), LOCAL_RANK=str(i), **env) for i in (0, 1)]
     first, second = map(finish, both)
     assert second == ''
     two = json.loads(first)
-    a, b = (o['sets']['middlebury']['flowbook-small'] for o in (one, two))
+    a, b = (o['sets']['middlebury']['flowbook_small'] for o in (one, two))
     assert list(a) == list(b) and 'epe_images' in a
     assert all(abs(a[k] - b[k]) <= 1e-5 for k in a if k != 'ms'), (a, b)
     rows = [[l.split('</td>')[0] for l in (tmp_path/f).read_text().split('Pairs, worst first')[1].split('<tr><td class=n>')[1:]] for f in ('one.html', 'two.html')]
@@ -44,7 +44,7 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
 
 def test_a_killed_submission_goes_on(tmp_path):
     make_dataset('sintel', tmp_path/'Sintel', n=2, size=(192, 256))
-    words = ['submit', 'sintel', '--model', 'flowbook-small', '--root', tmp_path/'Sintel', '--out', tmp_path/'s.zip', '--json', '--device', 'cpu']
+    words = ['submit', 'sintel', '--model', 'flowbook_small', '--root', tmp_path/'Sintel', '--out', tmp_path/'s.zip', '--json', '--device', 'cpu']
     p, tree = start(*words), tmp_path/'s.zip.parts'/'tree'
     while p.poll() is None and not list(tree.rglob('frame*.flo')): time.sleep(.02)
     p.send_signal(signal.SIGKILL)
@@ -58,7 +58,7 @@ def test_a_killed_submission_goes_on(tmp_path):
 
 def test_memory_grows_with_the_picture():
     from flowbook.infer.bench import peak_memory
-    small, large = (peak_memory('flowbook-small', o, iters=2) for o in ((128, 192), (512, 768)))
+    small, large = (peak_memory('flowbook_small', o, iters=2) for o in ((128, 192), (512, 768)))
     assert 0 < small < large < 4000
 
 browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)

@@ -14,7 +14,7 @@ import numpy as np
 from fastai.callback.core import Callback
 from flowbook.data.loaders import SceneDataset
 from flowbook.data.scenes import SceneConfig
-from flowbook.models.base import create_model
+from flowbook.models.zoo import create_model
 from flowbook.train.learner import flow_learner
 from flowbook.train.run import run_training
 torch.set_num_threads(1); torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_evaluation_with_processes(tmp_path):
     "flowbook test prints the same figures with 1, 2 and 3 processes"
     found = []
     for n in (1, 2, 3):
-        res = flowbook('test', 'flowbook-small', '--n', 4, '--device', 'cpu', '--json', *(['--processes', n] if n > 1 else []), cwd=tmp_path)
+        res = flowbook('test', 'flowbook_small', '--n', 4, '--device', 'cpu', '--json', *(['--processes', n] if n > 1 else []), cwd=tmp_path)
         assert res.returncode==0, res.stderr
         found.append({k: {m: v for m, v in o.items() if m!='ms'} for k, o in json.loads(res.stdout)['methods'].items()})
     for other in found[1:]:

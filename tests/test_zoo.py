@@ -1,11 +1,12 @@
 "Every model by its name: MMFlow's numbers from MMFlow's weights, and the contract at awkward sizes"
 import copy, gc, pickle
 import pytest, torch
-from flowbook.core.testing import load_golden, shared_path
-from flowbook.models.base import create_model, list_models
+from parity.golden import load_golden, shared_path
+from flowbook.models.registry import list_models
+from flowbook.models.zoo import create_model
 from flowbook.models.weights import load_weights
 
-NAMES = '''flownets flownetc flownet2sd flownet2cs flownet2css flownet2 pwcnet pwcnet_plus irrpwc maskflownets maskflownet raft gma gma_p-only gma_plus-p
+NAMES = '''flownets flownetc flownet2sd flownet2cs flownet2css flownet2 pwcnet pwcnet_plus irrpwc maskflownets maskflownet raft gma gma_p_only gma_plus_p
     liteflownet liteflownet_pre_M2S2R2 liteflownet_pre_M3S3R3 liteflownet_pre_M4S4R4 liteflownet_pre_M5S5R5 liteflownet_pre_M6S6 liteflownet_pre_M6S6R6
     liteflownet2 liteflownet2_pre_M3S3R3 liteflownet2_pre_M4S4R4 liteflownet2_pre_M5S5R5 liteflownet2_pre_M6S6 liteflownet2_pre_M6S6R6'''.split()
 
@@ -33,7 +34,7 @@ def test_same_flow_as_mmflow(name):
         gap = (flow[0].permute(1, 2, 0) - torch.from_numpy(golden.arrays[key])).abs().max().item()
         assert gap < 2e-4, f'{name} {key}: {gap:.2g} px' # MMFlow's own float32 is up to 5e-5 px from float64
 
-SMALL = [n for n in NAMES if '_pre_' not in n and n not in ('flownet2', 'flownet2css', 'flownet2cs')] + ['raft_small', 'flowbook-small', 'compact_raft', 'pwcnet_tiny']
+SMALL = [n for n in NAMES if '_pre_' not in n and n not in ('flownet2', 'flownet2css', 'flownet2cs')] + ['raft_small', 'flowbook_small', 'compact_raft', 'pwcnet_tiny']
 
 @pytest.mark.parametrize('name', SMALL)
 def test_contract(name):

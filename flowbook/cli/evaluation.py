@@ -248,7 +248,7 @@ def submit(
     root:Annotated[Path, typer.Option(help='Folder of the data set, with its test part.', show_default=False)],
     out:Annotated[Optional[Path], typer.Option(help='The .zip to write. A run that was stopped goes on.', show_default=False)]=None,
     check:Annotated[Optional[Path], typer.Option(help='Only check this folder or .zip.', show_default=False)]=None,
-    model:Model='flowbook-small',
+    model:Model='flowbook_small',
     weights:Weights=None, precision:Precision='fp32',
     tile:Tile=None,
     device:Device='auto', as_json:Json=False):

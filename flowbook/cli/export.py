@@ -28,7 +28,7 @@ def export(
     if untrained and weights: raise typer.BadParameter('both', param_hint='--weights --untrained')
     with working('importing PyTorch') as say:
         from flowbook.infer.predictor import fill_model
-        from flowbook.models.base import create_model
+        from flowbook.models.zoo import create_model
         from flowbook.models.export import export_model
         net = create_model(model) if untrained else fill_model(create_model(model), model, weights)
         say(f'recording {model} and running the file: a minute or more')

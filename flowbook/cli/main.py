@@ -88,11 +88,11 @@ _add('Training and evaluation',
                    'flowbook train raft_8x2_100k_flyingchairs_368x496 data.root=data --gpus 8 --amp']),
     curves=(curves, ['flowbook curves run']),
     slurm=(slurm, ['flowbook slurm raft_8x2_100k_flyingchairs_368x496 data.root=/data --partition gpu --gpus 8 --out job.sh']),
-    test=(test, ['flowbook test flowbook-small', 'flowbook test quickstart --weights run/weights.safetensors', 'flowbook test flowbook-small --data sintel --root data/Sintel --report report.html',
+    test=(test, ['flowbook test flowbook_small', 'flowbook test quickstart --weights run/weights.safetensors', 'flowbook test flowbook_small --data sintel --root data/Sintel --report report.html',
                  'flowbook test raft --weights raft.pth --n 16 --eval EPE Fl --out-dir flows --show-dir pictures']),
-    compare=(compare, ['flowbook compare flowbook-small dis farneback', 'flowbook compare flowbook-small dis --data middlebury --root data/Middlebury']),
-    submit=(submit, ['flowbook submit sintel --model flowbook-small --root data/Sintel --out sintel.zip']),
-    bench=(bench, ['flowbook bench flowbook-small --size 448 1024', 'flowbook bench raft dis --size 448 1024 --size 1080 1920 --batch 1 4 --precision fp32 bf16']))
+    compare=(compare, ['flowbook compare flowbook_small dis farneback', 'flowbook compare flowbook_small dis --data middlebury --root data/Middlebury']),
+    submit=(submit, ['flowbook submit sintel --model flowbook_small --root data/Sintel --out sintel.zip']),
+    bench=(bench, ['flowbook bench flowbook_small --size 448 1024', 'flowbook bench raft dis --size 448 1024 --size 1080 1920 --batch 1 4 --precision fp32 bf16']))
 
 # %% ../../nbs/cli/10_main.ipynb #a256c419
 app.add_typer(config, name='config', rich_help_panel='Training and evaluation')
@@ -102,7 +102,7 @@ _add('Models',
     models=(models, ['flowbook models', 'flowbook models --weights']),
     fetch=(fetch, ['flowbook models --weights', 'flowbook fetch raft flyingthings3d']),
     convert=(convert, ['flowbook convert old.pth new.safetensors']),
-    export=(export, ['flowbook export flowbook-small --out small.onnx --size 448 1024', 'flowbook export raft --weights flyingthings3d --out raft.onnx --dynamic']))
+    export=(export, ['flowbook export flowbook_small --out small.onnx --size 448 1024', 'flowbook export raft --weights flyingthings3d --out raft.onnx --dynamic']))
 
 # %% ../../nbs/cli/10_main.ipynb #4586fd51
 _add('This installation',

@@ -12,7 +12,7 @@ from .terminal import Device, Model, Weights, working
 
 # %% ../../nbs/cli/54_serving.ipynb #b0ccc309
 def serve(
-    model:Model='flowbook-small',
+    model:Model='flowbook_small',
     weights:Weights=None,
     device:Device='auto',
     host:Annotated[str, typer.Option(help='Address to listen on; 127.0.0.1: this machine alone, 0.0.0.0: anybody who reaches it.')]='127.0.0.1',

@@ -53,10 +53,10 @@ _Codec = Annotated[Optional[str], typer.Option(help='Four letters: mp4v, avc1, v
 _Scale = Annotated[float, typer.Option(help='Compute at this fraction of the size.')]
 _Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 000000.flo too: into the folder, or to OUT_flo beside a video.')]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on where an earlier run stopped.')]
-_Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; flowbook-small, raft, gma and their relatives can.")]
+_Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; flowbook_small, raft, gma and their relatives can.")]
 
 # %% ../../nbs/cli/50_video.ipynb #6b184e97
-def video(source:_Source, out:_Out, model:Model='flowbook-small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
+def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, as_json:Json=False):
     "Flow of a film, as a film: reads, computes and writes frame by frame, in constant memory."

@@ -15,14 +15,21 @@ from weakref import ref
 from fastcore.basics import patch
 from .errors import ConfigError, fail, unknown
 
-# %% ../../nbs/core/05_register.ipynb #40fabfc1
+# %% ../../nbs/core/05_register.ipynb #c37fa2d8
+_registers = {}
+
 class Register:
     "Names of one kind and what they stand for"
+    def __new__(cls, kind, package=None, mark=None):
+        key = cls.__name__, kind, package or object()
+        return _registers.setdefault(key, object.__new__(cls))
+
     def __init__(self,
         kind:str,         # What the names are names of, for messages: `'model'`
         package:str=None, # Package whose modules enter themselves, `'flowbook.models'`; or a tuple of them; None: there is none
-        mark:str=None     # Name of the function that they call to do so, for example `'register_model'`
+        mark:str=None     # Name of the function that they call to do so, `'register_model'`; or a tuple of them
     ):
+        if hasattr(self, 'entries'): return
         self.kind, self.package, self.mark = kind, package, mark
         self.entries = {}     # of modules: name to (entry, what is known about it)
         self.own = {}         # of a notebook or script: name to (entry, what is known about it, reference to the notebook)
@@ -63,10 +70,12 @@ def _look(self:Register):
     "Find the modules of the package that enter something"
     if self.sources is not None: return
     self.sources = {}
-    for package in (self.package,) if isinstance(self.package, str) else self.package or ():
+    several = lambda o: (o,) if isinstance(o, str) else o or ()
+    calls = [o for m in several(self.mark) for o in (f'{m}(', f'@{m}\n')]
+    for package in several(self.package):
         files = [p for o in find_spec(package).submodule_search_locations for p in sorted(Path(o).glob('[!_]*.py'))]
         texts = {f'{package}.{p.stem}': p.read_text(encoding='utf-8') for p in files}
-        self.sources |= {k: v for k, v in texts.items() if f'{self.mark}(' in v or f'@{self.mark}' in v}
+        self.sources |= {k: v for k, v in texts.items() if any(o in v for o in calls)}
 
 @patch
 def discover(self:Register,

@@ -10,7 +10,7 @@ import json, platform, statistics, subprocess, sys, time
 import torch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor
-from ..models.base import create_model
+from ..models.zoo import create_model
 from ..models.classical import Classical
 from ..models.summary import flops, num_params
 

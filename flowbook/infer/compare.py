@@ -41,9 +41,8 @@ def open_models(
     precision:str='fp32'  # See `FlowPredictor`
 )->dict:                  # Text to `FlowPredictor`, or to the `FlowbookError` that says why not
     "Open the models that are to be compared"
-    from flowbook.models.base import _import_models, _models
-    _import_models()
-    return {text: _open(*split_model(text), text, device, precision, _models) for text in dict.fromkeys(models)}
+    from flowbook.models.registry import MODELS
+    return {text: _open(*split_model(text), text, device, precision, MODELS) for text in dict.fromkeys(models)}
 
 def _open(name, weights, text, device, precision, known):
     try:

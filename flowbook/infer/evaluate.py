@@ -17,7 +17,7 @@ from ..data.mixtures import process_number
 from ..data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 from .predictor import FlowPredictor, fill_model
 from ..io.images import read_image, to_numpy_flow, to_tensor
-from ..models.base import list_models
+from ..models.registry import list_models
 from ..models.classical import opencv_flow
 from ..models.summary import fuse_conv_bn
 from ..recipes.base import apply_overrides, build_datasets, build_model, get_recipe, list_recipes

@@ -257,7 +257,7 @@ def _stop(sink, output, complete):
 def process_video(
     source,                      # Whatever `read_frames` takes: video, folder, pattern, list, camera
     out:str|Path,                # Video or GIF to write; without a suffix: folder for pictures
-    predictor='flowbook-small',  # `FlowPredictor`, name of a model, or function of two frames
+    predictor='flowbook_small',  # `FlowPredictor`, name of a model, or function of two frames
     layout:str='side',           # One of `LAYOUTS`
     max_flow='auto',             # Speed of full colour, pixels; 'auto': see `FlowScale`; 'fixed': see `measure_scale`
     gt=None,                     # Folder of true flow, one file for each pair; None: unknown

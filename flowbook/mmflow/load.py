@@ -292,7 +292,7 @@ def translate_config(
     return dict(model=model, data=data, **plan, runtime=_runtime(config, name, extra, say))
 
 # %% ../../nbs/mmflow/40_load.ipynb #08bced2b
-_twins = {'pwcnet', 'pwcnet_plus'}, {'liteflownet', 'liteflownet_pre_M2S2R2'}, {'liteflownet2', 'liteflownet2_pre_M3S3R3'}, {'flownet2css', 'flownet2css-sd'}
+_twins = {'pwcnet', 'pwcnet_plus'}, {'liteflownet', 'liteflownet_pre_M2S2R2'}, {'liteflownet2', 'liteflownet2_pre_M3S3R3'}, {'flownet2css', 'flownet2css_sd'}
 
 def _same_names(model, data, published):
     "Of two names for one network or one augmentation, that of the published run"

@@ -142,7 +142,7 @@ def _stack(m):
     first, refine, *more = [_sub(m, n) for n in nets]
     if any(o != refine for o in more): raise fail(ConfigError, 'model.flownetS2', more[0], f"{refine} as flownetS1 has")
     robust = ((m[nets[-1]].get('decoder') or {}).get('flow_loss') or {}).get('q') is not None
-    name = 'flownet2cs' if not more else 'flownet2css-sd' if robust else 'flownet2css'
+    name = 'flownet2cs' if not more else 'flownet2css_sd' if robust else 'flownet2css'
     return name, {k: v for k, v in dict(first=first, refine=refine).items() if v}
 
 # %% ../../nbs/mmflow/30_model.ipynb #f5e0e16a
@@ -264,20 +264,20 @@ def _raft(m):
     read_part(m.get('cxt_encoder') or {}, _raft_encoder(kind, 'context_norm', **ignore('out_channels')), 'model.cxt_encoder', found)
     _half(m, 'decoder', ['RAFTDecoder', 'GMADecoder'], _raft_decoder(m, kind, small) | (_gma if gma else {}), found)
     if not gma: return 'raft_small' if small else 'raft', found
-    return 'gma_p-only' if found.get('content') is False else 'gma_plus-p' if found.get('positions') else 'gma', found
+    return 'gma_p_only' if found.get('content') is False else 'gma_plus_p' if found.get('positions') else 'gma', found
 
 # %% ../../nbs/mmflow/30_model.ipynb #de56f4ea
-_presets = {'raft_small': dict(features=128, context_norm='none', hidden=96, context=64, radius=3), 'gma_p-only': dict(content=False, positions=160),
-            'gma_plus-p': dict(positions=160),
+_presets = {'raft_small': dict(features=128, context_norm='none', hidden=96, context=64, radius=3), 'gma_p_only': dict(content=False, positions=160),
+            'gma_plus_p': dict(positions=160),
             'liteflownet2': dict(widths=(128, 128, 96, 64, 32), finest=3, full_size=True)}
 
 def _usual(name):
     "Numbers of the entry point `name`"
-    from flowbook.models.base import _models, list_models
+    from flowbook.models.registry import list_models, model_builder
     list_models()
     base, _, stage = name.partition('_pre_')
     same = 'raft' if name == 'raft_small' else name
-    known = {k: p.default for k, p in inspect.signature(_models[same]).parameters.items() if p.default is not p.empty} | _presets.get(base, {})
+    known = {k: p.default for k, p in inspect.signature(model_builder(same)).parameters.items() if p.default is not p.empty} | _presets.get(base, {})
     if not stage: return known
     return known | dict(finest=int(stage[1]), regularize='R' in stage) | (dict(full_size=stage[:2] == 'M3') if base == 'liteflownet2' else {})
 

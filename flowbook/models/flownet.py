@@ -12,8 +12,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ConvUnit, _per_level, init_kaiming
-from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
+from ..layers.blocks import ConvUnit, init_kaiming, per_level
+from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .registry import register_model
 from ..ops.correlation import correlation
 
 # %% ../../nbs/models/05_flownet.ipynb #202b5263
@@ -28,7 +29,7 @@ class FlowNetEncoder(nn.Module):
     ):
         super().__init__()
         n = len(widths)
-        ks,strides,first = _per_level(ks, n, 'ks'),_per_level(strides, n, 'strides'),stem or ni
+        ks,strides,first = per_level(ks, n, 'ks'),per_level(strides, n, 'strides'),stem or ni
         self.stem,self.stride = ConvUnit(ni, stem) if stem else None,math.prod(strides)
         inputs = (first,*(w[-1] for w in widths[:-1]))
         self.levels = nn.ModuleList(
@@ -113,6 +114,8 @@ def forward(self:FlowNetDecoder,
 # %% ../../nbs/models/05_flownet.ipynb #edf213a0
 class FlowNetEstimator(Estimator):
     "What FlowNets share: a subclass has `estimate`, `stride` and `flow_div`"
+    family = 'FlowNet'
+    paper = 'Dosovitskiy et al., ICCV 2015'
     mmflow_rules = [(r'(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'), (r'\.plugin_layer\.', '.stem.'),
                     (r'\.conv_redir\.', '.redir.'), (r'\.pred_out\.', '.predict.'),
                     (r'\.deconv_out\.deconvs\.0\.', '.upfeat.'), (r'\.upsample_pred\.deconvs\.0\.', '.upflow.')]
@@ -171,7 +174,7 @@ class FlowNetC(FlowNetEstimator):
         return self.decoder([*fmaps1[:-1], *self.corr_encoder(fmaps1[-1], fmaps2[-1])])
 
 # %% ../../nbs/models/05_flownet.ipynb #34471749
-@register_model('flownets')
+@register_model
 def flownets(*,
     ni:int=6,                  # Input channels: two images; more inside a stack of networks
     widths:tuple=((64,),(128,),(256,256),(512,512),(512,512),(1024,1024)), # Channels of each convolution of each level
@@ -186,7 +189,7 @@ def flownets(*,
     return init_kaiming(FlowNetS(encoder=encoder, decoder=decoder), a=.1)
 
 # %% ../../nbs/models/05_flownet.ipynb #f6785658
-@register_model('flownetc')
+@register_model
 def flownetc(*,
     widths:tuple=((64,),(128,),(256,)),  # Channels of each convolution of the levels before comparing
     ks:tuple=(7,5,5),                    # Kernel size of each of these levels' first convolution

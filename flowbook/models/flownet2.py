@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing import NamedTuple
 from ..core.errors import ConfigError, fail
 from ..layers.blocks import init_kaiming
-from .base import register_model
+from .registry import register_model
 from .flownet import FlowNetDecoder, FlowNetEncoder, FlowNetEstimator, FlowNetS, flownetc, flownets
 from ..ops.warp import warp
 
@@ -46,6 +46,8 @@ _parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in dict(
 # %% ../../nbs/models/07_flownet2.ipynb #5616ed88
 class FlowNetStack(FlowNetEstimator):
     "A network, and others that correct it one after the other"
+    family = 'FlowNet2'
+    paper = 'Ilg et al., CVPR 2017'
     mmflow_rules = FlowNetEstimator.mmflow_rules + _parts
 
     def __init__(self, *,
@@ -67,6 +69,9 @@ class FlowNetStack(FlowNetEstimator):
 # %% ../../nbs/models/07_flownet2.ipynb #1204896d
 class FlowNet2(FlowNetEstimator):
     "A stack for large motions, a network for small ones, and one that fuses their flows"
+    family = FlowNetStack.family
+    paper = FlowNetStack.paper
+    loss = dict(type='MultiLevelEPE', weights=(0, 0, .005), flow_div=1.)
     mmflow_rules = FlowNetStack.mmflow_rules
 
     def __init__(self, *,
@@ -83,7 +88,7 @@ class FlowNet2(FlowNetEstimator):
         return self.fusion.estimate(x1, a.flow, b.flow, a.speed, b.speed, a.error, b.error)
 
 # %% ../../nbs/models/07_flownet2.ipynb #2fb998d7
-@register_model('flownet2cs')
+@register_model
 def flownet2cs(*,
     first:dict=None,  # Numbers of `flownetc` to change
     refine:dict=None, # Numbers of `flownets` to change, in each corrector
@@ -93,7 +98,7 @@ def flownet2cs(*,
     nets = [flownets(ni=12, **refine or {}) for _ in range(correctors)]
     return FlowNetStack(first=flownetc(**first or {}), refine=nets)
 
-@register_model('flownet2css')
+@register_model
 def flownet2css(*,
     first:dict=None,  # As for `flownet2cs`
     refine:dict=None  # As for `flownet2cs`
@@ -102,14 +107,14 @@ def flownet2css(*,
     return flownet2cs(first=first, refine=refine, correctors=2)
 
 # %% ../../nbs/models/07_flownet2.ipynb #ebc763c3
-@register_model('flownet2css-sd')
+@register_model
 @delegates(flownet2css)
 def flownet2css_sd(**kwargs)->FlowNetStack:
     "FlowNet2-CSS-ft-sd: the network of `flownet2css`, for weights trained on small motions too"
     return flownet2css(**kwargs)
 
 # %% ../../nbs/models/07_flownet2.ipynb #617503f0
-@register_model('flownet2sd')
+@register_model
 def flownet2sd(*,
     stem:int=64,               # Channels at full size
     widths:tuple=((64,128),(128,128),(256,256),(512,512),(512,512),(1024,1024)), # Channels of all convolutions
@@ -135,7 +140,7 @@ def _fusion(*, widths=((64,),(64,128),(128,128)), up=(32,16)):
     return FlowNetS(encoder=encoder, decoder=decoder)
 
 # %% ../../nbs/models/07_flownet2.ipynb #6d37a5b9
-@register_model('flownet2')
+@register_model
 def flownet2(*,
     first:dict=None,  # Numbers of `flownetc` to change
     refine:dict=None, # Numbers of `flownets` to change, in both correctors

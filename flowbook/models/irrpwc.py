@@ -11,8 +11,11 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_flow, resize_to_multiple
-from ..layers.blocks import ContextNet, ConvUnit, DenseBlock, PyramidEncoder, init_kaiming
-from .base import Estimator, FlowOutput, prepare_image, register_model
+from ..layers.blocks import ConvUnit, init_kaiming
+from ..layers.decoders import ContextNet, DenseBlock
+from ..layers.encoders import PyramidEncoder
+from .base import Estimator, FlowOutput, prepare_image
+from .registry import register_model
 from ..ops.correlation import correlation
 from ..ops.upsample import bilinear_upsample
 from ..ops.warp import warp
@@ -156,6 +159,10 @@ def forward(self:IRRDecoder,
 # %% ../../nbs/models/16_irrpwc.ipynb #41eb0730
 class IRRPWC(Estimator):
     "IRR-PWC: flow and occlusion in both directions"
+    family = 'IRR-PWC'
+    paper = 'Hur and Roth, CVPR 2019'
+    bidirectional = occlusion = True
+    loss = dict(type='IRRLoss')
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'corr_block\.(level\d)\.conv_1x1\.', r'reduce.\1.'),
                     (r'(flow|occ)_decoders\.layers\.(\d+)\.layers\.', r'\1_estimator.dense_net.layers.\2.'),
@@ -201,7 +208,7 @@ def forward(self:IRRPWC,
     return _restore(*predictions, imgs[0].shape[-2:], img1.shape[-2:])
 
 # %% ../../nbs/models/16_irrpwc.ipynb #e495b022
-@register_model('irrpwc')
+@register_model
 def irrpwc(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
     convs:int=2,                           # Conv units per pyramid level

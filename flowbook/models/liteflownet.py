@@ -13,8 +13,10 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ConvUnit, PyramidEncoder, init_kaiming
-from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
+from ..layers.blocks import ConvUnit, init_kaiming
+from ..layers.encoders import PyramidEncoder
+from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .registry import register_model
 from ..ops.correlation import correlation
 from ..ops.warp import warp
 
@@ -191,6 +193,8 @@ def forward(self:LiteFlowDecoder,
 # %% ../../nbs/models/12_liteflownet.ipynb #19e930bb
 class LiteFlowNet(Estimator):
     "LiteFlowNet: an encoder for both images and a decoder that matches, corrects and regularises"
+    family = 'LiteFlowNet'
+    paper = 'Hui et al., CVPR 2018'
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'\.NetM\.', '.matching.'), (r'\.NetS\.', '.subpixel.'), (r'\.NetR\.', '.regularization.'),
                     (r'\.rfeat_layer\.', '.regularization.feat_layer.'), (r'\.pred_flow\.', '.predict_layer.')]
@@ -211,6 +215,11 @@ def loss_weights(self:LiteFlowNet)->tuple: # One number for each of `flows`, for
     "Weights of the levels in the loss, coarse to fine"
     return (.32,.08,.02,.01,.005)[:len(self.decoder.levels)]
 
+@patch(as_prop=True)
+def loss(self:LiteFlowNet)->dict: # A name and its numbers
+    "What it is trained to minimise"
+    return dict(type='MultiLevelEPE', weights=self.loss_weights)
+
 # %% ../../nbs/models/12_liteflownet.ipynb #00a677b6
 @patch
 def forward(self:LiteFlowNet,
@@ -230,7 +239,7 @@ def forward(self:LiteFlowNet,
     return restore_flows(flows, imgs.shape[-2:], img1.shape[-2:])
 
 # %% ../../nbs/models/12_liteflownet.ipynb #511a92c7
-@register_model('liteflownet')
+@register_model
 def liteflownet(*,
     channels:tuple=(32,32,64,96,128,192),   # Channels of the pyramid's levels, finest first
     convs:tuple=(1,3,2,2,1,1),              # Conv units per pyramid level

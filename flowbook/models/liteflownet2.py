@@ -9,12 +9,15 @@ __all__ = ['LiteFlowNet2', 'liteflownet2']
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor
-from .base import FlowOutput, register_model
+from .base import FlowOutput
+from .registry import register_model
 from .liteflownet import LiteFlowNet, liteflownet, register_stage
 
 # %% ../../nbs/models/14_liteflownet2.ipynb #7c85e577
 class LiteFlowNet2(LiteFlowNet):
     "LiteFlowNet whose last prediction for the loss is the flow at full size"
+    family = 'LiteFlowNet2'
+    paper = 'Hui et al., TPAMI 2020'
     def __init__(self, *,
         full_size:bool=True,  # False: the decoder's predictions only, as in the early training stages
         **parts               # `encoder`, `decoder` and `mean` of `LiteFlowNet`
@@ -44,7 +47,7 @@ def forward(self:LiteFlowNet2,
     return out
 
 # %% ../../nbs/models/14_liteflownet2.ipynb #e3584cba
-@register_model('liteflownet2')
+@register_model
 @delegates(liteflownet)
 def liteflownet2(*,
     widths:tuple=(128,128,96,64,32), # Channels of the conv units of M and S

@@ -13,8 +13,10 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ContextNet, DenseBlock, PyramidEncoder
-from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
+from ..layers.decoders import ContextNet, DenseBlock
+from ..layers.encoders import PyramidEncoder
+from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .registry import register_model
 from ..ops.correlation import correlation
 from ..ops.warp import warp
 
@@ -180,6 +182,8 @@ def _pyramids(encoder, *imgs): return zip(*(f.chunk(len(imgs)) for f in encoder(
 # %% ../../nbs/models/18_maskflownet.ipynb #aa0b6b58
 class MaskFlowNetS(Estimator):
     "MaskFlownet-S: one stage with masked warping"
+    family = 'MaskFlownet'
+    paper = 'Zhao et al., CVPR 2020'
     mmflow_rules = [(r'(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'(dense_net\.layers\.\d+)\.layers\.', r'\1.'), (r'decoder\.post_processor\.', 'decoder.context.'),
                     (r'corr_block\.(level\d)\.warp\.', r'warps.\1.'), (r'\.deconv(\.|_)', '.'), (r'\.tradeoff_conv\.', '.tradeoff.'),
@@ -257,7 +261,7 @@ def _init(module):
     return module
 
 # %% ../../nbs/models/18_maskflownet.ipynb #56cbb43f
-@register_model('maskflownets')
+@register_model
 def maskflownets(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
     convs:int=3,                           # Conv units per pyramid level
@@ -275,7 +279,7 @@ def maskflownets(*,
     return _init(MaskFlowNetS(encoder=PyramidEncoder(channels=channels, convs=convs), decoder=decoder))
 
 # %% ../../nbs/models/18_maskflownet.ipynb #a6f9da0f
-@register_model('maskflownet')
+@register_model
 def maskflownet(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the levels of both pyramids, finest first
     convs:int=3,                           # Conv units per pyramid level

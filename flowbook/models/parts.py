@@ -13,13 +13,14 @@ from ..core.errors import ConfigError, WeightsError, fail, unknown
 
 # %% ../../nbs/models/02_parts.ipynb #1dfccc34
 _parts = {
-    'encoder': dict(PyramidEncoder='layers.blocks', FlowNetEncoder='models.flownet', FeatureEncoder='models.raft'),
+    'encoder': dict(PyramidEncoder='layers.encoders', FlowNetEncoder='models.flownet', FeatureEncoder='layers.encoders'),
     'decoder': dict(PWCDecoder='models.pwcnet', FlowNetDecoder='models.flownet', LiteFlowDecoder='models.liteflownet',
                     IRRDecoder='models.irrpwc', MaskFlowNetSDecoder='models.maskflownet', CascadeDecoder='models.maskflownet'),
     'correlation': dict(CorrEncoder='models.flownet'),
-    'context': dict(ContextNet='layers.blocks', ContextHead='models.raft'),
+    'context': dict(ContextNet='layers.decoders', ContextHead='layers.encoders'),
     'refinement': dict(Regularization='models.liteflownet', SubPixel='models.liteflownet', BilateralRefine='models.irrpwc', OcclusionUpsample='models.irrpwc'),
-    'update': dict(UpdateBlock='models.raft', ConvGRU='models.raft', MotionEncoder='models.raft', FlowHead='models.raft', MaskPredictor='models.raft')}
+    'update': dict(UpdateBlock='layers.recurrent', ConvGRU='layers.recurrent', MotionEncoder='layers.recurrent', FlowHead='layers.recurrent',
+                   MaskPredictor='layers.recurrent')}
 
 def _kind(kind):
     if kind not in _parts: raise unknown('kind of part', kind, _parts)

@@ -63,7 +63,7 @@ flownet2cs  flyingchairs          C       flownet2/flownet2cs_8x1_slong_flyingch
 flownet2cs  flyingthings3d_subset C+Tsub  flownet2/flownet2cs_8x1_sfine_flyingthings3d_subset_384x768  s=1.96 f=3.69 k12=3.50 fl=28.28 k=8.23
 flownet2css flyingchairs          C       flownet2/flownet2css_8x1_slong_flyingchairs_384x448          c=1.55
 flownet2css flyingthings3d_subset C+Tsub  flownet2/flownet2css_8x1_sfine_flyingthings3d_subset_384x768 s=1.85 f=3.57 k12=3.13 fl=25.76 k=7.72
-flownet2css-sd flyingthings3d_subset_chairssdhom C+Tsub+SD flownet2/flownet2css-sd_8x1_sfine_flyingthings3d_subset_chairssdhom_384x448 s=1.81 f=3.69 k12=2.98 fl=25.66 k=7.99
+flownet2css_sd flyingthings3d_subset_chairssdhom C+Tsub+SD flownet2/flownet2css-sd_8x1_sfine_flyingthings3d_subset_chairssdhom_384x448 s=1.81 f=3.69 k12=2.98 fl=25.66 k=7.99
 flownet2sd  chairssdhom           SD      flownet2/flownet2sd_8x1_slong_chairssdhom_384x448            sd=0.37
 flownet2    flyingchairs          C       flownet2/flownet2_8x1_slong_flyingchairs_384x448_20220625_212801-88d61800 c=1.15
 flownet2    flyingthings3d_subset Tsub    flownet2/flownet2_8x1_sfine_flyingthings3d_subset_384x768    s=1.78 f=3.31 k12=3.02 fl=25.18 k=8.02
@@ -117,14 +117,14 @@ gma         flyingthings3d        C+T     gma/gma_8x2_120k_flyingthings3d_400x72
 gma         flyingthings3d_sintel C+T+S   gma/gma_8x2_120k_flyingthings3d_sintel_368x768              s=0.56 f=0.84
 gma         mixed                 C+T+S+K15+H gma/gma_8x2_120k_mixed_368x768                          s=0.56 f=0.85 fl=5.27 k=1.50
 gma         kitti2015             C+T+S+K15+H gma/gma_8x2_50k_kitti2015_288x960                       fl=1.34 k=0.58
-gma_p-only  flyingchairs          C       gma/gma_p-only_8x2_120k_flyingchairs_368x496                c=0.76 s=2.38 f=4.69
-gma_p-only  flyingthings3d        C+T     gma/gma_p-only_8x2_120k_flyingthings3d_400x720              s=1.48 f=2.73 fl=16.46 k=4.81
-gma_p-only  mixed                 C+T+S+K15+H gma/gma_p-only_8x2_120k_mixed_368x768                   s=0.58 f=0.89 fl=5.28 k=1.47
-gma_p-only  kitti2015             C+T+S+K15+H gma/gma_p-only_8x2_50k_kitti2015_288x960                fl=1.39 k=0.58
-gma_plus-p  flyingchairs          C       gma/gma_plus-p_8x2_120k_flyingchairs_368x496                c=0.73 s=2.52 f=4.65
-gma_plus-p  flyingthings3d        C+T     gma/gma_plus-p_8x2_120k_flyingthings3d_400x720              s=1.38 f=2.79 fl=19.17 k=6.73
-gma_plus-p  mixed                 C+T+S+K15+H gma/gma_plus-p_8x2_120k_mixed_368x768                   s=0.63 f=0.94 fl=9.07 k=3.82
-gma_plus-p  kitti2015             C+T+S+K15+H gma/gma_plus-p_8x2_50k_kitti2015_288x960                fl=1.50 k=0.62
+gma_p_only  flyingchairs          C       gma/gma_p-only_8x2_120k_flyingchairs_368x496                c=0.76 s=2.38 f=4.69
+gma_p_only  flyingthings3d        C+T     gma/gma_p-only_8x2_120k_flyingthings3d_400x720              s=1.48 f=2.73 fl=16.46 k=4.81
+gma_p_only  mixed                 C+T+S+K15+H gma/gma_p-only_8x2_120k_mixed_368x768                   s=0.58 f=0.89 fl=5.28 k=1.47
+gma_p_only  kitti2015             C+T+S+K15+H gma/gma_p-only_8x2_50k_kitti2015_288x960                fl=1.39 k=0.58
+gma_plus_p  flyingchairs          C       gma/gma_plus-p_8x2_120k_flyingchairs_368x496                c=0.73 s=2.52 f=4.65
+gma_plus_p  flyingthings3d        C+T     gma/gma_plus-p_8x2_120k_flyingthings3d_400x720              s=1.38 f=2.79 fl=19.17 k=6.73
+gma_plus_p  mixed                 C+T+S+K15+H gma/gma_plus-p_8x2_120k_mixed_368x768                   s=0.63 f=0.94 fl=9.07 k=3.82
+gma_plus_p  kitti2015             C+T+S+K15+H gma/gma_plus-p_8x2_50k_kitti2015_288x960                fl=1.50 k=0.62
 '''
 
 # %% ../../nbs/models/92_published.ipynb #13363eb7
@@ -352,9 +352,9 @@ def fill_weights(
 )->str:         # The naming scheme, as from `load_weights`
     "Load published weights or those of a file into `model`"
     if isinstance(weights, dict): return _weights.load_weights(model, weights)
-    from flowbook.models.base import _models
+    from flowbook.models.registry import model_builder
     path = find_weights(name, weights)
-    usual = getattr(_weights._skeleton(_models[name]), 'bgr', None) if _published(name, weights) else None
+    usual = getattr(_weights._skeleton(model_builder(name)), 'bgr', None) if _published(name, weights) else None
     if usual is not None and model.bgr != usual:
         raise fail(ConfigError, f'model {name}', f'bgr={model.bgr}', f'bgr={usual}, for which flowbook keeps weights')
     return _weights.load_weights(model, path)

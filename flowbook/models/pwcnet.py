@@ -12,8 +12,11 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
-from ..layers.blocks import ContextNet, DenseBlock, PyramidEncoder, init_kaiming
-from .base import Estimator, FlowOutput, prepare_image, register_model, restore_flows
+from ..layers.blocks import init_kaiming
+from ..layers.decoders import ContextNet, DenseBlock
+from ..layers.encoders import PyramidEncoder
+from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .registry import register_model
 from ..ops.correlation import correlation
 from ..ops.offset import expected_offset, normalize_features
 from ..ops.warp import warp
@@ -94,6 +97,8 @@ def forward(self:PWCDecoder,
 # %% ../../nbs/models/10_pwcnet.ipynb #a0681e97
 class PWCNet(Estimator):
     "PWC-Net: an encoder for both images and a coarse-to-fine decoder"
+    family = 'PWC-Net'
+    paper = 'Sun et al., CVPR 2018'
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'(dense_net\.layers\.\d+)\.layers\.', r'\1.'),
                     (r'^decoder\.post_processor\.', 'decoder.context.')]
@@ -137,7 +142,7 @@ def _start_as_matcher(model):
     return model
 
 # %% ../../nbs/models/10_pwcnet.ipynb #5f18f397
-@register_model('pwcnet')
+@register_model
 def pwcnet(*,
     channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
     convs:int=3,                           # Conv units per pyramid level
@@ -157,7 +162,7 @@ def pwcnet(*,
     return _start_as_matcher(model) if matcher else model
 
 # %% ../../nbs/models/10_pwcnet.ipynb #62f70ed3
-@register_model('pwcnet_plus')
+@register_model
 @delegates(pwcnet)
 def pwcnet_plus(**kwargs)->PWCNet:
     "PWC-Net+: the network of `pwcnet`, for weights of its longer schedule"
@@ -165,7 +170,7 @@ def pwcnet_plus(**kwargs)->PWCNet:
 
 _tiny = dict(channels=(12,24,32,48,64), convs=2, dense=(32,24,16), context=(32,24,24,16), dilations=(1,2,4,8), matcher=True)
 
-@register_model('pwcnet_tiny')
+@register_model
 @delegates(pwcnet)
 def pwcnet_tiny(**kwargs)->PWCNet:
     "A small PWC-Net with a built-in matcher, for first steps on a processor"

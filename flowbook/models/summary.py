@@ -12,9 +12,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 import flowbook.ops.correlation, flowbook.ops.lookup, flowbook.ops.warp
 from ..core.errors import ConfigError, fail
-from .base import Estimator, _models, create_model, list_models
+from .base import Estimator
+from .registry import list_models, model_builder
+from .zoo import create_model
 from .classical import Classical
-from .weights import _asset
+from ..io.files import asset_path
 
 # %% ../../nbs/models/96_summary.ipynb #600caf9e
 def num_params(
@@ -84,10 +86,10 @@ def model_table(
     size:tuple=(448,1024)   # `(H,W)` of the images that operations are counted for, pixels; None: do not count, which takes seconds
 )->list:                    # One dictionary per model: `name`, `parameters`, `gflops` (None: not counted), `bundled`, `description`
     "List what is known about each model"
-    have = {p.stem for p in _asset('').glob('*.safetensors')}
+    have = {p.stem for p in asset_path('').glob('*.safetensors')}
     def about(name):
         with torch.device('meta'): model = create_model(name)
         count = None if size is None or isinstance(model, Classical) else flops(model, size)/1e9
-        text = (_models[name].__doc__ or '').split('\n')[0]
+        text = (model_builder(name).__doc__ or '').split('\n')[0]
         return dict(name=name, parameters=num_params(model), gflops=count, bundled=name in have, description=text)
     return [about(n) for n in list_models(pattern)]

@@ -16,7 +16,7 @@ import json, re
 import torch
 from torch import Tensor, nn
 from ..core.errors import FlowbookError, WeightsError, fail, unknown
-from ..io.files import atomic_path, check_file
+from ..io.files import asset_path, atomic_path, check_file
 from .weights_schemes import Scheme, check_foreign, foreign_schemes, rename
 
 # %% ../../nbs/models/90_weights.ipynb #f322b30b
@@ -113,7 +113,7 @@ def read_metadata(
 # %% ../../nbs/models/90_weights.ipynb #3d7317b7
 def _known(model):
     "The schemes to try for `model`, flowbook's own first"
-    yield Scheme('flowbook', [])
+    yield Scheme('flowbook', getattr(model, 'flowbook_rules', []))   # names of earlier versions
     for name,unused in (('mmflow', r'^ema_'), ('torchvision', '$^')):   # MMFlow's IRR-PWC stores an average it never reads
         rules = getattr(model, f'{name}_rules', None)
         if rules is not None: yield Scheme(name, rules, unused, getattr(type(model), f'{name}_fix', None))
@@ -186,10 +186,10 @@ def identify_weights(
     source   # Path of a checkpoint, or its state dict
 )->list:     # `(model, scheme)` pairs of names, for each model of `list_models` that it fills completely
     "Find the models that a checkpoint belongs to"
-    from flowbook.models.base import _models, list_models
+    from flowbook.models.registry import list_models, model_builder
     state,found = _clean(source if isinstance(source, dict) else read_state_dict(source)),[]
     for name in list_models():
-        try: model = _skeleton(_models[name])
+        try: model = _skeleton(model_builder(name))
         except FlowbookError: continue   # a method that this OpenCV does not have
         found += [(name, s.name) for s in _known(model) if not any(_try(model, s, state)[1])][:1]
     return found
@@ -210,10 +210,8 @@ def _whose(source, state):
 # %% ../../nbs/models/90_weights.ipynb #fbe05090
 def _converted(source, name):
     "The scheme of a checkpoint and its weights, placed for the registered model `name`"
-    from flowbook.models.base import _import_models, _models
-    _import_models()
-    if name not in _models: raise unknown('model', name, _models)
-    return _place(_skeleton(_models[name]), read_state_dict(source), source)
+    from flowbook.models.registry import model_builder
+    return _place(_skeleton(model_builder(name)), read_state_dict(source), source)
 
 # %% ../../nbs/models/90_weights.ipynb #961c11ea
 def convert_weights(
@@ -232,27 +230,22 @@ def convert_weights(
     about = dict(model=name, converted_from=Path(source).name, scheme=scheme) | metadata
     return dict(model=name, scheme=scheme, sha256=_write(state, path, dtype, about))
 
-# %% ../../nbs/models/90_weights.ipynb #1713ec0d
-def _asset(name):
-    import flowbook
-    return Path(flowbook.__file__).resolve().parent/'assets'/name
-
 # %% ../../nbs/models/90_weights.ipynb #64ec185a
 def model_card(
-    name:str='flowbook-small'  # A model whose weights are in the package
+    name:str='flowbook_small'  # A model whose weights are in the package
 )->dict:                       # Figures, recipe, hash and licence; empty where there is no card
     "Read the card of bundled weights"
-    path = _asset(f"{name}.json")
+    path = asset_path(f"{name}.json")
     return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
 
 def load_bundled(
     model:nn.Module,           # The model to fill, in place
-    name:str='flowbook-small'  # Its name
+    name:str='flowbook_small'  # Its name
 )->None:
     "Fill `model` with the weights of the package"
-    path,card = _asset(f"{name}.safetensors"),model_card(name)
+    path,card = asset_path(f"{name}.safetensors"),model_card(name)
     if not card or not path.exists():
-        raise fail(FlowbookError, f"model {name}", 'no weights in the package', 'flowbook-small, or a weights file')
+        raise fail(FlowbookError, f"model {name}", 'no weights in the package', 'flowbook_small, or a weights file')
     if sha256(path.read_bytes()).hexdigest() != card['sha256']:
         raise fail(WeightsError, path, 'another file', 'the one its card was written for: reinstall flowbook')
     load_weights(model, path)

@@ -14,7 +14,8 @@ from fnmatch import fnmatch
 from importlib import import_module
 from ..core.errors import ConfigError, fail, unknown
 from .data import build_data_loader, build_dataloaders, build_dataset, build_datasets
-from .model import OWN_KEYS, build_model, create_loss
+from .model import OWN_KEYS, build_model
+from ..train.losses import create_loss
 from ..train.schedules import RUNTIME
 
 # %% ../../nbs/recipes/10_base.ipynb #145280fc
@@ -86,9 +87,9 @@ _free = 'options', 'args', 'paramwise', 'ema', 'lr', 'momentum'   # what they ho
 
 def _check_number(model, key):
     "Refuse a key of `model` that the model does not have"
-    from flowbook.models.base import _models, list_models
+    from flowbook.models.registry import list_models, model_builder
     if model not in list_models(): raise unknown('model', model, list_models())
-    known = inspect.signature(_models[model]).parameters
+    known = inspect.signature(model_builder(model)).parameters
     if key not in {*OWN_KEYS, *known} and not any(p.kind == p.VAR_KEYWORD for p in known.values()):
         raise unknown('option', f"model.{key}", [f"model.{k}" for k in {*OWN_KEYS, *known}])
 

@@ -25,7 +25,7 @@ def quickstart()->dict: # A recipe
 def flowbook_small()->dict: # A recipe
     "The weights that come with the package: a refiner of DIS on scenes of every kind"
     return dict(
-        model=dict(name='flowbook-small', iters=2, loss=dict(type='SequenceLoss', gamma=.8, q=.7)),
+        model=dict(name='flowbook_small', iters=2, loss=dict(type='SequenceLoss', gamma=.8, q=.7)),
         data=dict(scenes=dict(size=(160, 224), objects=(2, 24), displacement=((0., .06), (1., .14), (4., .28), (12., .3), (32., .17), (64., .05)),
                               textures=160, leaves=.4, scale=(.9, 6.), contrast=(.15, 1.5), thin=(.3, 3., 25.), parallax=.3, motion_blur=.25, fog=.2),
                   both=True, n_train=800, n_valid=64, bs=2),

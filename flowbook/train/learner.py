@@ -16,7 +16,8 @@ from ..core.errors import ConfigError, fail
 from ..core.types import FlowSample
 from ..data.block import ImagePair
 from ..data.loaders import FlowDL, collate_samples, float_images
-from ..models.base import FlowOutput, create_model
+from ..models.base import FlowOutput
+from ..models.zoo import create_model
 from .callbacks import Accumulate, ScaleGrads
 from .losses import loss_for
 from .metrics import EPE, FlAll, sum_over_processes
