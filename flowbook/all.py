@@ -96,7 +96,7 @@ from .recipes.published import *
 from .mmflow.config import *
 from .mmflow.model import *
 from .mmflow.load import *
-from .infer.pairs import *
+from .data.pair import *
 from .infer.results import *
 from .infer.occlusion import *
 from .infer.warm import *
@@ -108,6 +108,7 @@ from .infer.stream import *
 from .viz.layouts import *
 from .infer.video import *
 from .infer.evaluate import *
+from .infer.folder import *
 from .mmflow.online import *
 from .data.benchmarks import *
 from .apps.report import *

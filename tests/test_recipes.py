@@ -6,7 +6,7 @@ from flowbook.augment.pipelines import create_augmentation
 from flowbook.data.make import make_dataset
 from flowbook.recipes.base import build_learner, get_recipe, list_recipes
 from flowbook.recipes.data import FOLDERS, build_datasets
-from flowbook.recipes.model import create_loss
+from flowbook.train.losses import create_loss
 from flowbook.recipes.published import MIXTURES, weights_of
 from flowbook.train.callbacks import create_hook
 from flowbook.train.optimizers import optimizer_func
@@ -287,7 +287,7 @@ from torch.optim import SGD
 from fastai.callback.core import Callback
 from flowbook.layers.blocks import PyramidEncoder
 from flowbook.models.parts import register_part
-from flowbook.recipes.model import register_loss
+from flowbook.train.losses import register_loss
 from flowbook.train.callbacks import register_hook
 from flowbook.train.optimizers import register_optimizer
 

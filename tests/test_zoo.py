@@ -1,7 +1,7 @@
 "Every model by its name: MMFlow's numbers from MMFlow's weights, and the contract at awkward sizes"
 import copy, gc, pickle
 import pytest, torch
-from flowbook.core.testing import load_golden, shared_path
+from parity.golden import load_golden, shared_path
 from flowbook.models.registry import list_models
 from flowbook.models.zoo import create_model
 from flowbook.models.weights import load_weights

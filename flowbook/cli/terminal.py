@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 
 # %% ../../nbs/cli/05_terminal.ipynb #20b0eb16
@@ -140,8 +141,9 @@ def _open_bar(self:Counting, total):
     self.task = self.bar.add_task(self.text, total=total, note='')
     self.bar.start()
 
-# %% ../../nbs/cli/05_terminal.ipynb #d7e7ef88
-def _count(self:Counting,
+# %% ../../nbs/cli/05_terminal.ipynb #9256fab5
+@patch
+def __call__(self:Counting,
     done:int,      # So many are done
     total:int=None # Of so many; None: nobody knows
 ):
@@ -157,5 +159,3 @@ def _count(self:Counting,
         self.said = now
         left = f', {clock(max(total - done, 0)/max(speed, 1e-9))} left' if total else ''
         print(f'{self.text}: {note}, {clock(now - self.began)} gone{left}', file=self.file, flush=True)
-
-Counting.__call__ = _count

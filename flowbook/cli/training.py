@@ -107,7 +107,8 @@ def train(recipe:_Recipe, changes:Changes=None, work_dir:_WorkDir=None, resume:_
     if not rank(): _check_folder(work_dir, resume)
     n,device = count_processes(gpus, processes, device, plan['data']['bs'])
     with working('importing PyTorch'):
-        from flowbook.infer.predictor import new_folder, pick_device
+        from flowbook.io.files import new_folder
+        from flowbook.infer.predictor import pick_device
         device = str(pick_device(device))
     if n > 1:
         with new_folder(work_dir):

@@ -76,10 +76,11 @@ def memory_estimate(
     "Estimate what one call of `model` takes, without running it"
     pixels,device = batch*size[0]*size[1],torch.device(device)
     if isinstance(model, Classical): return pixels*(PICTURE_BYTES + CLASSICAL_BYTES)
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
     weight = max((p.nbytes for p in model.parameters()), default=0)
     with _quiet():
         try: count = _count(model, size, device, precision, batch)
-        except Exception: count = pixels*UNKNOWN_BYTES   # it looks at values, so it cannot run without them; a real fault will show when it really runs
+        except (DataDependentOutputException, DynamicOutputShapeException): count = pixels*UNKNOWN_BYTES   # it looks at values, which are not there
     return round(WORKSPACE*count) + weight + pixels*PICTURE_BYTES
 
 # %% ../../nbs/infer/09_memory.ipynb #ee58354f

@@ -52,6 +52,7 @@ _needs = dict(deepflow='createOptFlow_DeepFlow', tvl1='DualTVL1OpticalFlow_creat
 # %% ../../nbs/models/03_classical.ipynb #2b8ed49a
 class Classical(Estimator):
     "A method of OpenCV as a model without weights"
+    family = 'classical, OpenCV'
     def __init__(self, *,
         method:str, # 'dis', 'farneback', 'variational', 'deepflow', 'tvl1' or 'zero'
         **options   # Its options, all of them

@@ -17,6 +17,8 @@ from ..ops.offset import expected_offset, normalize_features
 # %% ../../nbs/models/30_compact.ipynb #13d0479a
 class CompactRAFT(RAFT):
     "RAFT with normalised features and a learned step towards the correlation peak"
+    family = 'compact RAFT'
+    paper = 'flowbook'
     flowbook_rules = [(r'^sharp$', 'logit_scale'), (r'^trust$', 'gain')]   # names in weights of version 0.1
 
     def __init__(self,

@@ -110,6 +110,10 @@ _first_names = dict(sharp='logit_scale', look='read4', enter='merge4', down1='do
 # %% ../../nbs/models/32_dis_refiner.ipynb #62a85de3
 class DISRefiner(Estimator):
     "A classical flow, and a few learned corrections of it"
+    family = 'refiner of DIS'
+    paper = 'flowbook'
+    iterates = takes_init = True
+    loss = dict(type='SequenceLoss')
     stride = 16   # sides are padded to multiples of this
     flowbook_rules = [(rf'^update\.{old}(\.|$)', rf'update.{new}\1') for old, new in _first_names.items()]
 

@@ -137,6 +137,8 @@ def forward(self:FlowNetDecoder,
 # %% ../../nbs/models/05_flownet.ipynb #c7b8ddca
 class FlowNetEstimator(PyramidEstimator):
     "What FlowNets share: a subclass has `estimate` and `stride`"
+    family = 'FlowNet'
+    paper = 'Dosovitskiy et al., ICCV 2015'
     mmflow_rules = [(r'(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'), (r'\.plugin_layer\.', '.stem.'),
                     (r'\.conv_redir\.', '.redir.'), (r'\.pred_out\.', '.predict.'),
                     (r'\.deconv_out\.deconvs\.0\.', '.upfeat.'), (r'\.upsample_pred\.deconvs\.0\.', '.upflow.')]

@@ -46,6 +46,8 @@ _parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in dict(
 # %% ../../nbs/models/07_flownet2.ipynb #5616ed88
 class FlowNetStack(FlowNetEstimator):
     "A network, and others that correct it one after the other"
+    family = 'FlowNet2'
+    paper = 'Ilg et al., CVPR 2017'
     mmflow_rules = FlowNetEstimator.mmflow_rules + _parts
 
     def __init__(self, *,
@@ -78,6 +80,9 @@ def estimate(self:FlowNetStack,
 # %% ../../nbs/models/07_flownet2.ipynb #1204896d
 class FlowNet2(FlowNetEstimator):
     "A stack for large motions, a network for small ones, and one that fuses their flows"
+    family = FlowNetStack.family
+    paper = FlowNetStack.paper
+    loss = dict(type='MultiLevelEPE', weights=(0, 0, .005), flow_div=1.)
     mmflow_rules = FlowNetStack.mmflow_rules
 
     def __init__(self, *,

@@ -145,6 +145,8 @@ def gma_update(*,
 # %% ../../nbs/models/25_gma.ipynb #de71a4ce
 class GMA(RAFT):
     "RAFT with Global Motion Aggregation: its `update` is a `GMAUpdate`"
+    family = 'GMA'
+    paper = 'Jiang et al., ICCV 2021'
 
 @register_model
 @delegates(raft_parts, but=['update'])

@@ -181,6 +181,10 @@ def forward(self:IRRDecoder,
 # %% ../../nbs/models/16_irrpwc.ipynb #ce7080c1
 class IRRPWC(PyramidEstimator):
     "IRR-PWC: flow and occlusion in both directions"
+    family = 'IRR-PWC'
+    paper = 'Hur and Roth, CVPR 2019'
+    bidirectional = occlusion = True
+    loss = dict(type='IRRLoss')
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'corr_block\.(level\d)\.conv_1x1\.', r'reduce.\1.'),
                     (r'(flow|occ)_decoders\.layers\.(\d+)\.layers\.', r'\1_estimator.dense_net.layers.\2.'),

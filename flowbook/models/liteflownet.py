@@ -212,6 +212,8 @@ def forward(self:LiteFlowDecoder,
 # %% ../../nbs/models/12_liteflownet.ipynb #27f706bc
 class LiteFlowNet(PyramidEstimator):
     "LiteFlowNet: an encoder for both images and a decoder that matches, corrects and regularises"
+    family = 'LiteFlowNet'
+    paper = 'Hui et al., CVPR 2018'
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'\.NetM\.', '.matching.'), (r'\.NetS\.', '.subpixel.'), (r'\.NetR\.', '.regularization.'),
                     (r'\.rfeat_layer\.', '.regularization.feat_layer.'), (r'\.pred_flow\.', '.predict_layer.')]
@@ -226,11 +228,16 @@ class LiteFlowNet(PyramidEstimator):
         self.stride = 2**len(encoder.channels)
         self.register_buffer('mean', torch.tensor(mean).view(1,3,1,1), persistent=False) # not in the checkpoints
 
-# %% ../../nbs/models/12_liteflownet.ipynb #4d648afa
+# %% ../../nbs/models/12_liteflownet.ipynb #a43aa42e
 @patch(as_prop=True)
 def loss_weights(self:LiteFlowNet)->tuple: # One number for each of `flows`, for `multilevel_epe`
     "Weights of the levels in the loss, coarse to fine"
     return (.32,.08,.02,.01,.005)[:len(self.decoder.levels)]
+
+@patch(as_prop=True)
+def loss(self:LiteFlowNet)->dict: # A name and its numbers
+    "What it is trained to minimise"
+    return dict(type='MultiLevelEPE', weights=self.loss_weights)
 
 # %% ../../nbs/models/12_liteflownet.ipynb #6b31f5f7
 @patch

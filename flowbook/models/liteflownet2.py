@@ -16,6 +16,8 @@ from .liteflownet import LiteFlowNet, liteflownet, register_stage
 # %% ../../nbs/models/14_liteflownet2.ipynb #7c85e577
 class LiteFlowNet2(LiteFlowNet):
     "LiteFlowNet whose last prediction for the loss is the flow at full size"
+    family = 'LiteFlowNet2'
+    paper = 'Hui et al., TPAMI 2020'
     def __init__(self, *,
         full_size:bool=True,  # False: the decoder's predictions only, as in the early training stages
         **parts               # `encoder`, `decoder` and `mean` of `LiteFlowNet`

@@ -83,6 +83,8 @@ def forward(self:PWCDecoder,
 # %% ../../nbs/models/10_pwcnet.ipynb #1b0f8e75
 class PWCNet(PyramidEstimator):
     "PWC-Net: an encoder for both images and a coarse-to-fine decoder"
+    family = 'PWC-Net'
+    paper = 'Sun et al., CVPR 2018'
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'(dense_net\.layers\.\d+)\.layers\.', r'\1.'),
                     (r'^decoder\.post_processor\.', 'decoder.context.')]

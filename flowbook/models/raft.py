@@ -56,6 +56,10 @@ def _check_promises(name, part, *promises):
 # %% ../../nbs/models/20_raft.ipynb #2ae869d7
 class RAFT(Estimator):
     "Recurrent All-Pairs Field Transforms"
+    family = 'RAFT'
+    paper = 'Teed and Deng, ECCV 2020'
+    iterates = takes_init = True
+    loss = dict(type='SequenceLoss')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,
         features:nn.Module,    # Image `(B,3,H,W)` to features to compare `(B,C,h,w)`; has `stride`, which is H/h

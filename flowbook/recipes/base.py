@@ -14,7 +14,8 @@ from fnmatch import fnmatch
 from importlib import import_module
 from ..core.errors import ConfigError, fail, unknown
 from .data import build_data_loader, build_dataloaders, build_dataset, build_datasets
-from .model import OWN_KEYS, build_model, create_loss
+from .model import OWN_KEYS, build_model
+from ..train.losses import create_loss
 from ..train.schedules import RUNTIME
 
 # %% ../../nbs/recipes/10_base.ipynb #145280fc

@@ -22,7 +22,7 @@ publish('flownet2css_8x1_slong_flyingchairs_384x448', dict(name='flownet2css', f
 publish('flownet2css_8x1_sfine_flyingthings3d_subset_384x768', dict(name='flownet2css', freeze=_two), _things, 's_fine', load_from='flownet2css:flyingchairs')
 publish('flownet2css_kitti_test', dict(name='flownet2css'), 'kitti2012_kitti2015_test');
 
-# %% ../../nbs/recipes/23_flownet2.ipynb #9c1d8785
+# %% ../../nbs/recipes/23_flownet2.ipynb #f9bb871e
 publish('flownet2css-sd_8x1_sfine_flyingthings3d_subset_chairssdhom_384x448', dict(name='flownet2css_sd', loss=_robust),
         'flyingthings3d_subset_chairssdhom_384x448', 's_fine',
         load_from='flownet2css:flyingthings3d_subset')

@@ -14,10 +14,10 @@ _sintel = 'sintel_cleanx100_sintel_finalx100_flyingthings3d_raft_368x768'
 _chairs_plan, _plan, _short = one_cycle(2.5e-4, 120, 1e-4), one_cycle(1.25e-4, 120, 1e-5), one_cycle(1.25e-4, 50, 1e-5, every=5)
 
 for _m in ('gma', 'gma_p_only', 'gma_plus_p'):
-    _late = dict(name=_m, test_iters=32)
+    _late, _file = dict(name=_m, test_iters=32), {'gma_p_only': 'gma_p-only', 'gma_plus_p': 'gma_plus-p'}.get(_m, _m)   # MMFlow's files have hyphens
     _fine = _late | dict(loss=dict(type='SequenceLoss', gamma=.85))
-    publish(f"{_m}_8x2_120k_flyingchairs_368x496", dict(name=_m), 'flyingchairs_raft_368x496', _chairs_plan, bs=16)
-    publish(f"{_m}_8x2_120k_flyingthings3d_400x720", _late, 'flyingthings3d_raft_400x720', _plan, bs=16, load_from=f"{_m}:flyingchairs")
-    if _m == 'gma': publish(f"{_m}_8x2_120k_flyingthings3d_sintel_368x768", _fine, _sintel, _plan, bs=16, load_from=f"{_m}:flyingthings3d")
-    publish(f"{_m}_8x2_120k_mixed_368x768", _fine, _mixed, _plan, bs=16, load_from=f"{_m}:flyingthings3d")
-    publish(f"{_m}_8x2_50k_kitti2015_288x960", _fine, 'kitti2015_raft_288x960', _short, bs=16, load_from=f"{_m}:mixed")
+    publish(f"{_file}_8x2_120k_flyingchairs_368x496", dict(name=_m), 'flyingchairs_raft_368x496', _chairs_plan, bs=16)
+    publish(f"{_file}_8x2_120k_flyingthings3d_400x720", _late, 'flyingthings3d_raft_400x720', _plan, bs=16, load_from=f"{_m}:flyingchairs")
+    if _m == 'gma': publish(f"{_file}_8x2_120k_flyingthings3d_sintel_368x768", _fine, _sintel, _plan, bs=16, load_from=f"{_m}:flyingthings3d")
+    publish(f"{_file}_8x2_120k_mixed_368x768", _fine, _mixed, _plan, bs=16, load_from=f"{_m}:flyingthings3d")
+    publish(f"{_file}_8x2_50k_kitti2015_288x960", _fine, 'kitti2015_raft_288x960', _short, bs=16, load_from=f"{_m}:mixed")

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from fastcore.meta import delegates
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail
-from .losses import FlowLoss, _by_level, _check, _combine, _level_weights, multilevel_epe
+from .losses import FlowLoss, multilevel_epe, register_loss
+from .losses import by_level, check_choices, combine_repeats, level_weights
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #f1cd39f9
 def _logits(x):
@@ -35,16 +36,17 @@ def multilevel_bce(
     repeats:str='sum'                      # Predictions of one level: 'sum' or 'mean'
 )->Tensor:                                 # Scalar, nats
     "Sum the binary cross-entropies of all pyramid levels"
-    _check(reduction=(reduction, 'sum', 'mean'), repeats=(repeats, 'sum', 'mean'))
-    levels, total = _by_level(_logits(logits)), 0.
+    check_choices(reduction=(reduction, 'sum', 'mean'), repeats=(repeats, 'sum', 'mean'))
+    levels = by_level(_logits(logits))
+    total = 0.
     finest = levels[-1][-1]
     if occ.shape[:2] != finest.shape[:2] or occ.ndim != 4:
         raise fail(FlowbookError, 'occ', f"shape {tuple(occ.shape)}", f"({len(finest)}, 1, H, W)")
     def term(x):
         err = _bce(x, F.adaptive_avg_pool2d(occ.to(x), x.shape[-2:]), balance)
         return err.sum()/len(x) if reduction == 'sum' else err.mean()
-    for xs, w in zip(levels, _level_weights(levels, weights)):
-        if w: total = total + w*_combine([term(x) for x in xs], repeats)
+    for xs, w in zip(levels, level_weights(levels, weights)):
+        if w: total = total + w*combine_repeats([term(x) for x in xs], repeats)
     return total
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #0e23ed4f
@@ -79,11 +81,12 @@ def irr_terms(
     "Average the losses of both directions, for flow and for occlusion"
     if flow_bw is not None and getattr(out, 'flows_bw', None) is None:
         raise fail(FlowbookError, 'flows_bw', 'none', 'a model that predicts backward flow')
-    flows = [(out.flows, flow, valid)] + ([(out.flows_bw, flow_bw, valid_bw)] if flow_bw is not None else [])
-    occs = [(getattr(out, name, None), t) for name, t in (('occs', occ), ('occs_bw', occ_bw)) if t is not None]
-    once = 'sum' if repeats == 'mmflow' else repeats             # its quirk is the flow loss's alone
+    flows = [(out.flows, flow, valid)]
+    if flow_bw is not None: flows.append((out.flows_bw, flow_bw, valid_bw))
     of_flow = sum(multilevel_epe(f, t, m, weights=weights, repeats=repeats, **kwargs) for f, t, m in flows)/len(flows)
+    occs = [(getattr(out, name, None), t) for name, t in (('occs', occ), ('occs_bw', occ_bw)) if t is not None]
     if not occs: return of_flow, None
+    once = 'sum' if repeats == 'mmflow' else repeats             # its quirk is the flow loss's alone
     return of_flow, sum(multilevel_bce(x, t, weights, balance, repeats=once) for x, t in occs)/len(occs)
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #746a09dd
@@ -108,6 +111,7 @@ class MultiLevelBCE(FlowLoss):
     "`multilevel_bce` with its numbers fixed"
     func = staticmethod(multilevel_bce)
 
+@register_loss
 @delegates(irr_terms, but=['valid', 'flow_bw', 'valid_bw', 'occ', 'occ_bw'])
 class IRRLoss(FlowLoss):
     "`irr_loss` with its numbers fixed"

@@ -9,6 +9,7 @@ __all__ = ['LAYOUTS', 'FlowScale', 'frame_speed', 'measure_scale', 'paint_pair',
 import numpy as np
 from contextlib import nullcontext
 from pathlib import Path
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..infer.stream import _check_predictor
 from ..io.files import ensure_dir
@@ -38,8 +39,9 @@ def frame_speed(
     x,known = known_flow(flow[1::3,1::3])
     return float(np.percentile(np.sqrt((x*x).sum(-1))[known], 99)) if known.any() else 0.
 
-# %% ../../nbs/viz/26_layouts.ipynb #249be0a3
-def _follow(self:FlowScale,
+# %% ../../nbs/viz/26_layouts.ipynb #08d15364
+@patch
+def __call__(self:FlowScale,
     flow:np.ndarray # `(H,W,2)` pixels, the next of the film
 )->float:           # Speed of full colour for this frame, pixels
     "Look at the next flow"
@@ -49,8 +51,6 @@ def _follow(self:FlowScale,
     if speed > self.value or not self.value: self.value = max(self.spare*speed, 1.)   # below 1 px colours would show noise
     elif self.slow >= self.patience: self.value,self.slow,self.recent = max(self.spare*self.recent, 1.),0,0.
     return self.value
-
-FlowScale.__call__ = _follow
 
 # %% ../../nbs/viz/26_layouts.ipynb #eb799d94
 def measure_scale(
