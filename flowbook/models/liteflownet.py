@@ -228,7 +228,7 @@ class LiteFlowNet(PyramidEstimator):
         self.stride = 2**len(encoder.channels)
         self.register_buffer('mean', torch.tensor(mean).view(1,3,1,1), persistent=False) # not in the checkpoints
 
-# %% ../../nbs/models/12_liteflownet.ipynb #a43aa42e
+# %% ../../nbs/models/12_liteflownet.ipynb #4d648afa
 @patch(as_prop=True)
 def loss_weights(self:LiteFlowNet)->tuple: # One number for each of `flows`, for `multilevel_epe`
     "Weights of the levels in the loss, coarse to fine"
