@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..layers.recurrent import UpdateBlock
 from .registry import register_model
+from .schedules import one_cycle, recipe_row
 from .raft import RAFT, raft_parts, raft_update
 
 # %% ../../nbs/models/25_gma.ipynb #865a8a8d
@@ -194,3 +195,25 @@ GMA.mmflow_rules = RAFT.mmflow_rules + [
     (r'\.pos_emb\.rel_width\.', '.positions.columns.'),
     (r'\.pos_emb\.rel_ind$', '.positions.steps')]
 GMA.torchvision_rules = None   # torchvision has no GMA
+
+# %% ../../nbs/models/25_gma.ipynb #04874845
+_mixtures = dict(sintel='sintel_cleanx100_sintel_finalx100_flyingthings3d_raft_368x768',
+                 mixed='sintel_cleanx100_sintel_finalx100_kitti2015x200_hd1kx5_flyingthings3d_raft_384x768')
+_plan = one_cycle(1.25e-4, 120, 1e-5)
+
+# names of models, and of MMFlow's files
+for _m, _file in dict(gma='gma', gma_p_only='gma_p-only', gma_plus_p='gma_plus-p').items():
+    _late = dict(name=_m, test_iters=32)
+    _fine = _late | dict(loss=dict(type='SequenceLoss', gamma=.85))
+    _after_things = dict(bs=16, load_from=f"{_m}:flyingthings3d")
+    recipe_row(f"{_file}_8x2_120k_flyingchairs_368x496",
+               _m, 'flyingchairs_raft_368x496', one_cycle(2.5e-4, 120, 1e-4), bs=16)
+    recipe_row(f"{_file}_8x2_120k_flyingthings3d_400x720", _late, 'flyingthings3d_raft_400x720', _plan, bs=16,
+               load_from=f"{_m}:flyingchairs")
+    if _m == 'gma':
+        recipe_row('gma_8x2_120k_flyingthings3d_sintel_368x768',
+                   _fine, _mixtures['sintel'], _plan, **_after_things)
+    recipe_row(f"{_file}_8x2_120k_mixed_368x768", _fine, _mixtures['mixed'], _plan, **_after_things)
+    recipe_row(f"{_file}_8x2_50k_kitti2015_288x960",
+               _fine, 'kitti2015_raft_288x960', one_cycle(1.25e-4, 50, 1e-5, every=5),
+               bs=16, load_from=f"{_m}:mixed")
