@@ -161,7 +161,7 @@ def both_ways(
     flow_init:Tensor=None # `(B,2,H,W)` where the search for the forward flow begins, pixels; None: no motion
 )->tuple:                 # Flow from `img1` to `img2` and back, `(B,2,H,W)` float32 pixels, on the device of `img1`, without gradient
     "Run a classical method in both directions"
-    if _hold_nothing(img1): return (img1.new_empty(len(img1), 2, *img1.shape[-2:], dtype=torch.float32),)*2
+    if not len(img1) or _hold_nothing(img1): return (img1.new_empty(len(img1), 2, *img1.shape[-2:], dtype=torch.float32),)*2
     init = [None]*len(img1) if flow_init is None else flow_init.permute(0, 2, 3, 1).cpu().numpy()
     found = [(opencv_flow(a, b, method, i), opencv_flow(b, a, method)) for a, b, i in zip(image_bytes(img1), image_bytes(img2), init)]
     return tuple(torch.from_numpy(np.stack(f)).permute(0, 3, 1, 2).contiguous().to(img1.device) for f in zip(*found))

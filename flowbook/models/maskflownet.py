@@ -184,6 +184,7 @@ class MaskFlowNetS(Estimator):
     "MaskFlownet-S: one stage with masked warping"
     family = 'MaskFlownet'
     paper = 'Zhao et al., CVPR 2020'
+    occlusion = True   # learned without labels
     mmflow_rules = [(r'(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'(dense_net\.layers\.\d+)\.layers\.', r'\1.'), (r'decoder\.post_processor\.', 'decoder.context.'),
                     (r'corr_block\.(level\d)\.warp\.', r'warps.\1.'), (r'\.deconv(\.|_)', '.'), (r'\.tradeoff_conv\.', '.tradeoff.'),
