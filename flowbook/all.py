@@ -96,6 +96,7 @@ from .recipes.base import * # recipes themselves go by name: get_recipe('quickst
 from .recipes.published import *
 from .mmflow.config import *
 from .mmflow.model import *
+from .mmflow.data import *
 from .mmflow.load import *
 from .data.pair import *
 from .infer.results import *
