@@ -285,7 +285,7 @@ def test_mmflow_mixture(tmp_path):
 PARTS = '''
 from torch.optim import SGD
 from fastai.callback.core import Callback
-from flowbook.layers.blocks import PyramidEncoder
+from flowbook.layers.encoders import PyramidEncoder
 from flowbook.models.parts import register_part
 from flowbook.train.losses import register_loss
 from flowbook.train.callbacks import register_hook

@@ -30,8 +30,7 @@ _Processes = Annotated[Optional[int], typer.Option(min=1, help='Processes on the
 def _plan(recipe, changes, allow_imports, **runtime):
     "The recipe, with flags put into its `runtime`"
     from flowbook.mmflow.load import load_config
-    from flowbook.recipes.base import with_defaults
-    plan = with_defaults(load_config(recipe, changes or [], allow_imports, lambda text: typer.echo(f'note: {text}', err=True)))
+    plan = load_config(recipe, changes or [], allow_imports, lambda text: typer.echo(f'note: {text}', err=True))
     plan['runtime'] |= {k: v for k,v in runtime.items() if v}
     return plan
 

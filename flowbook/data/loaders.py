@@ -41,7 +41,7 @@ def _batch(self:SceneDataset, idxs, passes=0):
     "`(img1, img2, flow, valid)` for the items `idxs`, rendered together"
     s = make_scenes([self.number(i, passes) for i in idxs], self.config)
     if not self.both: return s.img1, s.img2, s.flow, s.valid
-    return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw), (s.valid, s.valid)))
+    return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw), (s.valid, s.valid_bw)))
 
 def _sample(self:SceneDataset, i, passes=0):
     "Item `i` of a pass as a `FlowSample`"
@@ -49,7 +49,7 @@ def _sample(self:SceneDataset, i, passes=0):
     s = make_scenes([self.number(i, passes)], self.config)
     img = lambda t: (t[0].permute(1, 2, 0)*255).round().byte().contiguous().numpy()
     vec, mask = (lambda t: t[0].permute(1, 2, 0).contiguous().numpy()), (lambda t: t[0, 0].numpy())
-    return FlowSample(img(s.img1), img(s.img2), vec(s.flow), mask(s.valid), vec(s.flow_bw), mask(s.valid), mask(s.occ), mask(s.occ_bw),
+    return FlowSample(img(s.img1), img(s.img2), vec(s.flow), mask(s.valid), vec(s.flow_bw), mask(s.valid_bw), mask(s.occ), mask(s.occ_bw),
                       name=f"scene {self.number(i, passes)}")
 
 SceneDataset.batch, SceneDataset.sample, SceneDataset.__getitem__ = _batch, _sample, _sample

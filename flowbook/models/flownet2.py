@@ -29,19 +29,21 @@ class Link(NamedTuple):
 def link(
     img1:Tensor,          # `(B,3,H,W)` image 1
     img2:Tensor,          # `(B,3,H,W)` image 2
-    flow:Tensor,          # `(B,2,h,w)` flow from image 1 to image 2 at a lower resolution, pixels of the images
+    flow:Tensor,          # `(B,2,h,w)` flow from image 1 to image 2, coarser, in pixels of the images
     mode:str='bilinear'   # How the flow is enlarged: 'bilinear' or 'nearest'
 )->Link:                  # Fields of the size of the images
     "Tell the next network what `flow` is and how well it explains the images"
-    if mode not in ('bilinear','nearest'): raise fail(ConfigError, 'link mode', repr(mode), "'bilinear' or 'nearest'")
+    if mode not in ('bilinear','nearest'):
+        raise fail(ConfigError, 'link mode', repr(mode), "'bilinear' or 'nearest'")
     corners = dict(align_corners=False) if mode=='bilinear' else {}
     flow = F.interpolate(flow.to(img1.dtype), img1.shape[-2:], mode=mode, **corners)
     warped = warp(img2, flow, padding_mode='border')
     return Link(flow, flow.norm(dim=1, keepdim=True), warped, (img1-warped).norm(dim=1, keepdim=True))
 
 # %% ../../nbs/models/07_flownet2.ipynb #f655dc1c
-_parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in dict(
-    flownet_fusion='fusion', flownetSD='small', flownetCSS='stack', flownetC='first', flownetS1='refine.0', flownetS2='refine.1').items()]
+_names = dict(flownet_fusion='fusion', flownetSD='small', flownetCSS='stack', flownetC='first',
+              flownetS1='refine.0', flownetS2='refine.1')
+_parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in _names.items()]
 
 # %% ../../nbs/models/07_flownet2.ipynb #5616ed88
 class FlowNetStack(FlowNetEstimator):
@@ -57,14 +59,25 @@ class FlowNetStack(FlowNetEstimator):
         super().__init__()
         if not refine: raise fail(ConfigError, 'refine', 'no network', 'one or more')
         self.first,self.refine = first,nn.ModuleList(refine)
-        self.stride,self.flow_div = max(o.stride for o in (first,*refine)),refine[-1].flow_div
+        self.stride = max(o.stride for o in (first,*refine))
 
-    def estimate(self, x1, x2):
-        flows,unit = self.first.estimate(x1, x2),self.first.flow_div
-        for net in self.refine:
-            l = link(x1, x2, flows[-1]*unit)
-            flows,unit = net.estimate(x1, x2, l.warped, l.flow/unit, l.error),net.flow_div
-        return flows
+# %% ../../nbs/models/07_flownet2.ipynb #323a7560
+@patch(as_prop=True)
+def flow_div(self:FlowNetStack)->float: # That of the last network
+    "Predictions are pixels divided by this"
+    return self.refine[-1].flow_div
+
+@patch
+def estimate(self:FlowNetStack,
+    x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
+    x2:Tensor  # `(B,3,H,W)` image 2, likewise
+)->list:       # Flows of the last network `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`
+    "Estimate, then correct"
+    flows,unit = self.first.estimate(x1, x2),self.first.flow_div
+    for net in self.refine:
+        l = link(x1, x2, flows[-1]*unit)
+        flows,unit = net.estimate(x1, x2, l.warped, l.flow/unit, l.error),net.flow_div
+    return flows
 
 # %% ../../nbs/models/07_flownet2.ipynb #1204896d
 class FlowNet2(FlowNetEstimator):
@@ -81,11 +94,24 @@ class FlowNet2(FlowNetEstimator):
     ):
         super().__init__()
         self.stack,self.small,self.fusion = stack,small,fusion
-        self.stride,self.flow_div = max(o.stride for o in (stack,small,fusion)),fusion.flow_div
+        self.stride = max(o.stride for o in (stack,small,fusion))
 
-    def estimate(self, x1, x2):
-        b,a = (link(x1, x2, net.estimate(x1, x2)[-1]*net.flow_div, 'nearest') for net in (self.stack,self.small))
-        return self.fusion.estimate(x1, a.flow, b.flow, a.speed, b.speed, a.error, b.error)
+# %% ../../nbs/models/07_flownet2.ipynb #cd0f4041
+@patch(as_prop=True)
+def flow_div(self:FlowNet2)->float: # That of the fusion net, 1
+    "Predictions are pixels divided by this"
+    return self.fusion.flow_div
+
+@patch
+def estimate(self:FlowNet2,
+    x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
+    x2:Tensor  # `(B,3,H,W)` image 2, likewise
+)->list:       # Flows of the fusion net `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`
+    "Estimate large and small motions, then fuse"
+    def look(net): return link(x1, x2, net.estimate(x1, x2)[-1]*net.flow_div, 'nearest')
+    large,small = look(self.stack),look(self.small)
+    evidence = small.flow,large.flow,small.speed,large.speed,small.error,large.error
+    return self.fusion.estimate(x1, *evidence)
 
 # %% ../../nbs/models/07_flownet2.ipynb #2fb998d7
 @register_model
@@ -94,7 +120,7 @@ def flownet2cs(*,
     refine:dict=None, # Numbers of `flownets` to change, in each corrector
     correctors:int=1  # How many
 )->FlowNetStack:      # In training mode
-    "FlowNet2-CS as in the paper, 77.9 M weights"
+    "FlowNet2-CS as in the paper, 77.9 M parameters"
     nets = [flownets(ni=12, **refine or {}) for _ in range(correctors)]
     return FlowNetStack(first=flownetc(**first or {}), refine=nets)
 
@@ -103,13 +129,15 @@ def flownet2css(*,
     first:dict=None,  # As for `flownet2cs`
     refine:dict=None  # As for `flownet2cs`
 )->FlowNetStack:      # In training mode
-    "FlowNet2-CSS as in the paper, 116.6 M weights"
+    "FlowNet2-CSS as in the paper, 116.6 M parameters"
     return flownet2cs(first=first, refine=refine, correctors=2)
 
-# %% ../../nbs/models/07_flownet2.ipynb #ebc763c3
+# %% ../../nbs/models/07_flownet2.ipynb #1184b4e1
 @register_model
 @delegates(flownet2css)
-def flownet2css_sd(**kwargs)->FlowNetStack:
+def flownet2css_sd(
+    **kwargs     # As for `flownet2css`
+)->FlowNetStack: # In training mode
     "FlowNet2-CSS-ft-sd: the network of `flownet2css`, for weights trained on small motions too"
     return flownet2css(**kwargs)
 
@@ -117,14 +145,16 @@ def flownet2css_sd(**kwargs)->FlowNetStack:
 @register_model
 def flownet2sd(*,
     stem:int=64,               # Channels at full size
-    widths:tuple=((64,128),(128,128),(256,256),(512,512),(512,512),(1024,1024)), # Channels of all convolutions
+    widths:tuple=((64,128),(128,128),(256,256),(512,512),(512,512),(1024,1024)), # Channels of convolutions
     up:tuple=(512,256,128,64), # Channels that the decoder's levels hand on
     flow_div:float=20.         # Predictions are pixels divided by this
 )->FlowNetS:                   # In training mode
-    "FlowNet2-SD as in the paper, for small motions, 45.4 M weights"
+    "FlowNet2-SD as in the paper, for small motions, 45.4 M parameters"
     channels = tuple(w[-1] for w in widths[::-1])[:len(up)+1]
     encoder = FlowNetEncoder(ni=6, widths=widths, ks=3, stem=stem)
-    decoder = FlowNetDecoder(channels=channels, up=up, finest=len(widths)-len(up), smooth=True, bias=True, flow_div=flow_div)
+    finest = len(widths)-len(up)
+    style = dict(smooth=True, bias=True)
+    decoder = FlowNetDecoder(channels=channels, up=up, finest=finest, flow_div=flow_div, **style)
     model = init_kaiming(FlowNetS(encoder=encoder, decoder=decoder), a=.1)
     init_kaiming(model.encoder.stem, a=.1, mode='fan_out')
     return model
@@ -132,7 +162,8 @@ def flownet2sd(*,
 # %% ../../nbs/models/07_flownet2.ipynb #8c92569f
 def _fusion(*, widths=((64,),(64,128),(128,128)), up=(32,16)):
     encoder = init_kaiming(FlowNetEncoder(ni=11, widths=widths, ks=3, strides=(1,2,2)), a=.1, mode='fan_out')
-    decoder = FlowNetDecoder(channels=tuple(w[-1] for w in widths[::-1]), up=up, finest=1, smooth=True, bias=True, flow_div=1.)
+    channels = tuple(w[-1] for w in widths[::-1])
+    decoder = FlowNetDecoder(channels=channels, up=up, finest=1, smooth=True, bias=True, flow_div=1.)
     for m in decoder.modules():
         if not isinstance(m, (nn.Conv2d,nn.ConvTranspose2d)): continue
         nn.init.xavier_uniform_(m.weight)
@@ -147,6 +178,6 @@ def flownet2(*,
     small:dict=None,  # Numbers of `flownet2sd` to change
     fusion:dict=None  # `widths` (three levels) or `up` of the fusion net to change
 )->FlowNet2:          # In training mode
-    "FlowNet2 as in the paper, 162.5 M weights"
+    "FlowNet2 as in the paper, 162.5 M parameters"
     stack = flownet2css(first=first, refine=refine)
     return FlowNet2(stack=stack, small=flownet2sd(**small or {}), fusion=_fusion(**fusion or {}))

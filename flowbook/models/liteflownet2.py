@@ -31,18 +31,15 @@ def loss_weights(self:LiteFlowNet2)->tuple: # One number for each of `flows`, fo
     "Weights of the levels in the loss, coarse to fine"
     return LiteFlowNet.loss_weights.fget(self) + (.000625,)*self.full_size
 
-# %% ../../nbs/models/14_liteflownet2.ipynb #4131b995
+# %% ../../nbs/models/14_liteflownet2.ipynb #05e3f1ee
 @patch
-def forward(self:LiteFlowNet2,
-    img1:Tensor,      # `(B,3,H,W)` RGB in [0,1], at least 64x64
-    img2:Tensor,      # The next frame, same shape
-    *,
-    iters=None,       # Must be None: there is nothing to iterate
-    flow_init=None,   # Must be None: the search starts from zero
-    all_flows=None    # Of no effect: all levels are always computed
-)->FlowOutput:        # `flows` has one prediction per level, coarse to fine, then `flow` itself where the loss wants it
-    "Estimate the flow from `img1` to `img2`"
-    out = LiteFlowNet.forward(self, img1, img2, iters=iters, flow_init=flow_init)
+def restore(self:LiteFlowNet2,
+    found:list,   # From `estimate`
+    inner:tuple,  # `(H,W)` that the network saw
+    img:Tensor    # `(B,3,H,W)` image 1 as it was given
+)->FlowOutput:    # In pixels of `img`; `flows` ends with `flow` itself where the loss wants it
+    "Bring predictions to the size of the images"
+    out = LiteFlowNet.restore(self, found, inner, img)
     if self.full_size: out.flows.append(out.flow)
     return out
 
@@ -55,7 +52,7 @@ def liteflownet2(*,
     full_size:bool=True,             # `flows` ends with the flow at full size
     **kwargs
 )->LiteFlowNet2:                     # In training mode
-    "LiteFlowNet2 as in the paper, 6.4 M weights"
+    "LiteFlowNet2 as in the paper, 6.4 M parameters"
     parts = liteflownet(widths=widths, finest=finest, **kwargs)
     return LiteFlowNet2(encoder=parts.encoder, decoder=parts.decoder, full_size=full_size)
 

@@ -12,7 +12,7 @@ from ..core.errors import WeightsError, fail, unknown
 # %% ../../nbs/recipes/06_model.ipynb #579eeedf
 def start_from(
     model,     # A module, filled in place
-    weights,   # A file or the name of published weights; `'model:...'` for another model; or a dictionary of these for parts of the model
+    weights,   # A file or a published name; `'model:...'` for another model; a dictionary for parts
     name:str=None # The model's own name; None: a part
 )->list:       # Names of the parameters that keep their fresh values
     "Begin with what was trained before"
@@ -20,9 +20,11 @@ def start_from(
     from flowbook.models.zoo import create_model
     from flowbook.models.published import fill_weights
     from flowbook.models.weights import load_weights
-    if isinstance(weights, dict): return [f"{k}.{n}" for k, w in weights.items() for n in start_from(_part(model, k), w)]
+    if isinstance(weights, dict):
+        return [f"{k}.{n}" for k, w in weights.items() for n in start_from(_part(model, k), w)]
     other, _, published = str(weights).partition(':')
-    if published and other in list_models(): return _copy_fitting(model, create_model(other, weights=published).state_dict(), weights)
+    if published and other in list_models():
+        return _copy_fitting(model, create_model(other, weights=published).state_dict(), weights)
     if name is None: load_weights(model, weights)
     else: fill_weights(model, name, weights)
     return []
@@ -36,7 +38,9 @@ def _part(model, name):
 def _copy_fitting(model, state, where):
     own = model.state_dict()
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if not fits: raise fail(WeightsError, f"weights {where}", 'nothing of the names and shapes of this model', 'an earlier stage or a part of it')
+    if not fits:
+        found = 'nothing of the names and shapes of this model'
+        raise fail(WeightsError, f"weights {where}", found, 'an earlier stage or a part of it')
     model.load_state_dict(fits, strict=False)
     return [k for k, _ in model.named_parameters() if k not in fits]
 
@@ -47,7 +51,7 @@ class _TestIters:
         if not model.training and kwargs.get('iters') is None: return args, kwargs | dict(iters=self.iters)
 
 # %% ../../nbs/recipes/06_model.ipynb #ae0ba63c
-OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters'   # of the `model` part; the rest are numbers of the model
+OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters'   # the rest are the model's
 
 def build_model(
     recipe:dict,       # A recipe
@@ -56,19 +60,21 @@ def build_model(
     "Make the model of `recipe`"
     from flowbook.models.zoo import create_model
     from flowbook.models.parts import freeze, init_weights, replace_part
-    m, numbers = recipe['model'], {k: v for k, v in recipe['model'].items() if k not in OWN_KEYS}
-    model = create_model(m['name'], **numbers)
+    m = recipe['model']
+    model = create_model(m['name'], **{k: v for k, v in m.items() if k not in OWN_KEYS})
     for name, part in (m.get('parts') or {}).items(): replace_part(model, name, part)
     if m.get('init'): init_weights(model, m['init'])
-    for w in (m.get('weights'), recipe['runtime'].get('load_from') if start else None):
-        if w: start_from(model, w, m['name'])
+    if m.get('weights'): start_from(model, m['weights'], m['name'])
+    load = recipe['runtime'].get('load_from')
+    if start and load: start_from(model, load, m['name'])
     if m.get('freeze'): freeze(model, *_matching(model, m['freeze']))
     if m.get('test_iters'): model.register_forward_pre_hook(_TestIters(m['test_iters']), with_kwargs=True)
     return model
 
 def _matching(model, patterns):
     "Names of the modules that `patterns` mean"
-    known, found = [n for n, _ in model.named_modules() if n], []
+    known = [n for n, _ in model.named_modules() if n]
+    found = []
     for p in [patterns] if isinstance(patterns, str) else patterns:
         hits = [n for n in known if fnmatch(n, p)]
         if not hits: raise unknown('model.freeze', p, known)

@@ -10,7 +10,7 @@ __all__ = ['PLANS', 'MIXTURES', 'halving', 'restarts', 'one_cycle', 'publish', '
 from copy import deepcopy
 from dataclasses import dataclass
 from ..core.errors import ConfigError, fail, unknown
-from .base import _recipes, get_recipe, list_recipes, register_recipe
+from .base import get_recipe, list_recipes, register_recipe
 
 # %% ../../nbs/recipes/21_published.ipynb #4f58dd2a
 def halving(
@@ -129,7 +129,7 @@ def publish(
                                                                'a plan where there is something to train on')
     parts = PLANS[plan] if isinstance(plan, str) else plan or dict(optimizer={}, schedule=dict(iters=0, every=1))
     recipe = dict(model=model, data=MIXTURES[data] | dict(bs=bs if plan else 1), **parts, runtime=dict(seed=0) | runtime)
-    register_recipe(lambda: deepcopy(recipe), name, describe_recipe(recipe))
+    register_recipe(lambda: deepcopy(recipe), name)
     return recipe
 
 def describe_recipe(
@@ -179,4 +179,4 @@ def recipe_table(
     *patterns:str # Shell-style patterns, for example `'raft_*'`
 )->RecipeTable:   # To be displayed
     "Make a table of published recipes"
-    return RecipeTable(list(dict.fromkeys(n for p in patterns for n in list_recipes(p) if n in _recipes)))
+    return RecipeTable(list(dict.fromkeys(n for p in patterns for n in list_recipes(p))))
