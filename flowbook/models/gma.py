@@ -67,7 +67,7 @@ def forward(self:ContextAttention,
 )->Tensor:     # `(B,heads,h*w,h*w)`, from and to; each row sums to 1
     "Attend"
     b, _, h, w = inp.shape
-    q, k = self.to_qk(inp).view(b, 2, self.heads, -1, h, w).unbind(1)
+    q, k = self.to_qk(inp).unflatten(1, (2, self.heads, -1)).unbind(1)
     score = torch.einsum('bncij,bncuv->bnijuv', self.scale*q, k) if self.content else 0.
     if self.positions is not None: score = score + self.positions(q)   # unscaled: MMFlow's weights expect it
     return score.reshape(b, self.heads, h*w, h*w).softmax(-1)
@@ -93,9 +93,9 @@ def forward(self:MotionAggregator,
     x:Tensor          # `(B,motion,h,w)` motion features
 )->Tensor:            # `(B,motion,h,w)`
     "Add what the others saw"
-    b, _, h, w = x.shape
-    v = self.to_v(x).view(b, self.heads, -1, h*w)
-    return x + self.gamma*self.project((v@attention.mT).reshape(b, -1, h, w))
+    h, w = x.shape[-2:]
+    v = self.to_v(x).unflatten(1, (self.heads, -1)).flatten(3)
+    return x + self.gamma*self.project((v@attention.mT).flatten(1, 2).unflatten(2, (h, w)))
 
 # %% ../../nbs/models/25_gma.ipynb #f5b15abb
 class GMAUpdate(UpdateBlock):
