@@ -223,7 +223,7 @@ def flownetc(*,
     init_kaiming(model.corr_encoder.redir, a=.1, mode='fan_out')
     return model
 
-# %% ../../nbs/models/05_flownet.ipynb #2ec5c92f
+# %% ../../nbs/models/05_flownet.ipynb #f452b4ba
 for _m in ('flownetc', 'flownets'):
     recipe_row(f"{_m}_8x1_slong_flyingchairs_384x448", _m, 'flyingchairs_384x448', 's_long')
     recipe_row(f"{_m}_8x1_sfine_sintel_384x448",

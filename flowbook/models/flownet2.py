@@ -41,7 +41,7 @@ def link(
     warped = warp(img2, flow, padding_mode='border')
     return Link(flow, flow.norm(dim=1, keepdim=True), warped, (img1-warped).norm(dim=1, keepdim=True))
 
-# %% ../../nbs/models/07_flownet2.ipynb #f655dc1c
+# %% ../../nbs/models/07_flownet2.ipynb #9089a01b
 _names = dict(flownet_fusion='fusion', flownetSD='small', flownetCSS='stack', flownetC='first',
               flownetS1='refine.0', flownetS2='refine.1')
 _parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in _names.items()]
@@ -183,7 +183,7 @@ def flownet2(*,
     stack = flownet2css(first=first, refine=refine)
     return FlowNet2(stack=stack, small=flownet2sd(**small or {}), fusion=_fusion(**fusion or {}))
 
-# %% ../../nbs/models/07_flownet2.ipynb #ae33431c
+# %% ../../nbs/models/07_flownet2.ipynb #db91c507
 _chairs, _things = 'flyingchairs_384x448', 'flyingthings3d_subset_384x768'
 _cs = dict(name='flownet2cs', freeze=['first'])
 _css = dict(name='flownet2css', freeze=['first', 'refine.0'])
@@ -200,7 +200,7 @@ recipe_row('flownet2css_8x1_sfine_flyingthings3d_subset_384x768', _css, _things,
            load_from='flownet2css:flyingchairs')
 recipe_row('flownet2css_kitti_test', 'flownet2css', 'kitti2012_kitti2015_test');
 
-# %% ../../nbs/models/07_flownet2.ipynb #d77a9ac1
+# %% ../../nbs/models/07_flownet2.ipynb #e4a63344
 _robust = dict(type='MultiLevelEPE', p=1, q=.4, eps=.01)
 _fused = dict(name='flownet2', freeze=['stack', 'small'])
 _parts_from = dict(stack='flownet2css_sd:flyingthings3d_subset_chairssdhom', small='flownet2sd:chairssdhom')

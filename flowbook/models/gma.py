@@ -196,7 +196,7 @@ GMA.mmflow_rules = RAFT.mmflow_rules + [
     (r'\.pos_emb\.rel_ind$', '.positions.steps')]
 GMA.torchvision_rules = None   # torchvision has no GMA
 
-# %% ../../nbs/models/25_gma.ipynb #04874845
+# %% ../../nbs/models/25_gma.ipynb #f97397e9
 _mixtures = dict(sintel='sintel_cleanx100_sintel_finalx100_flyingthings3d_raft_368x768',
                  mixed='sintel_cleanx100_sintel_finalx100_kitti2015x200_hd1kx5_flyingthings3d_raft_384x768')
 _plan = one_cycle(1.25e-4, 120, 1e-5)

@@ -252,7 +252,7 @@ def irrpwc(*,
     for unit in up.reduce,up.init,up.end,up.out: init_kaiming(unit, a=.1, mode='fan_out')
     return model
 
-# %% ../../nbs/models/16_irrpwc.ipynb #bf0c193a
+# %% ../../nbs/models/16_irrpwc.ipynb #813047d8
 _average = dict(ema=dict(momentum=2e-4))
 _film = dict(name='irrpwc', loss=dict(type='IRRLoss', p=1, q=.4, eps=.01))
 _sparse = dict(name='irrpwc', loss=_film['loss'] | dict(resize='upsample'))

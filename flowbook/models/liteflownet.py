@@ -329,7 +329,7 @@ def load_stage(
         fresh = others + copy_level(model, l+1, l)
     return fresh
 
-# %% ../../nbs/models/12_liteflownet.ipynb #a690a8ec
+# %% ../../nbs/models/12_liteflownet.ipynb #4834c4d1
 _top = halving(1e-4, 300, (120, 160, 200, 240))
 _middle = halving(1e-4, 240, (120, 160, 200), every=40)
 
@@ -346,7 +346,7 @@ for _stage, _parent, _plan, _copy in (
     _name = f"liteflownet_pre_{_stage}"
     recipe_row(f"{_name}_8x1_flyingchairs_320x448", _name, 'flyingchairs_320x448', _plan, **_run)
 
-# %% ../../nbs/models/12_liteflownet.ipynb #b4679426
+# %% ../../nbs/models/12_liteflownet.ipynb #ff00981d
 _soft = dict(type='MultiLevelCharbonnierLoss', q=.2, eps=.01)
 _fine = halving(5e-5, 500, (200, 300, 400))
 _after_things = dict(bs=4, load_from='liteflownet:flyingthings3d_subset')

@@ -64,7 +64,7 @@ register_stage(liteflownet2, 'M5S5R5', finest=5, full_size=False)
 register_stage(liteflownet2, 'M4S4R4', finest=4, full_size=False)
 register_stage(liteflownet2, 'M3S3R3', finest=3)
 
-# %% ../../nbs/models/14_liteflownet2.ipynb #82f23b2d
+# %% ../../nbs/models/14_liteflownet2.ipynb #4834c4d1
 _top = halving(1e-4, 300, (120, 160, 200, 240))
 _middle = halving(1e-4, 240, (120, 160, 200), every=40)
 
@@ -78,7 +78,7 @@ for _stage, _parent, _plan in (
     _name, _start = f"liteflownet2_pre_{_stage}", _parent and f"liteflownet2_pre_{_parent}:flyingchairs"
     recipe_row(f"{_name}_8x1_flyingchairs_320x448", _name, 'flyingchairs_320x448', _plan, load_from=_start)
 
-# %% ../../nbs/models/14_liteflownet2.ipynb #f4e5d4f8
+# %% ../../nbs/models/14_liteflownet2.ipynb #3e58cd08
 _charbonnier = dict(type='MultiLevelCharbonnierLoss', q=.2, eps=.01, resize='upsample')
 _sparse = dict(name='liteflownet2', loss=_charbonnier)
 

@@ -313,7 +313,7 @@ def maskflownet(*,
     decoder = CascadeDecoder(channels=channels, max_displacement=second_displacement, **kwargs)
     return _init(MaskFlowNet(stage1=stage1, encoder=encoder, decoder=decoder))
 
-# %% ../../nbs/models/18_maskflownet.ipynb #8ccdea4d
+# %% ../../nbs/models/18_maskflownet.ipynb #db91c507
 _chairs, _things = 'flyingchairs_384x448', 'flyingthings3d_subset_384x768'
 _both = dict(name='maskflownet', freeze=['stage1'])
 

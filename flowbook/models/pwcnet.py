@@ -192,7 +192,7 @@ def pwcnet_tiny(*,
     decoder.start_as_matcher()
     return model
 
-# %% ../../nbs/models/10_pwcnet.ipynb #029650b6
+# %% ../../nbs/models/10_pwcnet.ipynb #dd03dcb8
 _film = dict(name='pwcnet', loss=dict(type='MultiLevelEPE', p=1, q=.4, eps=.01))
 _sparse = _film['loss'] | dict(resize='upsample')
 _after_things = dict(bs=4, load_from='pwcnet:flyingthings3d_subset')

@@ -294,7 +294,7 @@ def torchvision_fix(self:RAFT,
     "Bring `state` to this model's channel order"
     return _swap_red_and_blue(state) if self.bgr else state
 
-# %% ../../nbs/models/20_raft.ipynb #b2d0d022
+# %% ../../nbs/models/20_raft.ipynb #6a7cf9e3
 _late = dict(name='raft', test_iters=32)
 _fine = _late | dict(loss=dict(type='SequenceLoss', gamma=.85))
 _later = one_cycle(1.25e-4, 100, 1e-5)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PLANS', 'halving', 'restarts', 'one_cycle', 'recipe_row']
 
-# %% ../../nbs/models/06_schedules.ipynb #e957d125
+# %% ../../nbs/models/06_schedules.ipynb #7fbd7496
 import sys
 from copy import deepcopy
 from ..core.errors import unknown
 from .registry import RECIPES
 
-# %% ../../nbs/models/06_schedules.ipynb #811f209c
+# %% ../../nbs/models/06_schedules.ipynb #4f58dd2a
 def halving(
     lr:float,       # Learning rate at the start
     iters:int,      # Iterations, thousands
@@ -32,7 +32,7 @@ PLANS = dict( # MMFlow's `_base_/schedules`
     s_fine=halving(1e-5, 600, (200, 300, 400, 500)),
     s_fine_half=halving(1e-5, 300, (100, 150, 200, 250)))
 
-# %% ../../nbs/models/06_schedules.ipynb #99f4965b
+# %% ../../nbs/models/06_schedules.ipynb #d4a9ded9
 def restarts(
     *lrs,            # Rate at the start of each stage of 150k iterations
     wd:float=4e-4    # Weight decay
@@ -47,7 +47,7 @@ def restarts(
 
 PLANS |= dict(pwcnet_ft=restarts(3e-5, 2e-5), pwcnet_plus=restarts(5e-5, 3e-5, 2e-5, 1e-5, 5e-6))
 
-# %% ../../nbs/models/06_schedules.ipynb #0f5d17ac
+# %% ../../nbs/models/06_schedules.ipynb #22735c16
 def one_cycle(
     lr:float,       # Highest learning rate
     iters:int,      # Iterations, thousands
@@ -60,7 +60,7 @@ def one_cycle(
     optimizer = dict(name='AdamW', lr=lr, wd=wd, clip=1., args=dict(betas=(.9, .999), eps=1e-8))
     return dict(optimizer=optimizer, schedule=dict(iters=1000*iters, every=1000*every, lr=course))
 
-# %% ../../nbs/models/06_schedules.ipynb #b38b5124
+# %% ../../nbs/models/06_schedules.ipynb #317fc446
 def recipe_row(
     name:str,    # Published name
     model,       # Name of the model; or a dictionary with `name` and what else belongs to the part `model`

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['describe_recipe', 'weights_of', 'RecipeTable', 'recipe_table']
 
-# %% ../../nbs/recipes/30_listing.ipynb #02dfcefc
+# %% ../../nbs/recipes/30_listing.ipynb #49ac0dd2
 from dataclasses import dataclass
 from fastcore.basics import patch
 from ..models.published import figures_text, list_weights
 from .base import get_recipe, list_recipes
 
-# %% ../../nbs/recipes/30_listing.ipynb #646f4924
+# %% ../../nbs/recipes/30_listing.ipynb #090f5235
 def describe_recipe(
     recipe:dict # A recipe
 )->str:         # A line
@@ -29,7 +29,7 @@ def weights_of(
         stem = w.url.rsplit('/', 1)[-1].rpartition('.')[0]
         if w.source == 'MMFlow' and (name.startswith(stem) or stem.startswith(name)): return w
 
-# %% ../../nbs/recipes/30_listing.ipynb #918b7744
+# %% ../../nbs/recipes/30_listing.ipynb #a2b4a4e2
 @dataclass
 class RecipeTable:
     "Recipes side by side; Jupyter shows it as a table"
@@ -46,7 +46,7 @@ def rows(self:RecipeTable)->list: # One tuple per recipe, a value for each of `h
     "The cells of the table"
     return [_row(n) for n in self.names]
 
-# %% ../../nbs/recipes/30_listing.ipynb #937f08f4
+# %% ../../nbs/recipes/30_listing.ipynb #96d92004
 def _set_text(c):
     "A dataset of a mixture in a few words"
     share = f"{c['times']}x " if c.get('times', 1) > 1 else ''

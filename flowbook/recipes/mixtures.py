@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['MIXTURES', 'expand_recipe']
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #63d3fa8e
+# %% ../../nbs/recipes/08_mixtures.ipynb #25c7f992
 from copy import deepcopy
 from ..core.errors import ConfigError, fail, unknown
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #2cf31783
+# %% ../../nbs/recipes/08_mixtures.ipynb #a12a9b29
 def _set(name, augment=None, label=None, times=1, ratio=None, **options):
     "One dataset of a mixture"
     extra = dict(augment=augment, label=label, times=times, ratio=ratio)
@@ -35,7 +35,7 @@ _sintel = [_set('sintel', label=f"sintel {p}", pass_style=p) for p in ('clean', 
 _k12, _k15 = _set('kitti2012', label='kitti2012'), _set('kitti2015', label='kitti2015')
 _both_ways = ['flow_bw', 'valid_bw', 'occ', 'occ_bw']
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #fdb31574
+# %% ../../nbs/recipes/08_mixtures.ipynb #2603cc9b
 MIXTURES = dict(
     chairssdhom_384x448=_mixture([_set('chairssdhom', 'flownet_sdhom')], _sdhom_test, (320, 448)),
     flyingchairs_320x448=_mixture([_set('flyingchairs', 'liteflownet_chairs')], _chairs_val, (320, 448)),
@@ -53,7 +53,7 @@ MIXTURES = dict(
         [_subset('flownet_things_sdhom', ratio=.25), _set('chairssdhom', 'flownet_things_sdhom', ratio=.75)],
         _sintel, (384, 448), 5))
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #151fce53
+# %% ../../nbs/recipes/08_mixtures.ipynb #2dd45c5c
 MIXTURES |= dict(
     kitti2012_kitti2015_320x896=_mixture(_kitti('pwc_kitti'), [_k15, _k12], (320, 896)),
     kitti2012_kitti2015_irr_320x896=_mixture(_kitti('irr_kitti'), [_k15, _k12], (320, 896)),
@@ -66,7 +66,7 @@ MIXTURES |= dict(
     sintel_irr_with_occ_384x768=_mixture(_film('irr_sintel'), _sintel, (384, 768), 5, ['occ']),
     sintel_final_irr_with_occ_384x768=_mixture(_final('irr_sintel'), _sintel, (384, 768), 5, ['occ']))
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #829428e6
+# %% ../../nbs/recipes/08_mixtures.ipynb #1198b36b
 _film_100 = _film('raft_sintel', times=100)
 _things = _set('flyingthings3d', 'raft_sintel_things')
 
@@ -85,7 +85,7 @@ MIXTURES |= dict(
          _things, _set('hd1k', 'raft_hd1k', times=5)],
         _sintel, (368, 768), 5))
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #bd08e7ea
+# %% ../../nbs/recipes/08_mixtures.ipynb #e86d9a61
 def expand_recipe(
     recipe:dict # A recipe, or a row with the name of a `mixture` and a batch size in place of the part `data`
 )->dict:        # A recipe; `recipe` itself if it is one
