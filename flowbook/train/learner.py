@@ -153,7 +153,7 @@ def flow_learner(
     param_groups(model, paramwise)       # complain now rather than at the first fit
     learn = FlowLearner(chain_valid(dls), model, loss_func=loss_func or loss_for(model), metrics=_metrics(dls, metrics), lr=lr, opt_func=opt,
                         splitter=_Splitter(paramwise), cbs=[*_callbacks(clip, precision, accumulate), *(cbs if isinstance(cbs, (list, tuple)) else [cbs])], **kwargs)
-    learn.recorder.loss = MeanLoss()
+    object.__setattr__(learn.recorder, 'loss', MeanLoss())   # a Learner has its model's attributes: fastai would warn of its `loss`
     return learn
 
 # %% ../../nbs/train/30_learner.ipynb #5b3d1186
