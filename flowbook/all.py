@@ -1,6 +1,7 @@
 "Everything for a notebook: `from flowbook.all import *`. It imports fastai; to estimate flow alone, `flowbook.infer.predictor` is enough"
 from .core.errors import FlowbookError, FlowFileError, ImageFileError, WeightsError, ConfigError
 from .core.types import *
+from .core.memory import *
 from .core.grid import *
 from .io.files import *
 from .io.pngflow import *

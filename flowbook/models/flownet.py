@@ -22,7 +22,7 @@ class FlowNetEncoder(nn.Module):
     "Feature pyramid from a table of widths, all levels, finest first"
     def __init__(self, *,
         ni:int=6,         # Input channels
-        widths:tuple=((64,),(128,),(256,256),(512,512),(512,512),(1024,1024)), # Channels of all convolutions, by level
+        widths:tuple=((64,),(128,),(256,256),(512,512),(512,512),(1024,1024)), # Channels of all convolutions
         ks:tuple=(7,5,5,3,3,3), # Kernel size of each level's first convolution; the others are 3x3
         strides:int=2,    # Down-sampling of each level's first convolution; an int or one per level
         stem:int=0        # Channels of a 3x3 unit at full size before level 1; 0: none
@@ -81,8 +81,9 @@ class FlowNetLevel(nn.Module):
         bias:bool=False   # Does the deconvolution of the flow have a bias?
     ):
         super().__init__()
-        flow = nn.Conv2d(hidden or ni, 2, 3, padding=1)
-        self.predict = nn.Sequential(nn.Conv2d(ni, hidden, 3, padding=1), flow) if hidden else flow # nothing in between
+        self.predict = nn.Conv2d(hidden or ni, 2, 3, padding=1)
+        if hidden: # no activation in between
+            self.predict = nn.Sequential(nn.Conv2d(ni, hidden, 3, padding=1), self.predict)
         if nf:
             self.upfeat = nn.ConvTranspose2d(ni, nf, 4, stride=2, padding=1)
             self.upflow = nn.ConvTranspose2d(2, 2, 4, stride=2, padding=1, bias=bias)
@@ -114,9 +115,10 @@ class FlowNetDecoder(nn.Module):
         flow_div:float=20.                      # Predictions are pixels of the input divided by this
     ):
         super().__init__()
-        if len(up)!=len(channels)-1: raise fail(ConfigError, 'up', f'{len(up)} values', f'{len(channels)-1}, one per step')
+        steps = len(channels)-1
+        if len(up)!=steps: raise fail(ConfigError, 'up', f'{len(up)} values', f'{steps}, one per step')
         self.flow_div = flow_div
-        top = finest+len(up)
+        top = finest+steps
         self.decoders = nn.ModuleDict({
             f'level{top-i}': FlowNetLevel(c+n+2*(i>0), nf, n if smooth else 0, bias)
             for i,(c,n,nf) in enumerate(zip(channels, (0,*up), (*up,0), strict=True))})
@@ -141,7 +143,8 @@ class FlowNetEstimator(PyramidEstimator):
     paper = 'Dosovitskiy et al., ICCV 2015'
     mmflow_rules = [(r'(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'), (r'\.plugin_layer\.', '.stem.'),
                     (r'\.conv_redir\.', '.redir.'), (r'\.pred_out\.', '.predict.'),
-                    (r'\.deconv_out\.deconvs\.0\.', '.upfeat.'), (r'\.upsample_pred\.deconvs\.0\.', '.upflow.')]
+                    (r'\.deconv_out\.deconvs\.0\.', '.upfeat.'),
+                    (r'\.upsample_pred\.deconvs\.0\.', '.upflow.')]
 
 class FlowNetS(FlowNetEstimator):
     "FlowNetSimple: the encoder sees all inputs as one stack of channels"
@@ -155,7 +158,7 @@ class FlowNetS(FlowNetEstimator):
 
 @patch
 def estimate(self:FlowNetS,
-    *inputs:Tensor # `(B,C,H,W)`: two images in the channel order of the weights; more inside a stack of networks
+    *inputs:Tensor # `(B,C,H,W)`: two images in the channel order of the weights; more inside a stack
 )->list:           # Flows `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`
     "Stack, encode, decode"
     return self.decoder(self.encoder(torch.cat(inputs, 1)))
@@ -185,7 +188,7 @@ def estimate(self:FlowNetC,
 @register_model
 def flownets(*,
     ni:int=6,                  # Input channels: two images; more inside a stack of networks
-    widths:tuple=((64,),(128,),(256,256),(512,512),(512,512),(1024,1024)), # Channels of each convolution of each level
+    widths:tuple=((64,),(128,),(256,256),(512,512),(512,512),(1024,1024)), # Channels of all convolutions
     ks:tuple=(7,5,5,3,3,3),    # Kernel size of each level's first convolution
     up:tuple=(512,256,128,64), # Channels that the decoder's levels hand on
     flow_div:float=20.         # Predictions are pixels divided by this
@@ -204,7 +207,7 @@ def flownetc(*,
     max_displacement:int=10,             # Search range in steps
     step:int=2,                          # Cells per step
     redir:int=32,                        # Channels that sum up image 1's features
-    corr_widths:tuple=((256,),(512,512),(512,512),(1024,1024)), # Channels after comparing; first at the same size
+    corr_widths:tuple=((256,),(512,512),(512,512),(1024,1024)), # Channels after comparing; first same size
     up:tuple=(512,256,128,64),           # Channels that the decoder's levels hand on
     flow_div:float=20.                   # Predictions are pixels divided by this
 )->FlowNetC:                             # In training mode

@@ -29,19 +29,21 @@ class Link(NamedTuple):
 def link(
     img1:Tensor,          # `(B,3,H,W)` image 1
     img2:Tensor,          # `(B,3,H,W)` image 2
-    flow:Tensor,          # `(B,2,h,w)` flow from image 1 to image 2 at a lower resolution, pixels of the images
+    flow:Tensor,          # `(B,2,h,w)` flow from image 1 to image 2, coarser, in pixels of the images
     mode:str='bilinear'   # How the flow is enlarged: 'bilinear' or 'nearest'
 )->Link:                  # Fields of the size of the images
     "Tell the next network what `flow` is and how well it explains the images"
-    if mode not in ('bilinear','nearest'): raise fail(ConfigError, 'link mode', repr(mode), "'bilinear' or 'nearest'")
+    if mode not in ('bilinear','nearest'):
+        raise fail(ConfigError, 'link mode', repr(mode), "'bilinear' or 'nearest'")
     corners = dict(align_corners=False) if mode=='bilinear' else {}
     flow = F.interpolate(flow.to(img1.dtype), img1.shape[-2:], mode=mode, **corners)
     warped = warp(img2, flow, padding_mode='border')
     return Link(flow, flow.norm(dim=1, keepdim=True), warped, (img1-warped).norm(dim=1, keepdim=True))
 
 # %% ../../nbs/models/07_flownet2.ipynb #f655dc1c
-_parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in dict(
-    flownet_fusion='fusion', flownetSD='small', flownetCSS='stack', flownetC='first', flownetS1='refine.0', flownetS2='refine.1').items()]
+_names = dict(flownet_fusion='fusion', flownetSD='small', flownetCSS='stack', flownetC='first',
+              flownetS1='refine.0', flownetS2='refine.1')
+_parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in _names.items()]
 
 # %% ../../nbs/models/07_flownet2.ipynb #5616ed88
 class FlowNetStack(FlowNetEstimator):
@@ -106,8 +108,10 @@ def estimate(self:FlowNet2,
     x2:Tensor  # `(B,3,H,W)` image 2, likewise
 )->list:       # Flows of the fusion net `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`
     "Estimate large and small motions, then fuse"
-    large,small = (link(x1, x2, net.estimate(x1, x2)[-1]*net.flow_div, 'nearest') for net in (self.stack,self.small))
-    return self.fusion.estimate(x1, small.flow, large.flow, small.speed, large.speed, small.error, large.error)
+    def look(net): return link(x1, x2, net.estimate(x1, x2)[-1]*net.flow_div, 'nearest')
+    large,small = look(self.stack),look(self.small)
+    evidence = small.flow,large.flow,small.speed,large.speed,small.error,large.error
+    return self.fusion.estimate(x1, *evidence)
 
 # %% ../../nbs/models/07_flownet2.ipynb #2fb998d7
 @register_model
@@ -141,7 +145,7 @@ def flownet2css_sd(
 @register_model
 def flownet2sd(*,
     stem:int=64,               # Channels at full size
-    widths:tuple=((64,128),(128,128),(256,256),(512,512),(512,512),(1024,1024)), # Channels of all convolutions
+    widths:tuple=((64,128),(128,128),(256,256),(512,512),(512,512),(1024,1024)), # Channels of convolutions
     up:tuple=(512,256,128,64), # Channels that the decoder's levels hand on
     flow_div:float=20.         # Predictions are pixels divided by this
 )->FlowNetS:                   # In training mode
@@ -149,7 +153,8 @@ def flownet2sd(*,
     channels = tuple(w[-1] for w in widths[::-1])[:len(up)+1]
     encoder = FlowNetEncoder(ni=6, widths=widths, ks=3, stem=stem)
     finest = len(widths)-len(up)
-    decoder = FlowNetDecoder(channels=channels, up=up, finest=finest, smooth=True, bias=True, flow_div=flow_div)
+    style = dict(smooth=True, bias=True)
+    decoder = FlowNetDecoder(channels=channels, up=up, finest=finest, flow_div=flow_div, **style)
     model = init_kaiming(FlowNetS(encoder=encoder, decoder=decoder), a=.1)
     init_kaiming(model.encoder.stem, a=.1, mode='fan_out')
     return model

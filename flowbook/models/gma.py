@@ -36,7 +36,8 @@ def forward(self:RelativePositions,
     "Score the steps between all cells"
     (h, w), reach = q.shape[-2:], len(self.steps)
     if max(h, w) > reach:
-        raise fail(FlowbookError, 'images', f"{w}x{h} cells", f"at most {reach} in height and width: without positions any")
+        limit = f"at most {reach} in height and width: without positions any"
+        raise fail(FlowbookError, 'images', f"{w}x{h} cells", limit)
     by_row = torch.einsum('bncij,iuc->bniju', q, self.rows(self.steps[:h, :h]))
     by_column = torch.einsum('bncij,jvc->bnijv', q, self.columns(self.steps[:w, :w]))
     return by_row[..., None] + by_column[..., None, :]
@@ -52,7 +53,8 @@ class ContextAttention(nn.Module):
         positions:int=0     # Score distances, up to this many cells; 0: do not
     ):
         super().__init__()
-        if not (content or positions): raise fail(ConfigError, 'content', 'False without positions', 'something to attend by')
+        if not (content or positions):
+            raise fail(ConfigError, 'content', 'False without positions', 'something to attend by')
         self.heads, self.content = heads, content
         self.scale = head**-.5
         self.to_qk = nn.Conv2d(inputs, 2*heads*head, 1, bias=False)
@@ -64,9 +66,9 @@ def forward(self:ContextAttention,
 )->Tensor:     # `(B,heads,h*w,h*w)`, from and to; each row sums to 1
     "Attend"
     b, _, h, w = inp.shape
-    q, k = self.to_qk(inp).view(b, 2, self.heads, -1, h, w).unbind(1)
+    q, k = self.to_qk(inp).unflatten(1, (2, self.heads, -1)).unbind(1)
     score = torch.einsum('bncij,bncuv->bnijuv', self.scale*q, k) if self.content else 0.
-    if self.positions is not None: score = score + self.positions(q)   # the query unscaled: MMFlow's weights were trained so
+    if self.positions is not None: score = score + self.positions(q)   # unscaled: MMFlow's weights expect it
     return score.reshape(b, self.heads, h*w, h*w).softmax(-1)
 
 # %% ../../nbs/models/25_gma.ipynb #f3e58aac
@@ -90,9 +92,9 @@ def forward(self:MotionAggregator,
     x:Tensor          # `(B,motion,h,w)` motion features
 )->Tensor:            # `(B,motion,h,w)`
     "Add what the others saw"
-    b, _, h, w = x.shape
-    v = self.to_v(x).view(b, self.heads, -1, h*w)
-    return x + self.gamma*self.project((v@attention.mT).reshape(b, -1, h, w))
+    h, w = x.shape[-2:]
+    v = self.to_v(x).unflatten(1, (self.heads, -1)).flatten(3)
+    return x + self.gamma*self.project((v@attention.mT).flatten(1, 2).unflatten(2, (h, w)))
 
 # %% ../../nbs/models/25_gma.ipynb #f5b15abb
 class GMAUpdate(UpdateBlock):
@@ -123,7 +125,7 @@ def forward(self:GMAUpdate,
     shares, attention = prepared
     x = self.motion(corr, flow)
     x = torch.cat([x, self.aggregate(attention, x)], 1)
-    for gru, share in zip(self.grus, shares): net = gru(net, x, share)
+    for gru, share in zip(self.grus, shares, strict=True): net = gru(net, x, share)
     return net, self.flow_head(net)
 
 # %% ../../nbs/models/25_gma.ipynb #d165e00d
@@ -140,13 +142,20 @@ def gma_update(*,
     "Build the update block from numbers"
     attention = ContextAttention(inputs=context, heads=heads, head=head, content=content, positions=positions)
     aggregate = MotionAggregator(motion=motion, heads=heads, head=head)
-    return raft_update(kind=GMAUpdate, attention=attention, aggregate=aggregate, context=context, motion=motion, inputs=2*motion, **kwargs)
+    kind = partial(GMAUpdate, attention=attention, aggregate=aggregate)
+    return raft_update(kind=kind, context=context, motion=motion, inputs=2*motion, **kwargs)
 
 # %% ../../nbs/models/25_gma.ipynb #de71a4ce
 class GMA(RAFT):
     "RAFT with Global Motion Aggregation: its `update` is a `GMAUpdate`"
     family = 'GMA'
     paper = 'Jiang et al., ICCV 2021'
+
+@patch(as_prop=True)
+def max_cells(self:GMA)->int: # In height and width; None: memory is the only limit
+    "Cells up to which positions are known"
+    positions = self.update.attention.positions
+    return None if positions is None else len(positions.steps)
 
 @register_model
 @delegates(raft_parts, but=['update'])
@@ -179,6 +188,9 @@ def gma_plus_p(
 
 # %% ../../nbs/models/25_gma.ipynb #6e646a7a
 GMA.mmflow_rules = RAFT.mmflow_rules + [
-    (r'^decoder\.attn\.', 'update.attention.'), (r'^decoder\.aggregator\.', 'update.aggregate.'),
-    (r'\.pos_emb\.rel_height\.', '.positions.rows.'), (r'\.pos_emb\.rel_width\.', '.positions.columns.'), (r'\.pos_emb\.rel_ind$', '.positions.steps')]
+    (r'^decoder\.attn\.', 'update.attention.'),
+    (r'^decoder\.aggregator\.', 'update.aggregate.'),
+    (r'\.pos_emb\.rel_height\.', '.positions.rows.'),
+    (r'\.pos_emb\.rel_width\.', '.positions.columns.'),
+    (r'\.pos_emb\.rel_ind$', '.positions.steps')]
 GMA.torchvision_rules = None   # torchvision has no GMA

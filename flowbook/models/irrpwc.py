@@ -104,13 +104,13 @@ class IRRDecoder(nn.Module):
     "Estimate flow and occlusion in both directions with one set of weights for all levels"
     def __init__(self, *,
         channels:tuple=(16,32,64,96,128,196),   # Channels of the pyramid's levels, finest first
-        width:int=32,                           # Channels that the estimators read, and of the occlusion upsampling
+        width:int=32,                           # Channels that estimators and occlusion upsampling read
         max_displacement:int=4,                 # Search range in cells at every level
         dense:tuple=(128,128,96,64,32),         # Channels that the dense layers add
         context:tuple=(128,128,128,96,64,32),   # Channels of the context nets
         dilations:tuple=(1,2,4,8,16,1),         # Their dilations
         refine:tuple=(128,128,64,64,32,32),     # Channels of the bilateral refinements
-        flow_div:float=20.                      # The occlusion upsampling reads flows in units of this many pixels
+        flow_div:float=20.                      # The occlusion upsampling reads flows divided by this
     ):
         super().__init__()
         if len(channels)<2: raise fail(ConfigError, 'channels', f'{len(channels)} level', '2 or more')
@@ -119,7 +119,8 @@ class IRRDecoder(nn.Module):
         reduce = lambda c: nn.Identity() if c==width else ConvUnit(c, width, 1)
         self.reduce = nn.ModuleDict({f'level{l}': reduce(c) for l,c in enumerate(channels[1:], 2)})
         ni = (2*max_displacement+1)**2 + width
-        self.flow_estimator,self.occ_estimator = (ResidualEstimator(ni, nf, dense, context, dilations) for nf in (2,1))
+        self.flow_estimator = ResidualEstimator(ni, 2, dense, context, dilations)
+        self.occ_estimator = ResidualEstimator(ni, 1, dense, context, dilations)
         self.flow_refine = BilateralRefine(2+1+width, refine)   # reads flow, residual and features
         self.occ_refine = BilateralRefine(1+2*width, refine)    # reads occlusion, features and their residual
         self.occ_upsample = OcclusionUpsample(channels[0], width)
@@ -152,7 +153,8 @@ def estimate(self:IRRDecoder,
     occ:Tensor    # `(2B,1,h,w)` occlusion logits so far
 )->list:          # Two pairs of flow and occlusion: before and after refinement
     "Improve `flow` and `occ` at level `l`"
-    corr = correlation(f, warp(_other(f), flow), max_displacement=self.max_displacement).flatten(1, 2)/f.shape[1]
+    corr = correlation(f, warp(_other(f), flow), max_displacement=self.max_displacement)
+    corr = corr.flatten(1, 2)/f.shape[1]
     feat = self.reduce[f'level{l}'](f)
     evidence = torch.cat([F.leaky_relu(corr, .1), feat], 1)
     flow = self.flow_estimator(evidence, flow)
@@ -164,8 +166,8 @@ def estimate(self:IRRDecoder,
 def forward(self:IRRDecoder,
     fmaps1:list, # Image 1 `(B,3,H,W)`, then its feature maps, level l at 1/2**l of the size
     fmaps2:list  # Image 2 and its feature maps
-)->tuple:        # Two lists, coarse to fine: flows `(2B,2,h,w)`, pixels at full resolution, and occlusion logits `(2B,1,h,w)`
-    "Search each level near the flow of the level above; the first half of what comes back is forward, the second backward"
+)->tuple:        # Coarse to fine: flows `(2B,2,h,w)`, pixels of the input; occlusions `(2B,1,h,w)`, logits
+    "Search each level near the flow of the level above, forward (the first half of the batch) and backward"
     maps = [torch.cat(o) for o in zip(fmaps1, fmaps2, strict=True)]
     flow,occ = (maps[0].new_zeros(len(maps[0]), n, *maps[-1].shape[-2:]) for n in (2,1))
     flows,occs = [],[]
@@ -188,9 +190,13 @@ class IRRPWC(PyramidEstimator):
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'corr_block\.(level\d)\.conv_1x1\.', r'reduce.\1.'),
                     (r'(flow|occ)_decoders\.layers\.(\d+)\.layers\.', r'\1_estimator.dense_net.layers.\2.'),
-                    (r'(flow|occ)_decoders\.', r'\1_estimator.'), (r'(flow|occ)_post_processor\.', r'\1_estimator.context.'),
-                    (r'occ_shuffle_upsample\.conv_1x1\.', 'occ_upsample.reduce.'), (r'occ_shuffle_upsample\.', 'occ_upsample.'),
-                    (r'res_end_conv\.', 'end.'), (r'res_conv\.1\.conv\.', 'res.1.'), (r'(res|init|out)_conv\.', r'\1.')]
+                    (r'(flow|occ)_decoders\.', r'\1_estimator.'),
+                    (r'(flow|occ)_post_processor\.', r'\1_estimator.context.'),
+                    (r'occ_shuffle_upsample\.conv_1x1\.', 'occ_upsample.reduce.'),
+                    (r'occ_shuffle_upsample\.', 'occ_upsample.'),
+                    (r'res_end_conv\.', 'end.'),
+                    (r'res_conv\.1\.conv\.', 'res.1.'),
+                    (r'(res|init|out)_conv\.', r'\1.')]
 
     def __init__(self, *,
         encoder:nn.Module, # Image `(B,3,H,W)` to the list of its feature maps, level l at 1/2**l
@@ -206,7 +212,7 @@ class IRRPWC(PyramidEstimator):
 def estimate(self:IRRPWC,
     x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
     x2:Tensor  # `(B,3,H,W)` image 2, likewise
-)->tuple:      # From the decoder: flows and occlusions of both directions, two per estimated level and one per enlarged level
+)->tuple:      # Flows and occlusions of both directions: two per estimated level, one per enlarged level
     "Encode, decode"
     fmaps1,fmaps2 = image_pyramids(self.encoder, x1, x2)
     return self.decoder([x1,*fmaps1], [x2,*fmaps2])

@@ -77,8 +77,9 @@ def forward(self:Matching,
     f2:Tensor  # `(B,C,h,w)` features of image 2, warped
 )->Tensor:     # `(B,2,h,w)` correction of the flow
     "Search, and read a correction"
-    corr = correlation(f1, f2, max_displacement=self.max_displacement, stride=self.cell, dilation_patch=self.cell)
-    return SubPixel.forward(self, self.corr_up(F.leaky_relu(corr.flatten(1, 2), .1)))
+    step = dict(stride=self.cell, dilation_patch=self.cell)
+    corr = correlation(f1, f2, max_displacement=self.max_displacement, **step).flatten(1, 2)
+    return SubPixel.forward(self, self.corr_up(F.leaky_relu(corr, .1)))
 
 # %% ../../nbs/models/12_liteflownet.ipynb #7c02836b
 def local_convolution(
@@ -87,7 +88,8 @@ def local_convolution(
 )->Tensor:       # `(B,2,H,W)` means of `flow`, weighted by softmax(-dist**2); outside the image it is 0
     "Average `flow` over the neighbours that are near in `dist`"
     k = math.isqrt(n := dist.shape[1])
-    if k*k!=n or k%2==0: raise fail(FlowbookError, 'dist', f'{n} channels', 'the square of an odd kernel size')
+    if k*k!=n or k%2==0:
+        raise fail(FlowbookError, 'dist', f'{n} channels', 'the square of an odd kernel size')
     weight = (-dist.to(flow.dtype)**2).softmax(1)
     mean = lambda f: (weight*F.unfold(f, k, padding=k//2).view_as(weight)).sum(1, keepdim=True)
     return torch.cat([mean(f) for f in flow.split(1, 1)], 1) # one component at a time: half the memory
@@ -160,7 +162,7 @@ def forward(self:LiteFlowLevel,
     "Correct `up` in three steps"
     g1,g2 = self.feat_layer(f1),self.feat_layer(f2)
     found = self.matching(g1, g2 if up is None else warp(g2, up*self.scale))
-    flow = found.to(img1.dtype) if up is None else up + found # keep the flow's type: half precision only inside the steps
+    flow = found.to(img1.dtype) if up is None else up + found # the flow keeps its type between the steps
     flow = flow + self.subpixel(torch.cat([g1, warp(g2, flow*self.scale), flow], 1))
     return flow if self.regularization is None else self.regularization(flow, f1, img1, img2, self.scale)
 
@@ -190,8 +192,9 @@ class LiteFlowDecoder(nn.Module):
         for l,ks,cell in zip(self.levels, kernels, cells, strict=False):
             c,last = channels[l-1],l==finest
             reg = None if last and not regularize else Regularization(c, ks, reg_widths, reg_feat)
-            scale = flow_div/2**(l-1)
-            self.decoders[f'level{l}'] = LiteFlowLevel(c, widths, ks, scale, max_displacement, cell, feat, reg, last=last)
+            numbers = dict(scale=flow_div/2**(l-1), max_displacement=max_displacement, cell=cell, feat=feat)
+            level = LiteFlowLevel(c, widths, ks, **numbers, regularization=reg, last=last)
+            self.decoders[f'level{l}'] = level
 
 # %% ../../nbs/models/12_liteflownet.ipynb #8312e8b2
 @patch
@@ -215,18 +218,22 @@ class LiteFlowNet(PyramidEstimator):
     family = 'LiteFlowNet'
     paper = 'Hui et al., CVPR 2018'
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
-                    (r'\.NetM\.', '.matching.'), (r'\.NetS\.', '.subpixel.'), (r'\.NetR\.', '.regularization.'),
-                    (r'\.rfeat_layer\.', '.regularization.feat_layer.'), (r'\.pred_flow\.', '.predict_layer.')]
+                    (r'\.NetM\.', '.matching.'),
+                    (r'\.NetS\.', '.subpixel.'),
+                    (r'\.NetR\.', '.regularization.'),
+                    (r'\.rfeat_layer\.', '.regularization.feat_layer.'),
+                    (r'\.pred_flow\.', '.predict_layer.')]
 
     def __init__(self, *,
         encoder:nn.Module, # Image `(B,3,H,W)` to the list of its feature maps, level l at 1/2**(l-1)
-        decoder:nn.Module, # Two such lists and the images to flows, coarse to fine, in pixels divided by its `flow_div`
+        decoder:nn.Module, # Two such lists and the images to flows, coarse to fine, pixels / `flow_div`
         mean:tuple=(.411618,.434631,.454253) # Subtracted from blue, green, red
     ):
         super().__init__()
         self.encoder,self.decoder = encoder,decoder
         self.stride = 2**len(encoder.channels)
-        self.register_buffer('mean', torch.tensor(mean).view(1,3,1,1), persistent=False) # not in the checkpoints
+        mean = torch.tensor(mean).view(1,3,1,1)
+        self.register_buffer('mean', mean, persistent=False) # not in the checkpoints
 
 # %% ../../nbs/models/12_liteflownet.ipynb #4d648afa
 @patch(as_prop=True)
@@ -296,10 +303,11 @@ def copy_level(
     model:LiteFlowNet, # Changed in place
     src:int,           # Level to copy from, for example 5
     dst:int            # Level to copy to, for example 4
-)->list:               # Names of the parameters that keep their values, because level `src` has none of their shape
+)->list:               # Names of the parameters that keep their values: level `src` has none of their shape
     "Start level `dst` of the decoder as a copy of level `src`: MMFlow's `LiteFlowNetStageLoadHook`"
     for l in (src,dst):
-        if l not in model.decoder.levels: raise fail(ConfigError, 'copy_level', f'level {l}', f'one of {model.decoder.levels}')
+        known = model.decoder.levels
+        if l not in known: raise fail(ConfigError, 'copy_level', f'level {l}', f'one of {known}')
     a,b = (model.decoder.decoders[f'level{l}'] for l in (src,dst))
     return [f'decoder.decoders.level{dst}.{k}' for k in _copy_fitting(b, a.state_dict())]
 
@@ -311,7 +319,8 @@ def load_stage(
 )->list:                  # Names of the parameters that keep their fresh weights
     "Start a training stage with what the stage before has learned"
     old,new = (o.decoder.levels for o in (previous,model))
-    if not set(old)<=set(new): raise fail(ConfigError, 'load_stage', f'a stage with levels {old}', f'an earlier one than {new}')
+    if not set(old)<=set(new):
+        raise fail(ConfigError, 'load_stage', f'a stage with levels {old}', f'an earlier one than {new}')
     fresh = _copy_fitting(model, previous.state_dict())
     if not inherit: return fresh
     for l in (l for l in new if l not in old):

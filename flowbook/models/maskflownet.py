@@ -23,11 +23,12 @@ from ..ops.warp import warp
 def _deform(x, flow, weight, bias):
     "Convolve `x` 3x3 around the places that `flow` points to, `(v,u)` cells"
     from torchvision.ops import deform_conv2d
-    return deform_conv2d(x.to(weight.dtype), flow.to(weight.dtype).repeat(1, 9, 1, 1), weight, bias.flatten(), padding=1)
+    x,offsets = x.to(weight.dtype),flow.to(weight.dtype).repeat(1, 9, 1, 1)
+    return deform_conv2d(x, offsets, weight, bias.flatten(), padding=1)
 
 # %% ../../nbs/models/18_maskflownet.ipynb #6584f8b7
 class DeformWarp(nn.Module):
-    "Bring features back along a flow with a learned kernel; with `up`, masked, and filled from what the level above handed down"
+    "Warp features along a flow with a learned kernel; with `up`, mask them and fill the gaps"
     def __init__(self,
         nf:int,     # Channels of the features
         up:int=0    # Channels of the features from the level above; 0: no mask
@@ -117,9 +118,9 @@ def make_level(self:MaskFlowNetSDecoder,
 def forward(self:MaskFlowNetSDecoder,
     fmaps1:list, # Feature maps of image 1, level l at 1/2**l of the size, `(B,C,h,w)` each
     fmaps2:list  # Those of image 2
-)->tuple:        # Flows `(B,2,h,w)`, (u,v), coarse to fine, pixels of the input / flow_div; mask `(B,1,H,W)`, logits
+)->tuple:        # Flows `(B,2,h,w)`, coarse to fine, pixels of the input / flow_div; mask `(B,1,H,W)`, logits
     "Search each level of `fmaps2` near the flow of the level above, where the mask is above 0"
-    flows,flow = [],0.
+    flows,flow,mask,upfeat = [],0.,None,None
     for l in self.levels:
         f1,f2,above = fmaps1[l-1],fmaps2[l-1],()
         if flows:
@@ -130,7 +131,9 @@ def forward(self:MaskFlowNetSDecoder,
         feat,delta = decoder(torch.cat([self.cost(f1, f2), *above], 1))
         flow = flow+delta
         flows.append(flow)
-        if l!=self.levels[-1]: mask,upfeat = decoder.predict_mask(feat),decoder.hand_down(feat)
+        if l==self.levels[-1]: break
+        mask = decoder.predict_mask(feat)
+        upfeat = decoder.hand_down(feat)
     flows[-1] = flow+self.context(feat)
     return [f.flip(1) for f in flows], enlarge(mask, 2**l)
 
@@ -151,7 +154,7 @@ class CascadeDecoder(PyramidDecoder):
 @patch
 def evidence(self:CascadeDecoder,
     l:int # Number of the level
-)->int:   # Two cost volumes and the flow so far; below the top also image 1's features, what is handed down, and the first stage's flow
+)->int:   # Two cost volumes and a flow; below the top more features and the first stage's flow
     "Count the channels that level `l` reads"
     top = 2*self.window + 2
     return top if l==self.levels[0] else top + self.channels[l-1] + self.up + 2
@@ -199,15 +202,19 @@ class MaskFlowNetS(PyramidEstimator):
     "MaskFlownet-S: one stage with masked warping"
     family = 'MaskFlownet'
     paper = 'Zhao et al., CVPR 2020'
+    occlusion = True
     mmflow_rules = [(r'(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
-                    (r'(dense_net\.layers\.\d+)\.layers\.', r'\1.'), (r'decoder\.post_processor\.', 'decoder.context.'),
-                    (r'corr_block\.(level\d)\.warp\.', r'warps.\1.'), (r'\.deconv(\.|_)', '.'), (r'\.tradeoff_conv\.', '.tradeoff.'),
+                    (r'(dense_net\.layers\.\d+)\.layers\.', r'\1.'),
+                    (r'decoder\.post_processor\.', 'decoder.context.'),
+                    (r'corr_block\.(level\d)\.warp\.', r'warps.\1.'),
+                    (r'\.deconv(\.|_)', '.'),
+                    (r'\.tradeoff_conv\.', '.tradeoff.'),
                     (r'\.upfeat_layer\.0\.', '.upfeat.')]
     flowbook_rules = [(r'\.digest\.', '.upfeat.')]   # a name in weights of version 0.1
 
     def __init__(self, *,
         encoder:nn.Module, # Image `(B,3,H,W)` to the list of its feature maps, level l at 1/2**l
-        decoder:nn.Module  # Two such lists to flows, coarse to fine, in pixels divided by its `flow_div`, and a mask
+        decoder:nn.Module  # Two such lists to flows, coarse to fine, in pixels / its `flow_div`, and a mask
     ):
         super().__init__()
         self.encoder,self.decoder = encoder,decoder
@@ -249,7 +256,7 @@ class MaskFlowNet(MaskFlowNetS):
 def estimate(self:MaskFlowNet,
     x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
     x2:Tensor  # `(B,3,H,W)` image 2, likewise
-)->tuple:      # Flows `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`; first stage's mask `(B,1,H,W)`, logits
+)->tuple:      # Flows `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`; the first stage's mask
     "Estimate with the first stage, look again with the second"
     img1,img2 = _centred(x1, x2)
     fmaps1,fmaps2,first,mask = self.stage1.match(img1, img2)
@@ -263,7 +270,7 @@ def restore(self:MaskFlowNetS,
     found:tuple,  # From `estimate`
     inner:tuple,  # `(H,W)` that the network saw
     img:Tensor    # `(B,3,H,W)` image 1 as it was given
-)->FlowOutput:    # `flows` has one prediction per level of the last stage, coarse to fine; `occ` is from the first stage
+)->FlowOutput:    # `flows` has one prediction per level of the last stage; `occ` is from the first stage
     "Bring predictions to the size of the images"
     flows,mask = found
     occ = -F.interpolate(mask.to(img.dtype), img.shape[-2:], mode='bilinear', align_corners=False)
@@ -286,7 +293,8 @@ def maskflownets(*,
     **kwargs
 )->MaskFlowNetS:                          # In training mode
     "MaskFlownet-S as in the paper, 10.5 M parameters"
-    encoder,decoder = PyramidEncoder(channels=channels, convs=convs),MaskFlowNetSDecoder(channels=channels, **kwargs)
+    encoder = PyramidEncoder(channels=channels, convs=convs)
+    decoder = MaskFlowNetSDecoder(channels=channels, **kwargs)
     return _init(MaskFlowNetS(encoder=encoder, decoder=decoder))
 
 @register_model
