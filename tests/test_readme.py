@@ -2,7 +2,7 @@
 import importlib, os, pkgutil, re, shutil, subprocess, sys
 from pathlib import Path
 import flowbook
-from flowbook.infer.predictor import demo_paths
+from flowbook.data.pair import demo_paths
 
 readme = (Path(__file__).resolve().parent.parent/'README.md').read_text(encoding='utf-8')
 blocks = re.findall(r'^```(\w+)\n(.*?)^```', readme, re.M|re.S)

@@ -8,6 +8,7 @@ __all__ = ['FlowSample']
 # %% ../../nbs/core/10_types.ipynb #bc25ea3b
 from dataclasses import dataclass, fields
 import numpy as np
+from fastcore.basics import patch
 from .errors import FlowbookError, fail
 
 # %% ../../nbs/core/10_types.ipynb #f8da828b
@@ -41,9 +42,8 @@ class FlowSample:
         if self.sparse is not None: return self.sparse
         return any(v is not None and not v.all() for v in (self.valid, self.valid_bw))
 
-# %% ../../nbs/core/10_types.ipynb #8ecd1217
-def _describe(self:FlowSample):
+# %% ../../nbs/core/10_types.ipynb #ac6a3412
+@patch
+def __repr__(self:FlowSample):
     known = [f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray) and not f.name.startswith('img')]
     return f"FlowSample({self.name or 'unnamed'}: {self.size[1]}x{self.size[0]}, {', '.join(known) or 'no truth'}{', sparse' if self.is_sparse else ''})"
-
-FlowSample.__repr__ = _describe

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from glob import glob
 from pathlib import Path
 from PIL import Image
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .files import MAX_PIXELS, atomic_path, check_file, check_size, natural_key
 from .images import _writers, read_image, write_image
@@ -197,8 +198,9 @@ def _start(self:VideoWriter, size):
     self.writer = _GifWriter(self.tmp, self.fps) if self.suffix=='.gif' else _open_writer(self.tmp, self.codec, self.fps, even)
     if self.writer is None: raise fail(FlowbookError, self.path, f'codec {self.codec}, which this OpenCV does not write to {self.suffix}', f"one of {', '.join(list_codecs(self.suffix))}")
 
-# %% ../../nbs/io/32_video.ipynb #515ca191
-def _write(self:VideoWriter,
+# %% ../../nbs/io/32_video.ipynb #0c200116
+@patch
+def write(self:VideoWriter,
     img:np.ndarray # `(H,W,3)` uint8 RGB, of the size of the first
 ):
     "Append one frame"
@@ -209,8 +211,6 @@ def _write(self:VideoWriter,
     if self.writer is None: _start(self, size)
     self.writer.write(cv2.cvtColor(_even(img) if self.padded else img, cv2.COLOR_RGB2BGR))
     self.count += 1
-
-VideoWriter.write = _write
 
 # %% ../../nbs/io/32_video.ipynb #ee8433a5
 def _close(self:VideoWriter, *error):
