@@ -17,6 +17,6 @@ from .grid import pad_to_multiple as pad_to_multiple
 from .grid import resize_flow as resize_flow
 from .grid import resize_to_multiple as resize_to_multiple
 from .grid import unpad as unpad
+from .memory import available_memory as available_memory
 from .register import Register as Register
-from .testing import check_estimator as check_estimator
 from .types import FlowSample as FlowSample

@@ -33,7 +33,9 @@ def public_names(
     for path in sorted(Path(find_spec(room).origin).parent.glob('[!_]*.py')):
         found = re.search(r'^__all__ = (\[.*?\])', path.read_text(encoding='utf-8'), re.M|re.S)
         if not found or f"{room.split('.')[-1]}.{path.stem}" in APART: continue
-        names |= {n: f'{room}.{path.stem}' for n in ast.literal_eval(found[1]) if n not in HELPERS}
+        for n in ast.literal_eval(found[1]):
+            if n in names: raise ImportError(f'{n}: found in {names[n]} and in {room}.{path.stem}, expected one of them')
+            if n not in HELPERS: names[n] = f'{room}.{path.stem}'
     return {n: names[n] for n in sorted(names)}
 
 # %% ../../nbs/core/02_faces.ipynb #1a060a85
@@ -69,12 +71,8 @@ def everything(
     rooms:list # Names of packages, in the order in which they are imported
 )->dict:       # Name to what it stands for
     "Import all modules of `rooms`, and collect their public names"
-    found, owner = {}, {}
-    for room in rooms:
-        for name, module in public_names(room).items():
-            if name in found: raise ImportError(f'{name}: found in {owner[name]} and in {module}, expected one of them')
-            found[name], owner[name] = getattr(import_module(module), name), module
-    return found
+    where = {n: m for room in rooms for n, m in public_names(room).items()}
+    return {n: getattr(import_module(m), n) for n, m in where.items()}
 
 # %% ../../nbs/core/02_faces.ipynb #7576d28b
 def stub(

@@ -3,6 +3,9 @@ from .arrays import read_tartanair_mask as read_tartanair_mask
 from .arrays import write_tartanair_mask as write_tartanair_mask
 from .disparity import read_disparity as read_disparity
 from .disparity import write_disparity as write_disparity
+from .files import asset_path as asset_path
+from .files import new_folder as new_folder
+from .files import staged_folder as staged_folder
 from .flowfiles import flow_from_bytes as flow_from_bytes
 from .flowfiles import flow_valid_from_bytes as flow_valid_from_bytes
 from .flowfiles import read_flow as read_flow

@@ -1,4 +1,5 @@
 # Made by tools/check.py export
+from .base import RECIPE_PARTS as RECIPE_PARTS
 from .base import apply_overrides as apply_overrides
 from .base import build_learner as build_learner
 from .base import flat_recipe as flat_recipe
@@ -15,12 +16,10 @@ from .data import build_dataloaders as build_dataloaders
 from .data import build_dataset as build_dataset
 from .data import build_datasets as build_datasets
 from .data import dataset_root as dataset_root
+from .listing import RecipeTable as RecipeTable
+from .listing import describe_recipe as describe_recipe
+from .listing import recipe_table as recipe_table
+from .listing import weights_of as weights_of
+from .mixtures import MIXTURES as MIXTURES
+from .mixtures import expand_recipe as expand_recipe
 from .model import build_model as build_model
-from .model import create_loss as create_loss
-from .model import register_loss as register_loss
-from .published import MIXTURES as MIXTURES
-from .published import PLANS as PLANS
-from .published import RecipeTable as RecipeTable
-from .published import describe_recipe as describe_recipe
-from .published import recipe_table as recipe_table
-from .published import weights_of as weights_of

@@ -3,6 +3,7 @@ from .callbacks import Accumulate as Accumulate
 from .callbacks import ChannelsLast as ChannelsLast
 from .callbacks import Compile as Compile
 from .callbacks import FreezeBN as FreezeBN
+from .callbacks import HOOKS as HOOKS
 from .callbacks import LiteFlowNetStageLoadHook as LiteFlowNetStageLoadHook
 from .callbacks import ModelEMA as ModelEMA
 from .callbacks import MultiStageLrUpdaterHook as MultiStageLrUpdaterHook
@@ -35,6 +36,7 @@ from .learner import MeanLoss as MeanLoss
 from .learner import chain_valid as chain_valid
 from .learner import flow_learner as flow_learner
 from .logging import CSVLog as CSVLog
+from .logging import LOGGERS as LOGGERS
 from .logging import Logger as Logger
 from .logging import Pictures as Pictures
 from .logging import RunLog as RunLog
@@ -47,14 +49,17 @@ from .logging import read_log as read_log
 from .logging import register_logger as register_logger
 from .losses import EndPointError as EndPointError
 from .losses import FlowLoss as FlowLoss
+from .losses import LOSSES as LOSSES
 from .losses import MultiLevelCharbonnierLoss as MultiLevelCharbonnierLoss
 from .losses import MultiLevelEPE as MultiLevelEPE
 from .losses import SequenceLoss as SequenceLoss
+from .losses import create_loss as create_loss
 from .losses import epe_loss as epe_loss
 from .losses import loss_for as loss_for
 from .losses import multilevel_charbonnier as multilevel_charbonnier
 from .losses import multilevel_epe as multilevel_epe
 from .losses import multilevel_loss as multilevel_loss
+from .losses import register_loss as register_loss
 from .losses import sequence_loss as sequence_loss
 from .metrics import EPE as EPE
 from .metrics import FlAll as FlAll
@@ -71,6 +76,7 @@ from .occlusion_losses import irr_loss as irr_loss
 from .occlusion_losses import irr_terms as irr_terms
 from .occlusion_losses import multilevel_bce as multilevel_bce
 from .optimizers import GroupOptimizer as GroupOptimizer
+from .optimizers import OPTIMIZERS as OPTIMIZERS
 from .optimizers import list_optimizers as list_optimizers
 from .optimizers import optimizer_func as optimizer_func
 from .optimizers import param_groups as param_groups
@@ -78,6 +84,8 @@ from .optimizers import register_optimizer as register_optimizer
 from .run import NoValidation as NoValidation
 from .run import run_callbacks as run_callbacks
 from .run import run_training as run_training
+from .schedules import POLICIES as POLICIES
+from .schedules import Policies as Policies
 from .schedules import RUNTIME as RUNTIME
 from .schedules import list_policies as list_policies
 from .schedules import lr_schedule as lr_schedule

@@ -19,10 +19,10 @@ from .frames import warp_blink as warp_blink
 from .layouts import FlowScale as FlowScale
 from .layouts import LAYOUTS as LAYOUTS
 from .layouts import frame_speed as frame_speed
-from .layouts import measure_scale as measure_scale
 from .layouts import merge_frames as merge_frames
 from .layouts import paint_flow_file as paint_flow_file
 from .layouts import paint_pair as paint_pair
+from .layouts import score_pair as score_pair
 from .motion import show_arrows as show_arrows
 from .motion import show_directions as show_directions
 from .motion import show_kitti_error as show_kitti_error
