@@ -9,6 +9,7 @@ from .io.pfm import *
 from .io.arrays import *
 from .io.masks import *
 from .io.disparity import *
+from .io.formats import *
 from .io.flowfiles import *
 from .io.images import *
 from .io.video import *
