@@ -61,6 +61,7 @@ from .models.registry import *
 from .models.zoo import *
 from .models.parts import *
 from .models.classical import *
+from .models.pyramid import *
 from .models.flownet import *
 from .models.flownet2 import *
 from .models.pwcnet import *
@@ -94,7 +95,8 @@ from .train.run import *
 from .recipes.data import *
 from .recipes.model import *
 from .recipes.base import * # recipes themselves go by name: get_recipe('quickstart')
-from .recipes.published import *
+from .recipes.mixtures import *
+from .recipes.listing import *
 from .mmflow.config import *
 from .mmflow.model import *
 from .mmflow.data import *

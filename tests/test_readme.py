@@ -37,7 +37,7 @@ def test_install_commands():
 def test_all_has_everything():
     "`from flowbook.all import *` brings every public name: a new notebook needs its line in all.py"
     everything, lacking = importlib.import_module('flowbook.all'), []
-    left_out = ('flowbook.all', 'flowbook.cli.', 'flowbook.core.testing', 'flowbook.core.errors', 'flowbook.recipes.scenes', 'flowbook.ops.cuda_kernels') # recipes go by name, CUDA launchers by `kernel_for`
+    left_out = ('flowbook.all', 'flowbook.cli.', 'flowbook.core.errors', 'flowbook.recipes.scenes', 'flowbook.ops.cuda_kernels') # recipes go by name, CUDA launchers by `kernel_for`
     for m in pkgutil.walk_packages(flowbook.__path__, 'flowbook.'):
         if m.name.startswith(left_out): continue
         module = importlib.import_module(m.name)

@@ -7,7 +7,7 @@ __all__ = ['Model', 'Weights', 'Iters', 'Tile', 'Precision', 'Changes', 'Device'
            'example', 'parse_tile', 'print_json', 'print_table', 'working', 'clock', 'Counting']
 
 # %% ../../nbs/cli/05_terminal.ipynb #541c3957
-import sys, time
+import sys, time, warnings
 from contextlib import contextmanager
 from typing import Annotated, Optional
 import typer
@@ -38,7 +38,9 @@ class Program(TyperGroup):
         with one_line(): return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx):
-        with one_line(): return super().invoke(ctx)
+        with one_line(), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='`torch.jit.script`', category=FutureWarning)   # on fastai's account
+            return super().invoke(ctx)
 
 # %% ../../nbs/cli/05_terminal.ipynb #29a3b1bc
 def example(

@@ -233,13 +233,13 @@ def show_flows(
     h, w = img1.shape[-2:]
     fig, axs = plt.subplots(n, len(columns), figsize=(2.2*len(columns), 2.3*h/w*n + .25), squeeze=False)
     for i, row in enumerate(axs):
-        _show_row(row, *(None if t is None else t[i].detach().float().cpu() for t in (img1, img2, flow, valid, pred)))
+        show_row(row, *(None if t is None else t[i].detach().float().cpu() for t in (img1, img2, flow, valid, pred)))
     for ax, title in zip(axs[0], columns): ax.set_title(title, fontsize=9)
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
 
 # %% ../../nbs/data/30_loaders.ipynb #016c9b0e
-def _show_row(row, img1, img2, flow, valid, pred):
+def show_row(row, img1, img2, flow, valid, pred):
     from flowbook.viz.color import flow_to_color
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
     top = max(float(flow.norm(dim=0).numpy()[mask].max(initial=0)), 1.)

@@ -166,7 +166,7 @@ def both_ways(
     flow_init:Tensor=None # `(B,2,H,W)` where the search for the forward flow begins, pixels; None: no motion
 )->tuple:                 # Flow from `img1` to `img2` and back, `(B,2,H,W)` float32 pixels, without gradient
     "Run a classical method in both directions"
-    if _hold_nothing(img1):
+    if not len(img1) or _hold_nothing(img1):
         empty = img1.new_empty(len(img1), 2, *img1.shape[-2:], dtype=torch.float32)
         return empty, empty
     init = [None]*len(img1) if flow_init is None else flow_init.permute(0, 2, 3, 1).cpu().numpy()

@@ -23,10 +23,10 @@ def _predictions(out):
 
 def _mask(flow, valid, max_flow):
     "`(B,1,H,W)` weights: 1 where the truth is known and not longer than `max_flow`"
-    if valid is not None and valid.shape != (flow.shape[0], 1, *flow.shape[-2:]):
-        raise fail(FlowbookError, 'valid', f"shape {tuple(valid.shape)}", f"{(flow.shape[0], 1, *flow.shape[-2:])}")
     short = flow.norm(dim=1, keepdim=True) < max_flow
     if valid is None: return short.to(flow)
+    if valid.shape != short.shape:
+        raise fail(FlowbookError, 'valid', f"shape {tuple(valid.shape)}", f"{tuple(short.shape)}")
     known = valid >= .5 if valid.is_floating_point() else valid
     return known.to(flow)*short
 
@@ -54,7 +54,8 @@ def epe_loss(
     check_choices(p=(p, 1, 2))
     f, = _predictions([getattr(out, 'flow', out)])
     if f.shape != flow.shape:
-        raise fail(FlowbookError, 'prediction', f"shape {tuple(f.shape)}", f"{tuple(flow.shape)} as the truth has")
+        expected = f"{tuple(flow.shape)} as the truth has"
+        raise fail(FlowbookError, 'prediction', f"shape {tuple(f.shape)}", expected)
     mask = _mask(flow, valid, max_flow)
     return (mask*_norm(f - flow, p, q, eps)).sum()/mask.sum().clamp(min=1e-8)
 
@@ -68,7 +69,7 @@ def sequence_loss(
     q:float=None,       # Exponent of the robust form; None: plain
     eps:float=.01       # Added before the exponent, pixels
 )->Tensor:              # Scalar; pixels, or pixels to the power of `q`
-    "Sum the mean errors of all iterations, weighted by `gamma`: absolute, or in the robust form lengths to the power of `q`"
+    "Sum the mean errors of all iterations, weighted by `gamma`: absolute, or lengths to the power of `q`"
     flows = _predictions(out)
     mask = _mask(flow, valid, max_flow)
     error = lambda f: (f - flow).abs() if q is None else _norm(f - flow, 2, q, eps)
@@ -87,13 +88,14 @@ def level_weights(levels, weights):
 def combine_repeats(errors, repeats):
     "One number for the predictions of a level"
     n = len(errors)
-    if repeats == 'mmflow': errors = [(n - i)*e for i, e in enumerate(errors)]  # its running sum adds earlier ones again
+    if repeats == 'mmflow': errors = [(n - i)*e for i, e in enumerate(errors)]   # it adds earlier ones again
     return sum(errors)/(n if repeats == 'mean' else 1)
 
 # %% ../../nbs/train/10_losses.ipynb #57b4b0eb
 def _fit(f, flow, mask, resize):
     "Bring prediction, truth and mask to one size"
-    if resize == 'upsample': return F.interpolate(f, flow.shape[-2:], mode='bilinear', align_corners=False), flow, mask
+    if resize == 'upsample':
+        return F.interpolate(f, flow.shape[-2:], mode='bilinear', align_corners=False), flow, mask
     return f, F.adaptive_avg_pool2d(flow, f.shape[-2:]), F.adaptive_max_pool2d(mask, f.shape[-2:])
 
 def _cells(f, flow):
@@ -108,18 +110,18 @@ def _reduce(err, mask, reduction):
 
 # %% ../../nbs/train/10_losses.ipynb #1c6e6cc8
 def multilevel_loss(
-    error,                                  # $\rho$: `(B,2,h,w)` differences in units of `flow_div` px to `(B,1,h,w)`
-    out,                                    # `FlowOutput`, or list of `(B,2,h,w)` flows in full-resolution pixels, coarse to fine
-    flow:Tensor,                            # `(B,2,H,W)` true flow, pixels
-    valid:Tensor=None,                      # `(B,1,H,W)` True where `flow` is known; None: everywhere
-    weights:tuple=(.32,.08,.02,.01,.005),   # Weight of each level; the last belongs to the finest
-    flow_div:float=20.,                     # Flow is measured in units of this many pixels
-    max_flow:float=float('inf'),            # Longer true flow is ignored, pixels
-    resize:str='downsample',                # 'downsample' the truth to each level, or 'upsample' predictions to the truth
-    scale_as_level:bool=False,              # Measure in cells of each level instead of full-resolution pixels?
-    reduction:str='sum',                    # 'sum' over pixels, mean over the batch; or 'mean' over valid pixels
-    repeats:str='sum'                       # Predictions of one level: 'sum', 'mean', or as 'mmflow' counts them
-)->Tensor:                                  # Scalar
+    error,                 # $\rho$: `(B,2,h,w)` differences in units of `flow_div` px to `(B,1,h,w)`
+    out,                   # `FlowOutput`, or list of `(B,2,h,w)` flows in full-size pixels, coarse to fine
+    flow:Tensor,           # `(B,2,H,W)` true flow, pixels
+    valid:Tensor=None,     # `(B,1,H,W)` True where `flow` is known; None: everywhere
+    weights:tuple=(.32,.08,.02,.01,.005), # Weight of each level; the last belongs to the finest
+    flow_div:float=20.,    # Flow is measured in units of this many pixels
+    max_flow:float=float('inf'), # Longer true flow is ignored, pixels
+    resize:str='downsample', # 'downsample' the truth to each level, or 'upsample' predictions to the truth
+    scale_as_level:bool=False, # Measure in cells of each level instead of full-resolution pixels?
+    reduction:str='sum',   # 'sum' over pixels, mean over the batch; or 'mean' over valid pixels
+    repeats:str='sum'      # Predictions of one level: 'sum', 'mean', or as 'mmflow' counts them
+)->Tensor:                 # Scalar
     "Sum an `error` over the levels of a pyramid"
     check_choices(resize=(resize, 'downsample', 'upsample'), reduction=(reduction, 'sum', 'mean'),
            repeats=(repeats, 'sum', 'mean', 'mmflow'))
@@ -130,7 +132,7 @@ def multilevel_loss(
         f, truth = _cells(f, flow) if scale_as_level else (f, flow)
         f, truth, m = _fit(f/flow_div, truth/flow_div, mask, resize)
         return _reduce(error(f - truth), m, reduction)
-    for fs, w in zip(levels, level_weights(levels, weights)):
+    for fs, w in zip(levels, level_weights(levels, weights), strict=True):
         if w: total = total + w*combine_repeats([term(f) for f in fs], repeats)
     return total/len(levels[-1]) if repeats == 'mmflow' else total
 
@@ -174,7 +176,9 @@ class FlowLoss:
         self.numbers = kwargs
 
     def __call__(self, out, *truth): return self.func(out, *truth, **self.numbers)
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.numbers.items())})"
+    def __repr__(self):
+        numbers = ', '.join(f'{k}={v!r}' for k, v in self.numbers.items())
+        return f"{type(self).__name__}({numbers})"
 
 # %% ../../nbs/train/10_losses.ipynb #b91806db
 LOSSES = Register('loss', 'flowbook.train', 'register_loss')
@@ -219,9 +223,10 @@ class NamedFields:
     ): self.loss, self.fields = loss, tuple(fields)
 
     def __call__(self, out, flow, valid, *more):
-        more = dict(zip(self.fields, more))
-        if isinstance(self.loss, FlowLoss): return self.loss.func(out, flow, valid, **self.loss.numbers, **more)
-        return self.loss(out, flow, valid, **more)
+        named = dict(zip(self.fields, more, strict=False))   # an evaluation has no more than flow and valid
+        call, numbers = self.loss, {}
+        if isinstance(call, FlowLoss): call, numbers = call.func, call.numbers   # it takes truth by position
+        return call(out, flow, valid, **numbers, **named)
 
     def __repr__(self): return f"NamedFields({self.loss!r}, {self.fields})"
 
@@ -233,7 +238,9 @@ def create_loss(
 ):               # `loss(out, flow, valid, ...)`
     "Make the loss that `config` describes"
     own = getattr(model, 'loss', None)
-    if own is None: raise fail(ConfigError, f"{type(model).__name__}.loss", 'nothing', 'a loss by name, as estimators have, or a loss for the learner')
+    if own is None:
+        expected = 'a loss by name, as estimators have, or a loss for the learner'
+        raise fail(ConfigError, f"{type(model).__name__}.loss", 'nothing', expected)
     numbers = dict(config or own)
     make = LOSSES[numbers.pop('type', None)]
     if 'weights' in own and 'weights' in inspect.signature(make).parameters:
