@@ -1,0 +1,57 @@
+"""Number for number, anywhere: the reduced recording of every variant of MMFlow, in this folder, against ours.
+
+The chapter on the zoo compares every flow each time. Losses and gradients take minutes: `pytest tests/parity --parity` has them for
+all, the gate for the lightest of each kind. With the full recording the chapters compare every level, too.
+"""
+import gc
+import pytest, torch
+from flowbook.models.weights import load_weights, rename
+from flowbook.models.zoo import create_model
+from flowbook.train.losses import loss_for
+from flowbook.train.occlusion_losses import irr_loss
+from parity.golden import EVERY, GRADIENT, LOSS, Golden, reduced_paths
+
+LIGHT = 'liteflownet2_pre_M6S6', 'flownet2sd'
+KINKS = 'flownet2', 'flownet2cs', 'flownet2css' # warped images have kinks at whole pixels: there rounding moves a small gradient by 0.6 %
+
+def variants():
+    for path in reduced_paths(): yield pytest.param(path, id=path, marks=[] if path in LIGHT else pytest.mark.parity)
+
+def truth(golden):
+    get = lambda k: torch.from_numpy(golden.input[k])[None].float()
+    return dict(flow=get('flow_gt'), flow_bw=get('flow_bw_gt'), occ=get('occ_fw'), occ_bw=get('occ_bw'), valid=get('valid')[:, None] > .5)
+
+def losses(golden, model, out):
+    "The loss that the model states, for each kind of truth that was recorded with it"
+    t = truth(golden)
+    if golden.name=='irrpwc':
+        both = {k: t[k] for k in ('flow_bw', 'occ', 'occ_bw')}
+        return dict(fw_bw_occ=irr_loss(out, t['flow'], **both, repeats='mmflow'))
+    loss = loss_for(model)
+    return dict(valid=loss(out, t['flow'], t['valid']), novalid=loss(out, t['flow'], torch.ones_like(t['valid'])))
+
+@pytest.mark.parametrize('path', variants())
+def test_same_numbers_as_mmflow(path):
+    torch.set_num_threads(1)
+    golden = Golden(path)
+    model = create_model(golden.name).eval()
+    assert load_weights(model, golden.state_dict())=='mmflow'
+    assert sum(p.numel() for p in model.parameters())==golden.meta['n_params']
+    out = model(*map(torch.from_numpy, golden.rgb01()), all_flows=True)
+    for key, flow in dict(flow=out.flow, flow_fw=out.flow, flow_bw=getattr(out, 'flow_bw', None)).items():
+        if key not in golden.arrays: continue
+        gap = (flow[0].permute(1, 2, 0)[::EVERY, ::EVERY] - torch.from_numpy(golden.arrays[key])).abs().max().item()
+        assert gap < golden.tolerance(key), f'{key}: {gap:.2g} px'
+    found, expected = losses(golden, model, out), golden.meta['losses'][golden.meta['config']]
+    for k, loss in found.items(): assert abs(loss.item()/expected[k]['total'] - 1) < LOSS, k
+    found[golden.grad_norms['variant']].backward()
+    norms, room = rename(golden.grad_norms['grad_l2'], model.mmflow_rules), GRADIENT*(10 if golden.name in KINKS else 1)
+    ours = {k: p.grad.double().norm().item() for k, p in model.named_parameters()}
+    assert norms.keys()==ours.keys()
+    # biases before an instance norm have no gradient but rounding errors, near 1e-6
+    assert {k: (ours[k], v) for k, v in norms.items() if abs(ours[k] - v) > room*v + 1e-5}=={}
+    del model, out, found
+    gc.collect()
+
+def test_every_variant_is_recorded():
+    assert len(reduced_paths())==28
