@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['scene_pair', 'Scenes', 'evaluation_sets']
 
-# %% ../../nbs/data/70_benchmarks.ipynb #59e97b77
+# %% ../../nbs/data/70_benchmarks.ipynb #bf4d092d
 from types import SimpleNamespace
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from .base import DatasetError, create_dataset, dataset_class, list_datasets
 from .scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 
-# %% ../../nbs/data/70_benchmarks.ipynb #5ce7e9a1
+# %% ../../nbs/data/70_benchmarks.ipynb #7e850210
 def scene_pair(
     config:SceneConfig=SceneConfig(), # What scenes look like
     seed:int=0                        # Of the recipe whose held-out scenes these are

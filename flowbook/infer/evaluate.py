@@ -128,7 +128,7 @@ def held_out_numbers(
     "Numbers of the scenes that a recipe with this `seed` validates on"
     return [scene_number(held_out_seed(seed), i) for i in range(n)]
 
-# %% ../../nbs/infer/20_evaluate.ipynb #7e850210
+# %% ../../nbs/infer/20_evaluate.ipynb #c8e10ad7
 def evaluate_scenes(
     predictor:FlowPredictor,          # The model
     config:SceneConfig=SceneConfig(), # What scenes look like
