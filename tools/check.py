@@ -13,6 +13,7 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 bin_dir = Path(sys.executable).parent # of this environment; not resolved, a venv's python is a link
+LEFT = dict(graph=43, lint=1768) # findings from before these steps existed: the numbers may only fall, to zero
 SOFT, HARD = 200_000, 1_500_000 # bytes of a notebook: goal and limit
 PICTURE, LINES = 40_000, 15     # goals: bytes of a picture, lines of a text output
 HAND_WRITTEN = {'all.py', '_modidx.py', '__init__.py'}
@@ -152,8 +153,11 @@ def check_graph():
         elif ROOMS.index(room(b)) > ROOMS.index(room(a)): bad.append(f'{a} imports {b}: {room(b)} comes after {room(a)}')
     bad += [f"a circle: {', '.join(o)}" for o in circles(graph)]
     for o in ROOMS: print(f"  {o:8} imports {' '.join(sorted(rooms[o]-{o}, key=ROOMS.index)) or '-'}")
-    if bad: raise Failed('\n'.join(sorted(set(bad))))
-    if not DRAWING.exists() or DRAWING.read_text()!=(new := drawing(rooms)):
+    bad = sorted(set(bad))
+    if len(bad) > LEFT['graph']: raise Failed('\n'.join([*bad, f"{len(bad)} findings, at most {LEFT['graph']} may be left"]))
+    if bad: print(f'note: {len(bad)} findings are left')
+    new = drawing(rooms)
+    if not DRAWING.exists() or DRAWING.read_text()!=new:
         DRAWING.write_text(new)
         raise Failed(f'{DRAWING.relative_to(root)} is drawn anew: commit that')
 
@@ -165,7 +169,8 @@ def check_lint():
     rows = [(Path(o['filename']), o['location']['row'], o['code'], o['message']) for o in json.loads(res.stdout)]
     ours = lambda file, row: not re.search(r"^(__all__ = \[| {11}')", file.read_text(encoding='utf-8').splitlines()[row-1]) # nbdev wraps that list
     bad = [f'{f.relative_to(root)}:{row}: {code} {text}' for f,row,code,text in rows if ours(f, row)]
-    if bad: raise Failed('\n'.join([*bad, f'{len(bad)} findings']))
+    if len(bad) > LEFT['lint']: raise Failed('\n'.join([*bad, f"{len(bad)} findings, at most {LEFT['lint']} may be left"]))
+    if bad: print(f'note: {len(bad)} findings are left')
 
 def outputs(path):
     "Each output of a notebook: cell number, output, its data by type, its text"

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
-from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 
 # %% ../../nbs/cli/05_terminal.ipynb #20b0eb16
@@ -134,6 +133,23 @@ class Counting:
         if self.bar: self.bar.stop()
         self.bar = None
 
+    def __call__(self,
+        done:int,      # So many are done
+        total:int=None # Of so many; None: nobody knows
+    ):
+        "Show it: a bar in a terminal, else a line now and then"
+        now = time.perf_counter()
+        if self.first is None: self.first = done - 1
+        self.done,speed = done,(done - self.first)/max(now - self.began, 1e-9)
+        note = f"{done}{f'/{total}' if total else ''} {self.unit}  {speed:.1f}/s"
+        if self.file.isatty():
+            if not self.bar: _open_bar(self, total)
+            self.bar.update(self.task, completed=done, total=total, note=note)
+        elif now - self.said >= self.interval:
+            self.said = now
+            left = f', {clock(max(total - done, 0)/max(speed, 1e-9))} left' if total else ''
+            print(f'{self.text}: {note}, {clock(now - self.began)} gone{left}', file=self.file, flush=True)
+
 # %% ../../nbs/cli/05_terminal.ipynb #6eec3860
 def _open_bar(self:Counting, total):
     from rich.console import Console
@@ -142,22 +158,3 @@ def _open_bar(self:Counting, total):
     self.bar = Progress(*columns, console=Console(file=self.file), transient=True)
     self.task = self.bar.add_task(self.text, total=total, note='')
     self.bar.start()
-
-# %% ../../nbs/cli/05_terminal.ipynb #9256fab5
-@patch
-def __call__(self:Counting,
-    done:int,      # So many are done
-    total:int=None # Of so many; None: nobody knows
-):
-    "Show it: a bar in a terminal, else a line now and then"
-    now = time.perf_counter()
-    if self.first is None: self.first = done - 1
-    self.done,speed = done,(done - self.first)/max(now - self.began, 1e-9)
-    note = f"{done}{f'/{total}' if total else ''} {self.unit}  {speed:.1f}/s"
-    if self.file.isatty():
-        if not self.bar: _open_bar(self, total)
-        self.bar.update(self.task, completed=done, total=total, note=note)
-    elif now - self.said >= self.interval:
-        self.said = now
-        left = f', {clock(max(total - done, 0)/max(speed, 1e-9))} left' if total else ''
-        print(f'{self.text}: {note}, {clock(now - self.began)} gone{left}', file=self.file, flush=True)

@@ -1,4 +1,8 @@
 # Made by tools/check.py export
+from .array_checks import describe_array as describe_array
+from .array_checks import flow_array as flow_array
+from .array_checks import mask_array as mask_array
+from .array_checks import to_numpy as to_numpy
 from .errors import ConfigError as ConfigError
 from .errors import FlowFileError as FlowFileError
 from .errors import FlowbookError as FlowbookError

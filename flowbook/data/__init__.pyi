@@ -8,6 +8,7 @@ from .base import list_datasets as list_datasets
 from .base import register_dataset as register_dataset
 from .benchmarks import Scenes as Scenes
 from .benchmarks import evaluation_sets as evaluation_sets
+from .benchmarks import scene_pair as scene_pair
 from .block import FlowBlock as FlowBlock
 from .block import FlowTarget as FlowTarget
 from .block import ImagePair as ImagePair

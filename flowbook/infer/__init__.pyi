@@ -18,7 +18,6 @@ from .evaluate import evaluate_scenes as evaluate_scenes
 from .evaluate import held_out_numbers as held_out_numbers
 from .evaluate import method_of as method_of
 from .evaluate import recipe_predictor as recipe_predictor
-from .evaluate import scene_pair as scene_pair
 from .folder import SavedFlow as SavedFlow
 from .folder import flow_motion as flow_motion
 from .folder import predict_to_folder as predict_to_folder

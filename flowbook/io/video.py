@@ -51,7 +51,11 @@ class Frames:
     def __repr__(self): return f"Frames({self.name}: {'?' if self.count is None else self.count} frames{f', {self.fps:g} fps' if self.fps else ''})"
 
 # %% ../../nbs/io/32_video.ipynb #7da93f26
-def open_video(source, where):
+def open_video(
+    source,   # Path as text, or the number of a camera
+    where:str # What to call it in an error
+):            # OpenCV's capture, open
+    "Open a video or a camera with OpenCV"
     with _quiet(): cap = cv2.VideoCapture(source, cv2.CAP_ANY if isinstance(source, int) else cv2.CAP_FFMPEG)
     if cap.isOpened(): return cap
     cap.release()

@@ -17,7 +17,7 @@ from ..core.register import Register
 def _plain(name): return str(name).replace('_', '').lower()
 
 class Policies(Register):
-    "A register that reads MMCV's spelling, too: `CosineAnnealing` is `cosine_annealing`"
+    "A register that reads MMCV's spelling, too: 'CosineAnnealing' is 'cosine_annealing'"
     def find(self, name):
         same = [n for n in (*self.own, *self.entries) if _plain(n) == _plain(name)]
         return Register.find(self, same[0] if same else name)
