@@ -1,19 +1,4 @@
 # Made by tools/check.py export
-from . import apps as apps
-from . import augment as augment
-from . import cli as cli
-from . import core as core
-from . import data as data
-from . import infer as infer
-from . import io as io
-from . import layers as layers
-from . import mmflow as mmflow
-from . import models as models
-from . import ops as ops
-from . import recipes as recipes
-from . import train as train
-from . import viz as viz
-__version__: str
 from .core.errors import FlowbookError as FlowbookError
 from .core.types import FlowSample as FlowSample
 from .data.folder import FlowFolder as FlowFolder
@@ -40,3 +25,18 @@ from .train.learner import flow_learner as flow_learner
 from .viz.color import flow_to_color as flow_to_color
 from .viz.plots import show_flow as show_flow
 from .viz.plots import side_by_side as side_by_side
+from . import apps as apps
+from . import augment as augment
+from . import cli as cli
+from . import core as core
+from . import data as data
+from . import infer as infer
+from . import io as io
+from . import layers as layers
+from . import mmflow as mmflow
+from . import models as models
+from . import ops as ops
+from . import recipes as recipes
+from . import train as train
+from . import viz as viz
+__version__: str

@@ -12,6 +12,7 @@ from .faces import APART as APART
 from .faces import HELPERS as HELPERS
 from .faces import everything as everything
 from .faces import face as face
+from .faces import offered as offered
 from .faces import public_names as public_names
 from .faces import stub as stub
 from .faces import submodules as submodules
@@ -22,5 +23,8 @@ from .grid import resize_flow as resize_flow
 from .grid import resize_to_multiple as resize_to_multiple
 from .grid import unpad as unpad
 from .memory import available_memory as available_memory
+from .moved import OldPaths as OldPaths
+from .moved import WithOldNames as WithOldNames
+from .moved import keep_old_paths as keep_old_paths
 from .register import Register as Register
 from .types import FlowSample as FlowSample

@@ -39,7 +39,7 @@ def public_names(
         if not found or f"{room.split('.')[-1]}.{path.stem}" in APART: continue
         for n in ast.literal_eval(found[1]):
             module = f'{room}.{path.stem}'
-            if n in names: raise ImportError(f'{n}: found in {names[n]} and in {module}, expected one of them')
+            if n in names: raise ImportError(f'{n}: found in {names[n]} and in {module}, expected one')
             if n not in HELPERS: names[n] = module
     return {n: names[n] for n in sorted(names)}
 
@@ -95,5 +95,6 @@ def stub(
     names = sorted(offered(package, door).items(), key=lambda o: o[::-1])
     lines = [f'from {m.removeprefix(package)} import {n} as {n}' for n, m in names]
     if door is not None:
-        lines += [f'from . import {o} as {o}' for o in submodules(package) if o != 'all'] + ['__version__: str']
+        rooms = [o for o in submodules(package) if o != 'all']
+        lines += [f'from . import {o} as {o}' for o in rooms] + ['__version__: str']
     return '\n'.join(['# Made by tools/check.py export', *lines, ''])
