@@ -23,8 +23,6 @@ from .grid import resize_flow as resize_flow
 from .grid import resize_to_multiple as resize_to_multiple
 from .grid import unpad as unpad
 from .memory import available_memory as available_memory
-from .moved import OldPaths as OldPaths
-from .moved import WithOldNames as WithOldNames
 from .moved import keep_old_paths as keep_old_paths
 from .register import Register as Register
 from .types import FlowSample as FlowSample

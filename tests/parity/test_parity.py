@@ -7,7 +7,7 @@ import gc
 import pytest, torch
 from flowbook.models.weights import load_weights, rename
 from flowbook.models.zoo import create_model
-from flowbook.train.losses import loss_for
+from flowbook.train.losses import create_loss
 from flowbook.train.occlusion_losses import irr_loss
 from parity.golden import EVERY, GRADIENT, LOSS, Golden, reduced_paths
 
@@ -27,7 +27,8 @@ def losses(golden, model, out):
     if golden.name=='irrpwc':
         both = {k: t[k] for k in ('flow_bw', 'occ', 'occ_bw')}
         return dict(fw_bw_occ=irr_loss(out, t['flow'], **both, repeats='mmflow'))
-    loss = loss_for(model)
+    trained = dict(type='MultiLevelEPE', p=1, q=.4, eps=.01, resize='upsample') if golden.name=='pwcnet_plus' else None # its config's, a fine-tuning
+    loss = create_loss(trained, model)
     return dict(valid=loss(out, t['flow'], t['valid']), novalid=loss(out, t['flow'], torch.ones_like(t['valid'])))
 
 @pytest.mark.parametrize('path', variants())
