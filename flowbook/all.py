@@ -28,7 +28,6 @@ from .ops.correlation import *
 from .ops.warp import *
 from .ops.lookup import *
 from .ops.upsample import *
-from .ops.offset import *
 from .ops.doctor import *
 from .data.scenes import *
 from .data.clips import *
