@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FlowbookError', 'FlowFileError', 'ImageFileError', 'WeightsError', 'ConfigError', 'fail', 'unknown']
 
-# %% ../../nbs/core/00_errors.ipynb #af814dbe
+# %% ../../nbs/core/00_errors.ipynb #daf8af27
 class FlowbookError(ValueError):
     "Something from outside (a file, an option, an array) is not what flowbook can use"
 
@@ -21,7 +21,7 @@ class WeightsError(FlowbookError):
 class ConfigError(FlowbookError):
     "A model, recipe, option or value that does not exist"
 
-# %% ../../nbs/core/00_errors.ipynb #6c06a70f
+# %% ../../nbs/core/00_errors.ipynb #e67de22b
 def fail(
     cls:type,      # One of the error types above
     where:object,  # The file or the option at fault
@@ -31,7 +31,7 @@ def fail(
     "Build the error `cls` with flowbook's one-line message"
     return cls(' '.join(f"{where}: found {found}, expected {expected}".split()))
 
-# %% ../../nbs/core/00_errors.ipynb #9c4fd39b
+# %% ../../nbs/core/00_errors.ipynb #02c1c4bc
 def unknown(
     what:str,     # Kind of thing, for example `'model'`
     name:object,  # What was asked for
@@ -41,4 +41,5 @@ def unknown(
     from difflib import get_close_matches
     known = sorted(map(str, known))
     near = get_close_matches(str(name), known, n=3, cutoff=.5)
-    return fail(ConfigError, what, repr(name), ' or '.join(map(repr, near)) if near else f"one of {', '.join(known)}")
+    expected = ' or '.join(map(repr, near)) if near else f"one of {', '.join(known)}"
+    return fail(ConfigError, what, repr(name), expected)

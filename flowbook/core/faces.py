@@ -23,9 +23,10 @@ HELPERS = '''
     data_part PRIORITIES bare_model environment MOVED GONE moved_names old_names launch join_processes
     leave_processes WORKSPACE PICTURE_BYTES CLASSICAL_BYTES UNKNOWN_BYTES run_cpu cpu_library cpu_variants
     cpu_kernel diagnose pack_args keep_memory split_model both_ways
+    register_gradient source_folder source_section cuda_platform only_by_name kind_of_flow kind_to_write
 '''.split()
-# Their names are found in other ways: recipes by `get_recipe`, CUDA kernels by `kernel_for`
-APART = 'recipes.scenes', 'ops.cuda_kernels'
+# Their names are found in other ways: recipes by `get_recipe`, CUDA kernels by `kernel_for`; checks are for authors of chapters
+APART = 'recipes.scenes', 'ops.cuda_kernels', 'core.array_checks', 'io.checks', 'io.png'
 
 # %% ../../nbs/core/02_faces.ipynb #702b4c14
 @lru_cache(None)

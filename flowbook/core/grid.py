@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['coords_grid', 'resize_flow', 'pad_to_multiple', 'unpad', 'resize_to_multiple', 'fb_consistency']
 
-# %% ../../nbs/core/20_grid.ipynb #d5328d39
+# %% ../../nbs/core/20_grid.ipynb #988b0e7b
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .errors import FlowbookError, fail
 
-# %% ../../nbs/core/20_grid.ipynb #81a4930b
+# %% ../../nbs/core/20_grid.ipynb #ce28cb36
 def coords_grid(
     b:int,        # Batch size
     h:int,        # Height, pixels
@@ -24,7 +24,7 @@ def coords_grid(
                           torch.arange(w, device=device, dtype=dtype or torch.float32), indexing='ij')
     return torch.stack([x, y]).expand(b, 2, h, w)
 
-# %% ../../nbs/core/20_grid.ipynb #e450d80a
+# %% ../../nbs/core/20_grid.ipynb #6a87b1dc
 def resize_flow(
     flow:Tensor,         # `(B,2,H,W)` flow, pixels of its own grid
     size:tuple           # Target `(H2,W2)`
@@ -37,7 +37,7 @@ def resize_flow(
     scale = flow.new_tensor([size[1]/w, size[0]/h]).view(1, 2, 1, 1)
     return F.interpolate(flow, tuple(size), mode='bilinear', align_corners=False)*scale
 
-# %% ../../nbs/core/20_grid.ipynb #d21c12e1
+# %% ../../nbs/core/20_grid.ipynb #14c84557
 def pad_to_multiple(
     x:Tensor,               # `(B,C,H,W)`
     multiple:int,           # Both sides will divide by this
@@ -49,7 +49,7 @@ def pad_to_multiple(
     pads = (pw//2, pw - pw//2, ph//2, ph - ph//2)
     return (F.pad(x, pads, mode=mode) if any(pads) else x), pads
 
-# %% ../../nbs/core/20_grid.ipynb #21346b91
+# %% ../../nbs/core/20_grid.ipynb #2cf6b3fa
 def unpad(
     x:Tensor,    # `(B,C,H,W)`
     pads:tuple   # `(left,right,top,bottom)` as `pad_to_multiple` returned it
@@ -58,7 +58,7 @@ def unpad(
     l, r, t, b = pads
     return x[..., t:x.shape[-2] - b, l:x.shape[-1] - r]
 
-# %% ../../nbs/core/20_grid.ipynb #8a4256cf
+# %% ../../nbs/core/20_grid.ipynb #45967dcc
 def resize_to_multiple(
     x:Tensor,      # `(B,C,H,W)` image
     multiple:int   # Both sides will divide by this
@@ -68,7 +68,7 @@ def resize_to_multiple(
     size = (h + -h % multiple, w + -w % multiple)
     return x if size == (h, w) else F.interpolate(x, size, mode='bilinear', align_corners=False)
 
-# %% ../../nbs/core/20_grid.ipynb #b36d9312
+# %% ../../nbs/core/20_grid.ipynb #fc2f6d0e
 def fb_consistency(
     flow:Tensor,     # `(B,2,H,W)` pixels, from image 1 to image 2
     flow_bw:Tensor,  # `(B,2,H,W)` pixels, from image 2 to image 1
@@ -82,4 +82,5 @@ def fb_consistency(
     back = F.grid_sample(flow_bw, (2*to/size - 1).permute(0, 2, 3, 1), align_corners=True)
     lengths = (flow**2 + back**2).sum(1, keepdim=True)
     inside = ((to >= 0) & (to <= size)).all(1, keepdim=True)
-    return ((flow + back)**2).sum(1, keepdim=True).gt(alpha*lengths + beta) | ~inside
+    agree = ((flow + back)**2).sum(1, keepdim=True) <= alpha*lengths + beta   # False for NaN
+    return ~(agree & inside)

@@ -1,18 +1,6 @@
 # Made by tools/check.py export
 from .arrays import read_tartanair_mask as read_tartanair_mask
 from .arrays import write_tartanair_mask as write_tartanair_mask
-from .checks import LARGEST as LARGEST
-from .checks import UNKNOWN as UNKNOWN
-from .checks import bad_file as bad_file
-from .checks import check_length as check_length
-from .checks import check_suffix as check_suffix
-from .checks import check_values as check_values
-from .checks import clear_unknown as clear_unknown
-from .checks import fill_unknown as fill_unknown
-from .checks import flow_and_mask as flow_and_mask
-from .checks import known_pixels as known_pixels
-from .checks import nan_unknown as nan_unknown
-from .checks import read_all as read_all
 from .disparity import read_disparity as read_disparity
 from .disparity import write_disparity as write_disparity
 from .files import asset_path as asset_path
@@ -26,9 +14,6 @@ from .flowfiles import read_flow_valid as read_flow_valid
 from .flowfiles import write_flow as write_flow
 from .formats import FLOW_FORMATS as FLOW_FORMATS
 from .formats import flow_suffixes as flow_suffixes
-from .formats import kind_of_flow as kind_of_flow
-from .formats import kind_to_write as kind_to_write
-from .formats import only_by_name as only_by_name
 from .formats import register_flow_format as register_flow_format
 from .images import decode_pillow as decode_pillow
 from .images import read_image as read_image
@@ -39,12 +24,6 @@ from .masks import read_mask as read_mask
 from .masks import write_mask as write_mask
 from .pfm import read_pfm as read_pfm
 from .pfm import write_pfm as write_pfm
-from .png import PNG_MAGIC as PNG_MAGIC
-from .png import check_packed as check_packed
-from .png import check_png as check_png
-from .png import png_bytes as png_bytes
-from .png import png_head as png_head
-from .png import png_pixels as png_pixels
 from .pngflow import read_flow_kitti as read_flow_kitti
 from .pngflow import read_flow_png16 as read_flow_png16
 from .pngflow import write_flow_kitti as write_flow_kitti

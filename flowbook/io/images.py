@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2, numpy as np, torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from ..core.array_checks import describe_array, flow_array
+from ..core.array_checks import flow_array
 from ..core.errors import FlowbookError, ImageFileError, fail
 from .files import MAX_PIXELS, atomic_path, check_file, check_size
 from .png import PNG_MAGIC, check_packed, check_png, png_head

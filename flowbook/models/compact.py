@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from .registry import register_model
 from .raft import RAFT, raft_parts
-from ..ops.offset import expected_offset, normalize_features
+from ..ops.correlation import expected_offset, normalize_features
 
 # %% ../../nbs/models/30_compact.ipynb #13d0479a
 class CompactRAFT(RAFT):

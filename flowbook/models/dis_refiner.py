@@ -18,7 +18,7 @@ from .base import Estimator, FlowOutput
 from .registry import register_model
 from .classical import classical_methods, image_bytes, opencv_flow
 from ..ops.lookup import corr_on_the_fly
-from ..ops.offset import expected_offset, normalize_features
+from ..ops.correlation import expected_offset, normalize_features
 from ..ops.upsample import bilinear_upsample, convex_upsample
 from ..ops.warp import warp
 

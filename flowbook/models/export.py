@@ -22,8 +22,8 @@ from .base import Estimator
 from .classical import Classical
 from .dis_refiner import both_ways
 from ..ops.correlation import correlation_ref
-from ..ops.lookup import _lookup
-from ..ops.upsample import _upsample
+from ..ops.lookup import corr_lookup_ref
+from ..ops.upsample import convex_upsample_ref
 
 # %% ../../nbs/models/95_export.ipynb #f785d144
 def plain_correlation(
@@ -105,7 +105,7 @@ def _plain_corr_fly(f1, f2s, coords, radius):
 class PlainOps(TorchFunctionMode):
     "Inside `with PlainOps():` operators that only PyTorch with flowbook has are replaced by equal ones that every runtime has"
     forms = {'flowbook.correlation': plain_correlation, 'flowbook.warp': _plain_warp, 'torchvision.deform_conv2d': _plain_deform,
-             'flowbook.corr_lookup': _lookup, 'flowbook.corr_fly': _plain_corr_fly, 'flowbook.convex_upsample': _upsample, F.unfold: _plain_unfold, torch.chunk: _plain_chunk, Tensor.chunk: _plain_chunk}
+             'flowbook.corr_lookup': corr_lookup_ref, 'flowbook.corr_fly': _plain_corr_fly, 'flowbook.convex_upsample': convex_upsample_ref, F.unfold: _plain_unfold, torch.chunk: _plain_chunk, Tensor.chunk: _plain_chunk}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         key = str(func) if isinstance(func, torch._ops.OpOverloadPacket) else func

@@ -16,8 +16,7 @@ from ..layers.encoders import PyramidEncoder
 from .pyramid import PyramidDecoder, PyramidEstimator, image_pyramids
 from .registry import register_model
 from .schedules import recipe_row
-from ..ops.correlation import correlation
-from ..ops.offset import expected_offset, normalize_features
+from ..ops.correlation import correlation, expected_offset, normalize_features
 from ..ops.warp import warp
 
 # %% ../../nbs/models/10_pwcnet.ipynb #1502e01e

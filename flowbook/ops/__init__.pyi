@@ -11,7 +11,10 @@ from .build import find_compiler as find_compiler
 from .build import find_kernels as find_kernels
 from .build import kernel_source as kernel_source
 from .build import kernel_variants as kernel_variants
+from .build import show_source as show_source
 from .correlation import correlation_ref as correlation_ref
+from .correlation import expected_offset as expected_offset
+from .correlation import normalize_features as normalize_features
 from .cuda_source import CUDA_TYPES as CUDA_TYPES
 from .cuda_source import list_cuda_kernels as list_cuda_kernels
 from .doctor import KernelCheck as KernelCheck
@@ -19,6 +22,7 @@ from .doctor import check_kernels as check_kernels
 from .lookup import CorrPlan as CorrPlan
 from .lookup import all_pairs as all_pairs
 from .lookup import corr_lookup as corr_lookup
+from .lookup import corr_lookup_ref as corr_lookup_ref
 from .lookup import corr_on_the_fly as corr_on_the_fly
 from .lookup import corr_pyramid as corr_pyramid
 from .lookup import corr_volume as corr_volume
@@ -31,8 +35,7 @@ from .nvrtc import cuda_arch as cuda_arch
 from .nvrtc import cuda_extension_sources as cuda_extension_sources
 from .nvrtc import cuda_kernels_missing as cuda_kernels_missing
 from .nvrtc import nvrtc_missing as nvrtc_missing
-from .offset import expected_offset as expected_offset
-from .offset import normalize_features as normalize_features
 from .upsample import bilinear_upsample as bilinear_upsample
 from .upsample import convex_upsample as convex_upsample
+from .upsample import convex_upsample_ref as convex_upsample_ref
 from .warp import warp_valid as warp_valid

@@ -4,38 +4,66 @@
 
 # %% auto #0
 __all__ = ['KernelError', 'kernel_mode', 'use_kernels', 'cpu_variants', 'cpu_library', 'run_cpu', 'cpu_kernel', 'kernel_for',
-           'same_device', 'kernel_note']
+           'same_device', 'kernel_note', 'register_gradient']
 
 # %% ../../nbs/ops/05_backend.ipynb #34babe7a
 import ctypes, importlib, os
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
+from threading import Lock
 import torch
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail
 from .build import find_kernels
 
+# %% ../../nbs/ops/05_backend.ipynb #c63d89ae
+_lock = Lock()
+_blocks = []    # modes of the blocks that are running, in all threads
+_before = None  # the variable as it was before them
+
+def _environment():
+    "The variable as the user has set it"
+    return _before if _blocks else os.environ.get(_VARIABLE)
+
+def _tell_children():
+    "Set the variable for processes to come: to the mode of the block entered last, or as it was"
+    mode = _blocks[-1][0] if _blocks else _before
+    if mode is None: os.environ.pop(_VARIABLE, None)
+    else: os.environ[_VARIABLE] = mode
+
 # %% ../../nbs/ops/05_backend.ipynb #0b417a35
 class KernelError(FlowbookError):
     "A kernel that was required and is not there"
 
+_VARIABLE = 'FLOWBOOK_KERNELS'
+_here = ContextVar('kernels', default=None)  # what `use_kernels` says in this thread; None: nothing
+
 def kernel_mode()->str: # 'auto', '0' or 'require'
-    "Read FLOWBOOK_KERNELS"
-    mode = os.environ.get('FLOWBOOK_KERNELS') or 'auto'
-    if mode not in ('auto', '0', 'require'): raise fail(ConfigError, 'FLOWBOOK_KERNELS', repr(mode), "'0', 'require' or nothing")
+    "Say what decides here: `use_kernels`, or else the variable FLOWBOOK_KERNELS"
+    mode = _here.get() or _environment() or 'auto'
+    if mode not in ('auto', '0', 'require'):
+        raise fail(ConfigError, _VARIABLE, repr(mode), "'0', 'require' or nothing")
     return mode
 
+# %% ../../nbs/ops/05_backend.ipynb #47ee196b
 @contextmanager
 def use_kernels(
     mode:str # 'auto', '0' or 'require'
 ):           # A context
-    "Set FLOWBOOK_KERNELS inside `with`"
-    before = os.environ.get('FLOWBOOK_KERNELS')
-    os.environ['FLOWBOOK_KERNELS'] = mode
+    "Decide inside `with`: in this thread and in processes that are started meanwhile"
+    global _before
+    token, block = _here.set(mode), [mode]
+    with _lock:
+        if not _blocks: _before = os.environ.get(_VARIABLE)
+        _blocks.append(block)
+        _tell_children()
     try: yield
     finally:
-        if before is None: del os.environ['FLOWBOOK_KERNELS']
-        else: os.environ['FLOWBOOK_KERNELS'] = before
+        _here.reset(token)
+        with _lock:
+            _blocks[:] = [o for o in _blocks if o is not block]
+            _tell_children()
 
 # %% ../../nbs/ops/05_backend.ipynb #42413403
 def cpu_variants()->list: # Names out of `kernel_variants`
@@ -64,7 +92,7 @@ def _c(a):
 # %% ../../nbs/ops/05_backend.ipynb #274683b3
 def run_cpu(
     name:str,       # The function's name, without its flowbook_
-    *args,          # Contiguous tensors, lists of them, tuples of sizes, types and numbers, in the order of the C function
+    *args,          # As the C function has them: contiguous tensors, lists of them, sizes, types, numbers
     work:float=1e9  # About how many sums it takes: little work is done by one thread
 )->None:
     "Call a function of the CPU library, on as many threads as PyTorch uses"
@@ -91,7 +119,8 @@ def _gpu():
     try: missing = importlib.import_module('flowbook.ops.nvrtc').cuda_kernels_missing()
     except ImportError as e: missing = str(e)
     kernels = None if missing else importlib.import_module('flowbook.ops.cuda_kernels')
-    if kernels and (missing := kernels.cuda_problem(torch.device('cuda'))): kernels = None   # an old driver, say
+    if kernels: missing = kernels.cuda_problem(torch.device('cuda'))   # an old driver, say
+    if missing: kernels = None
     return kernels, missing or 'compiled at first use by NVRTC, or built before'
 
 def _kernels(device):
@@ -124,7 +153,8 @@ def same_device(
 )->None:
     "Raise where `tensors` lie on different devices"
     devices = {str(t.device): None for t in tensors}
-    if len(devices) > 1: raise fail(FlowbookError, where, f"tensors on {' and '.join(devices)}", 'the same device for all')
+    if len(devices) > 1:
+        raise fail(FlowbookError, where, f"tensors on {' and '.join(devices)}", 'the same device for all')
 
 def kernel_note(
     device:str='cpu' # 'cpu' or 'cuda'
@@ -132,3 +162,27 @@ def kernel_note(
     "Say which kernels serve `device`, or why none do"
     if kernel_mode() == '0': return 'switched off by FLOWBOOK_KERNELS=0'
     return _kernels(device)[1]
+
+# %% ../../nbs/ops/05_backend.ipynb #d98e1499
+def register_gradient(
+    name:str,    # The operator's, for the message
+    op,          # Its `torch.library.custom_op`
+    backward_op, # The operator that computes its gradients
+    setup,       # Function of `ctx`, inputs and output, see `torch.library.register_autograd`
+    backward     # Function of `ctx` and the gradient of the output
+):
+    "Register the first derivative of `op`, computed with the kernels of the forward pass, and no second"
+    def remember(ctx, inputs, output):
+        setup(ctx, inputs, output)
+        ctx.kernels = _here.get()
+
+    def same(ctx, *grads):
+        token = _here.set(_here.get() or ctx.kernels)
+        try: return backward(ctx, *grads)
+        finally: _here.reset(token)
+
+    def refuse(ctx, *grads):
+        raise fail(FlowbookError, name, 'a request for second derivatives', 'first derivatives only')
+
+    op.register_autograd(same, setup_context=remember)
+    backward_op.register_autograd(refuse)

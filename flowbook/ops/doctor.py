@@ -25,9 +25,12 @@ def _cases(device):
     f1,f2,flow = rand(1, 24, 12, 20),rand(1, 24, 12, 20),3*rand(1, 2, 12, 20)
     coords = coords_grid(1, 12, 20).to(device) + flow
     look = lambda corr: lambda a, b: all_pairs(a, b, 3, 3, corr=corr)(coords.to(a.dtype))
-    return dict(correlation=(lambda a, b: correlation(a, b, max_displacement=4), (f1, f2)),
-                lookup=(look('volume'), (f1, f2)), fly=(look('on_the_fly'), (f1, f2)),
-                upsample=(convex_upsample, (flow, 3*rand(1, 576, 12, 20))), warp=(warp, (f1, flow)))
+    return dict(
+        correlation=(lambda a, b: correlation(a, b, max_displacement=4), (f1, f2)),
+        lookup=(look('volume'), (f1, f2)),
+        fly=(look('on_the_fly'), (f1, f2)),
+        upsample=(convex_upsample, (flow, 3*rand(1, 576, 12, 20))),
+        warp=(warp, (f1, flow)))
 
 def _both_ways(f, args, dtype):
     "Output and gradients, in float64"
@@ -43,7 +46,7 @@ class KernelCheck:
     op:str       # Such as 'correlation'
     device:str   # 'cpu' or 'cuda'
     served:str   # 'kernel' or 'PyTorch'
-    delta:float  # Largest difference from PyTorch in float64, as a part of the largest value; gradients included
+    delta:float  # Largest difference from PyTorch in float64, gradients too, as a part of the largest value
     ok:bool      # Is that within float32's rounding?
     error:str='' # One line, where it failed
 
@@ -56,20 +59,40 @@ def check_kernels(
         served = 'kernel' if kernel_for(f'{op}_forward', *args) else 'PyTorch'
         try:
             with use_kernels('0'): exact = _both_ways(f, args, torch.float64)
-            delta = max(((a - b).abs().max()/b.abs().max()).item() for a,b in zip(_both_ways(f, args, torch.float32), exact))
+            pairs = zip(_both_ways(f, args, torch.float32), exact, strict=True)
+            delta = max(((a - b).abs().max()/b.abs().max()).item() for a,b in pairs)
             found.append(KernelCheck(op, device, served, delta, delta < 1e-5))
-        except Exception as e: found.append(KernelCheck(op, device, served, float('nan'), False, str(e).splitlines()[0]))
+        except Exception as e: # whatever it is, the other operators are still worth a look
+            found.append(KernelCheck(op, device, served, float('nan'), False, str(e).splitlines()[0]))
     return found
+
+# %% ../../nbs/ops/60_doctor.ipynb #9a02c4d8
+def _advice(checks, cuda):
+    "What the checks mean for the user, one line each"
+    for c in checks:
+        wrong = c.error or f'off by {c.delta:.0e}'
+        if not c.ok:
+            yield f'{c.op} on {c.device} is wrong or fails ({wrong}): set FLOWBOOK_KERNELS=0 and report it'
+    served = lambda device: {c.served for c in checks if c.device == device}
+    if kernel_mode() == 'auto' and served('cpu') == {'PyTorch'}:
+        once = '' if find_compiler() else ', once a C++ compiler is installed (on Debian: apt install g++)'
+        yield f'flowbook build-ops compiles the CPU kernels{once}'
+    if cuda and served('cuda') == {'PyTorch'}: yield f"GPU kernels: {kernel_note('cuda')}"
 
 # %% ../../nbs/ops/60_doctor.ipynb #4d22709b
 def diagnose()->dict: # Names and one line each; 'checks' holds the `KernelCheck`s, 'advice' a list of lines
     "Examine the installation"
     cuda = torch.cuda.is_available()
     checks = [c for d in ['cpu'] + ['cuda']*cuda for c in check_kernels(d)]
-    advice = [f'{c.op} on {c.device} is wrong or fails ({c.error or f"off by {c.delta:.0e}"}): set FLOWBOOK_KERNELS=0 and report it' for c in checks if not c.ok]
-    if kernel_mode() == 'auto' and {c.served for c in checks if c.device == 'cpu'} == {'PyTorch'}:
-        advice.append('flowbook build-ops compiles the CPU kernels' + ('' if find_compiler() else ', once a C++ compiler is installed (on Debian: apt install g++)'))
-    if cuda and {c.served for c in checks if c.device == 'cuda'} == {'PyTorch'}: advice.append(f"GPU kernels: {kernel_note('cuda')}")
-    return dict(python=platform.python_version(), torch=torch.__version__, processor=f'{platform.machine()}, {cpu_variants()[0]}, {torch.get_num_threads()} threads',
-                gpu=', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if cuda else 'none that PyTorch can use',
-                compiler=find_compiler() or 'none', kernels=kernel_mode(), cpu_kernels=kernel_note('cpu'), gpu_kernels=kernel_note('cuda') if cuda else 'no GPU', checks=checks, advice=advice)
+    names = ', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if cuda else ''
+    return dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        processor=f'{platform.machine()}, {cpu_variants()[0]}, {torch.get_num_threads()} threads',
+        gpu=names or 'none that PyTorch can use',
+        compiler=find_compiler() or 'none',
+        kernels=kernel_mode(),
+        cpu_kernels=kernel_note('cpu'),
+        gpu_kernels=kernel_note('cuda') if cuda else 'no GPU',
+        checks=checks,
+        advice=list(_advice(checks, cuda)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from ..core.errors import FlowbookError, ConfigError, fail
 from ..core.grid import coords_grid
-from .backend import cpu_kernel, kernel_for, run_cpu, same_device
+from .backend import cpu_kernel, kernel_for, register_gradient, run_cpu, same_device
 
 # %% ../../nbs/ops/20_warp.ipynb #7cb0b7aa
 _modes = 'bilinear','nearest','bicubic'
@@ -22,96 +22,15 @@ def _sample_grid(flow):
     to = coords_grid(b, h, w, flow.device, flow.dtype) + flow
     return torch.stack([to[:,0]*2/max(w-1,1) - 1, to[:,1]*2/max(h-1,1) - 1], -1)
 
+def _split_unknown(flow):
+    "`flow` with 0 for NaN, and `(B,1,H,W)`: 1 where it was known, else 0"
+    known = ~flow.isnan().any(1, keepdim=True)
+    return torch.where(known, flow, 0), known.to(flow.dtype)
+
 def _inside(grid, mode, pad, align_corners):
     "1 where a sample of ones stays one: all that it was mixed from lies in the image"
     ones = grid.new_ones(len(grid), 1, *grid.shape[1:3])
     return (torch.ops.aten.grid_sampler_2d(ones, grid, mode, pad, align_corners) > .9999).to(grid.dtype)
-
-# %% ../../nbs/ops/20_warp.ipynb #3b7fe9cf
-warp_taps_cpp = r'''
-struct Taps { std::vector<int32_t> at[4]; std::vector<float> w[4], u[4], v[4]; };   // where, how much, and how that changes with the flow
-
-static Taps new_taps(i64 n) {
-  Taps t;
-  for (int i = 0; i < 4; i++) t.at[i].resize(n), t.w[i].resize(n), t.u[i].resize(n), t.v[i].resize(n);
-  return t;
-}
-
-// of a row of pixels; cells outside count nothing. on: all that is mixed lies inside
-static void taps(const float *flow, i64 plane, i64 y, i64 H, i64 Wd, bool use_mask, Taps &t) {
-  for (i64 x = 0; x < Wd; x++) {
-    float px = x + flow[y*Wd + x], py = y + flow[plane + y*Wd + x];
-    px = px > -2.f ? std::min(px, Wd + 1.f) : -2.f;   // NaN goes outside, too
-    py = py > -2.f ? std::min(py, H + 1.f) : -2.f;
-    const float fx = std::floor(px), fy = std::floor(py), a = px - fx, b = py - fy, w[4] = {(1-a)*(1-b), a*(1-b), (1-a)*b, a*b};
-    bool in[4]; float sum = 0;
-    for (int i = 0; i < 4; i++) {
-      const i64 xx = (i64)fx + i%2, yy = (i64)fy + i/2;
-      in[i] = xx >= 0 && xx < Wd && yy >= 0 && yy < H;
-      t.at[i][x] = in[i] ? yy*Wd + xx : 0;
-      sum += in[i] ? w[i] : 0;
-    }
-    const bool on = !use_mask || sum > .9999f;
-    for (int i = 0; i < 4; i++) {
-      const float one = in[i] && on;
-      t.w[i][x] = one*w[i], t.u[i][x] = one*(i/2 ? b : 1-b)*(i%2 ? 1 : -1), t.v[i][x] = one*(i%2 ? a : 1-a)*(i/2 ? 1 : -1);
-    }
-  }
-}
-'''
-
-# %% ../../nbs/ops/20_warp.ipynb #1e1694fc
-warp_cpp = r'''
-template<class T> static void warp(const T *x, const float *flow, T *out, const i64 *s, bool use_mask, int threads) {
-  const i64 B = s[0], C = s[1], H = s[2], Wd = s[3], plane = H*Wd, band = 8, bands = (H + band - 1)/band;
-  parallel(B*bands, threads, 0, [&](i64 item, float *) {
-    Taps t = new_taps(Wd);
-    const i64 b = item/bands, y0 = item%bands*band;
-    for (i64 y = y0; y < std::min(H, y0 + band); y++) {
-      taps(flow + 2*b*plane, plane, y, H, Wd, use_mask, t);
-      const int32_t *p = t.at[0].data(), *q = t.at[1].data(), *r = t.at[2].data(), *o = t.at[3].data();
-      const float *wp = t.w[0].data(), *wq = t.w[1].data(), *wr = t.w[2].data(), *wo = t.w[3].data();
-      for (i64 c = 0; c < C; c++) {
-        const T *from = x + (b*C + c)*plane; T *to = out + (b*C + c)*plane + y*Wd;
-        for (i64 i = 0; i < Wd; i++) put(to + i, wp[i]*get(from[p[i]]) + wq[i]*get(from[q[i]]) + wr[i]*get(from[r[i]]) + wo[i]*get(from[o[i]]));
-      }
-    }
-  });
-}
-extern "C" void flowbook_warp(const void *x, const float *flow, void *out, const i64 *s, int use_mask, int type, int threads) {
-  FOR_TYPE(type, warp((const T *)x, flow, (T *)out, s, use_mask, threads));
-}
-'''
-
-# %% ../../nbs/ops/20_warp.ipynb #390c3924
-warp_backward_cpp = r'''
-extern "C" void flowbook_warp_backward(const float *grad, const float *x, const float *flow, float *gx, float *gflow, const i64 *s, int use_mask, int threads) {
-  const i64 B = s[0], C = s[1], H = s[2], Wd = s[3], plane = H*Wd, parts = std::min<i64>(C, threads), band = 8, bands = (H + band - 1)/band;
-  parallel(B*parts, threads, 0, [&](i64 item, float *) {
-    Taps t = new_taps(Wd);
-    const i64 b = item/parts, part = item%parts;
-    for (i64 y = 0; y < H; y++) {
-      taps(flow + 2*b*plane, plane, y, H, Wd, use_mask, t);
-      for (i64 c = part*C/parts; c < (part + 1)*C/parts; c++) {
-        const float *g = grad + (b*C + c)*plane + y*Wd; float *to = gx + (b*C + c)*plane;
-        for (i64 i = 0; i < Wd; i++) for (int k = 0; k < 4; k++) to[t.at[k][i]] += t.w[k][i]*g[i];
-      }
-    }
-  });
-  parallel(B*bands, threads, 0, [&](i64 item, float *) {
-    Taps t = new_taps(Wd);
-    const i64 b = item/bands, y0 = item%bands*band;
-    for (i64 y = y0; y < std::min(H, y0 + band); y++) {
-      taps(flow + 2*b*plane, plane, y, H, Wd, use_mask, t);
-      float *gu = gflow + 2*b*plane + y*Wd, *gv = gu + plane;
-      for (i64 c = 0; c < C; c++) for (int k = 0; k < 4; k++) {
-        const float *g = grad + (b*C + c)*plane + y*Wd, *from = x + (b*C + c)*plane, *u = t.u[k].data(), *v = t.v[k].data(); const int32_t *at = t.at[k].data();
-        for (i64 i = 0; i < Wd; i++) { const float m = g[i]*from[at[i]]; gu[i] += m*u[i]; gv[i] += m*v[i]; }
-      }
-    }
-  });
-}
-'''
 
 # %% ../../nbs/ops/20_warp.ipynb #033ae410
 @cpu_kernel
@@ -123,36 +42,46 @@ def warp_forward(x, flow, use_mask):
 @cpu_kernel
 def warp_backward(grad, x, flow, use_mask):
     gx,gflow = torch.zeros_like(x, dtype=torch.float32),torch.zeros_like(flow, dtype=torch.float32)
-    run_cpu('warp_backward', grad.float(), x.float(), flow.float(), gx, gflow, tuple(x.shape), int(use_mask), work=24*x.numel())
+    tensors = grad.float(), x.float(), flow.float(), gx, gflow
+    run_cpu('warp_backward', *tensors, tuple(x.shape), int(use_mask), work=24*x.numel())
     return gx.to(x.dtype), gflow.to(flow.dtype)
 
 def _compiled(name, mode, pad, align_corners, *tensors):
-    "The kernel for these tensors; there is one for what the models use: bilinear, zeros outside, corner on corner"
-    wide = min(tensors[-1].shape[-2:])>1   # [-1,1] says nothing about a single row or column; the sampler reads it wherever the flow points
+    "The kernel for these tensors; there is one for what models use: bilinear, zeros outside, corners aligned"
+    # [-1,1] says nothing about a single row or column: the sampler reads it wherever the flow points
+    wide = min(tensors[-1].shape[-2:]) > 1
     return kernel_for(name, *tensors) if wide and (mode, pad, align_corners)==(0, 0, True) else None
 
 # %% ../../nbs/ops/20_warp.ipynb #d7497b7f
 @torch.library.custom_op('flowbook::warp', mutates_args=())
 def _warp(x:Tensor, flow:Tensor, mode:int, pad:int, align_corners:bool, use_mask:bool)->Tensor:
-    if (kernel := _compiled('warp_forward', mode, pad, align_corners, x, flow)): return kernel(x.contiguous(), flow.contiguous(), use_mask)
+    kernel = _compiled('warp_forward', mode, pad, align_corners, x, flow)
+    if kernel: return kernel(x.contiguous(), flow.contiguous(), use_mask)
     acc = torch.promote_types(torch.promote_types(x.dtype, flow.dtype), torch.float32)
-    grid = _sample_grid(flow.to(acc))
+    flow,keep = _split_unknown(flow.to(acc))
+    grid = _sample_grid(flow)
     out = torch.ops.aten.grid_sampler_2d(x.to(acc), grid, mode, pad, align_corners)
-    if use_mask: out *= _inside(grid, mode, pad, align_corners)
+    if use_mask: keep *= _inside(grid, mode, pad, align_corners)
+    out *= keep
     return out.to(x.dtype).contiguous()
 
 @_warp.register_fake
 def _(x, flow, *args): return x.new_empty(x.shape)
 
-# %% ../../nbs/ops/20_warp.ipynb #a0646897
+# %% ../../nbs/ops/20_warp.ipynb #5e0a6f58
 @torch.library.custom_op('flowbook::warp_backward', mutates_args=())
-def _warp_backward(grad:Tensor, x:Tensor, flow:Tensor, mode:int, pad:int, align_corners:bool, use_mask:bool)->tuple[Tensor,Tensor]:
-    if (kernel := _compiled('warp_backward', mode, pad, align_corners, grad, x, flow)): return kernel(grad.contiguous(), x.contiguous(), flow.contiguous(), use_mask)
+def _warp_backward(
+    grad:Tensor, x:Tensor, flow:Tensor, mode:int, pad:int, align_corners:bool, use_mask:bool
+)->tuple[Tensor,Tensor]:
+    kernel = _compiled('warp_backward', mode, pad, align_corners, grad, x, flow)
+    if kernel: return kernel(grad.contiguous(), x.contiguous(), flow.contiguous(), use_mask)
     acc = torch.promote_types(torch.promote_types(x.dtype, flow.dtype), torch.float32)
-    grid,(h,w) = _sample_grid(flow.to(acc)),x.shape[-2:]
-    grad = grad.to(acc)
-    if use_mask: grad = grad*_inside(grid, mode, pad, align_corners)
-    gx,gg = torch.ops.aten.grid_sampler_2d_backward(grad, x.to(acc), grid, mode, pad, align_corners, [True,True])
+    known,keep = _split_unknown(flow.to(acc))
+    grid,(h,w) = _sample_grid(known),x.shape[-2:]
+    if use_mask: keep *= _inside(grid, mode, pad, align_corners)
+    grad = grad.to(acc)*keep
+    args = mode, pad, align_corners, [True,True]
+    gx,gg = torch.ops.aten.grid_sampler_2d_backward(grad, x.to(acc), grid, *args)
     gflow = torch.stack([gg[...,0]*(2/max(w-1,1)), gg[...,1]*(2/max(h-1,1))], 1) # (B,2,H,W), per pixel
     return gx.to(x.dtype).contiguous(), gflow.to(flow.dtype)
 
@@ -165,10 +94,8 @@ def _setup(ctx, inputs, output):
     ctx.args = inputs[2:]
 
 def _backward(ctx, grad): return *_warp_backward(grad, *ctx.saved_tensors, *ctx.args), *[None]*4
-def _refuse(ctx, *grads): raise fail(FlowbookError, 'warp', 'a request for second derivatives', 'first derivatives only')
 
-_warp.register_autograd(_backward, setup_context=_setup)
-_warp_backward.register_autograd(_refuse)
+register_gradient('warp', _warp, _warp_backward, _setup, _backward)
 
 # %% ../../nbs/ops/20_warp.ipynb #8d4d98c6
 def warp(
@@ -181,18 +108,21 @@ def warp(
 )->Tensor:                      # `(B,C,H,W)` `x` seen from image 1, type of `x`
     "Read `x` where `flow` points to: MMFlow's `Warp`"
     if x.dim()!=4 or flow.shape!=(len(x), 2, *x.shape[-2:]):
-        raise fail(FlowbookError, 'warp', f'x {tuple(x.shape)} and flow {tuple(flow.shape)}', '(B,C,H,W) and (B,2,H,W)')
+        found = f'x {tuple(x.shape)} and flow {tuple(flow.shape)}'
+        raise fail(FlowbookError, 'warp', found, '(B,C,H,W) and (B,2,H,W)')
     same_device('warp', x, flow)
     for k,v,known in (('mode',mode,_modes), ('padding_mode',padding_mode,_pads)):
         if v not in known: raise fail(ConfigError, f'warp {k}', repr(v), f"one of {', '.join(known)}")
-    return torch.ops.flowbook.warp(x, flow, _modes.index(mode), _pads.index(padding_mode), align_corners, use_mask)
+    numbers = _modes.index(mode), _pads.index(padding_mode)
+    return torch.ops.flowbook.warp(x, flow, *numbers, align_corners, use_mask)
 
 # %% ../../nbs/ops/20_warp.ipynb #7bc87a2d
 def warp_valid(
     flow:Tensor # `(B,2,H,W)` flow, pixels
 )->Tensor:      # `(B,1,H,W)` bool, True = lands inside (the border pixels' centres included)
     "Mark the pixels that `flow` keeps inside the image"
-    if flow.dim()!=4 or flow.shape[1]!=2: raise fail(FlowbookError, 'warp_valid', f'flow {tuple(flow.shape)}', '(B,2,H,W)')
+    if flow.dim() != 4 or flow.shape[1] != 2:
+        raise fail(FlowbookError, 'warp_valid', f'flow {tuple(flow.shape)}', '(B,2,H,W)')
     b,_,h,w = flow.shape
     to = coords_grid(b, h, w, flow.device, torch.promote_types(flow.dtype, torch.float32)) + flow
     last = to.new_tensor([w-1,h-1]).view(1,2,1,1)

@@ -1,5 +1,6 @@
 # Made by tools/check.py export
 from .color import color_wheel as color_wheel
+from .color import flow_error as flow_error
 from .color import flow_to_color as flow_to_color
 from .color import known_flow as known_flow
 from .color import max_motion as max_motion

@@ -7,9 +7,10 @@ __all__ = ['show_flow', 'error_map', 'show_error', 'side_by_side', 'flow_figure'
 
 # %% ../../nbs/viz/20_plots.ipynb #344de335
 import numpy as np
-from ..core.errors import FlowbookError, ConfigError, fail
-from .color import known_flow, max_motion, flow_to_color, render_color_wheel
-from .color import _disc, _numpy, _px, _save, _scale, _text, _text_width
+from ..core.array_checks import to_numpy
+from ..core.errors import ConfigError, FlowbookError, fail
+from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, known_flow, max_motion
+from .color import render_color_wheel, save_picture, text_width, wheel_disc
 
 # %% ../../nbs/viz/20_plots.ipynb #62980327
 def _legend(ax, size, max_flow):
@@ -18,9 +19,10 @@ def _legend(ax, size, max_flow):
     h,w = size
     side = .28*min(h, w)
     box = ax.inset_axes([1-side/w-.015*h/w, .015, side/w, side/h])
-    rgb,cover = _disc(121)
+    rgb,cover = wheel_disc(121)
     box.imshow(np.dstack([rgb, np.uint8(255*cover)]))
-    box.set_title(_px(max_flow), fontsize=11, pad=2, path_effects=[withStroke(linewidth=3, foreground='w')])
+    outline = withStroke(linewidth=3, foreground='w')
+    box.set_title(format_px(max_flow), fontsize=11, pad=2, path_effects=[outline])
     box.axis('off')
 
 # %% ../../nbs/viz/20_plots.ipynb #9cd39c36
@@ -33,8 +35,8 @@ def _arrows(ax, flow, known, step):
     ax.quiver(xs, ys, *flow[ys,xs].T, angles='xy', scale_units='xy', scale=1, width=.004)
     ax.set(xlim=(-.5,w-.5), ylim=(h-.5,-.5))
 
-# %% ../../nbs/viz/20_plots.ipynb #6f1c9eda
-def _new_axes(size, width=6.):
+# %% ../../nbs/viz/20_plots.ipynb #5091bd48
+def new_axes(size, width=6.):
     "Axes in a figure of their own, shaped like a picture of `size`"
     import matplotlib.pyplot as plt
     h,w = size
@@ -53,8 +55,8 @@ def show_flow(
     if not isinstance(quiver, (int,np.integer)) or quiver < 0:
         raise fail(ConfigError, 'quiver', repr(quiver), 'a whole number of pixels, 0 or more')
     x,known = known_flow(flow, valid)
-    max_flow = _scale(max_flow, np.sqrt((x*x).sum(-1)))
-    if ax is None: ax = _new_axes(known.shape)
+    max_flow = full_speed(max_flow, np.sqrt((x*x).sum(-1)))
+    if ax is None: ax = new_axes(known.shape)
     ax.imshow(flow_to_color(x, max_flow, known))
     if quiver: _arrows(ax, x, known, quiver)
     if legend: _legend(ax, known.shape, max_flow)
@@ -66,24 +68,9 @@ def error_map(
     flow,      # Estimate: `(H,W,2)` array, or `(2,H,W)`/`(1,2,H,W)` tensor, pixels
     flow_gt,   # Truth, likewise
     valid=None # `(H,W)` bool, True = truth is known
-)->np.ndarray: # `(H,W)` float32, pixels; 0 where the truth is unknown
+)->np.ndarray: # `(H,W)` float32, pixels; NaN where the truth is unknown, infinity where there is no estimate
     "Measure the end-point error of `flow` at every pixel"
-    return _error(flow, flow_gt, valid)[0]
-
-# %% ../../nbs/viz/20_plots.ipynb #b6caf345
-def _error(flow, flow_gt, valid):
-    "The error map, and `(H,W)` bool where it counts"
-    truth,known = known_flow(flow_gt, valid)
-    x = _raw(flow)
-    if x.shape!=truth.shape:
-        raise fail(FlowbookError, 'flow', f'size {x.shape[:2]}', f'{truth.shape[:2]}, the size of flow_gt')
-    return np.where(known, np.linalg.norm(x-truth, axis=-1), 0), known
-
-def _raw(flow):
-    "`flow` as `(H,W,2)` float32 with its NaN"
-    x,known = known_flow(flow)
-    if not known.all(): x[~known] = np.nan
-    return x
+    return flow_error(flow, flow_gt, valid)[0]
 
 # %% ../../nbs/viz/20_plots.ipynb #2d13c80f
 def show_error(
@@ -94,11 +81,11 @@ def show_error(
     max_error=None # End of the colour scale, pixels; `None`: the largest error
 ): # The axes
     "Show the end-point error of `flow` with a colour bar in pixels"
-    epe,known = _error(flow, flow_gt, valid)
+    epe,_,known = flow_error(flow, flow_gt, valid)
     good = known & np.isfinite(epe)
     largest = epe[good].max(initial=0)
     limit = _error_limit(max_error, largest)
-    if ax is None: ax = _new_axes(known.shape)
+    if ax is None: ax = new_axes(known.shape)
     picture = ax.imshow(np.ma.masked_array(epe, ~good), cmap=_error_colors(), vmin=0, vmax=limit)
     _color_bar(ax, picture, largest > limit)
     ax.set_title(f'EPE {epe[known].mean():.2f} px' if known.any() else 'EPE: no truth')
@@ -130,10 +117,10 @@ def _color_bar(ax, picture, beyond):
     bar = ax.figure.colorbar(picture, cax=box, extend='max' if beyond else 'neither')
     bar.set_label('EPE (px)')
 
-# %% ../../nbs/viz/20_plots.ipynb #5e16c8ab
-def _picture(img, name):
+# %% ../../nbs/viz/20_plots.ipynb #83f61c6b
+def picture_array(img, name):
     "`img` as `(H,W,3)` uint8 RGB"
-    x = _numpy(img)
+    x = to_numpy(img)
     if hasattr(img, 'detach') and x.ndim in (3,4) and x.shape[-3]==3 and x.shape[:-3] in ((),(1,)):
         x = x.reshape(x.shape[-3:]).transpose(1,2,0)
     elif hasattr(img, 'detach') or x.ndim!=3 or x.shape[2]!=3 or not x.size:
@@ -165,7 +152,7 @@ def _save_figure(fig, path):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
-    _save(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[...,:3]), path)
+    save_picture(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[...,:3]), path)
 
 # %% ../../nbs/viz/20_plots.ipynb #be1193c5
 def side_by_side(
@@ -178,10 +165,10 @@ def side_by_side(
     title=''      # Line above everything
 ): # Matplotlib `Figure`
     "Draw the frames beside `flow` and, if given, the truth and the error"
-    frames = _picture(img1, 'img1'),_picture(img2, 'img2')
+    frames = picture_array(img1, 'img1'),picture_array(img2, 'img2')
     size = _one_size(frames, known_flow(flow)[0])
     fig,axs = _sheet(1 if flow_gt is None else 2, size, title)
-    for ax,img,name in zip(axs[0], frames, ('frame 1','frame 2')): _panel(ax, img, name)
+    for ax,img,name in zip(axs[0], frames, ('frame 1','frame 2'), strict=False): _panel(ax, img, name)
     if flow_gt is None: show_flow(flow, axs[0,2], valid=valid).set_title('flow')
     else: _truth_panels(axs, flow, flow_gt, valid)
     if path is not None: _save_figure(fig, path)
@@ -200,7 +187,7 @@ def _one_size(frames, flow):
 def _truth_panels(axs, flow, flow_gt, valid):
     "Fill the key, the flow, the truth and the error"
     scale = max_motion(flow_gt, valid) or max_motion(flow) or 1.
-    _panel(axs[0,2], render_color_wheel(241), f'key, rim {_px(scale)}')
+    _panel(axs[0,2], render_color_wheel(241), f'key, rim {format_px(scale)}')
     h,w = known_flow(flow)[1].shape
     reach = 120.5*np.maximum(1, [w/h,h/w]) # as wide or high as the frame below, so that rows line up
     axs[0,2].set(xlim=120+reach[0]*np.array([-1,1]), ylim=120+reach[1]*np.array([1,-1]))
@@ -212,7 +199,8 @@ def _truth_panels(axs, flow, flow_gt, valid):
 def _notes(x, known, scale):
     "What the key has to say besides the wheel"
     faster = np.sqrt((x*x).sum(-1)) > scale*1.00001
-    notes = (True,f'max {_px(scale)}'), (faster.any(),'dark: faster'), (not known.all(),'black: unknown')
+    unknown = not known.all()
+    notes = (True,f'max {format_px(scale)}'), (faster.any(),'dark: faster'), (unknown,'black: unknown')
     return [text for needed,text in notes if needed]
 
 # %% ../../nbs/viz/20_plots.ipynb #b7421012
@@ -220,12 +208,12 @@ def _key(notes, height):
     "White strip with the wheel and, under it, `notes`; at least `height` pixels high"
     side = int(np.clip(height//3, 80, 400))
     pad,text = side//8,max(9, side//12)
-    width = max([side] + [_text_width(o, text) for o in notes]) + 2*pad
+    width = max([side] + [text_width(o, text) for o in notes]) + 2*pad
     strip = np.full((max(height, side + 2*pad + len(notes)*(text+pad)),width,3), 255, np.uint8)
     left = (width-side)//2
     strip[pad:pad+side,left:left+side] = render_color_wheel(side)
     for i,o in enumerate(notes):
-        _text(strip, o, (width-_text_width(o, text))//2, pad+side + (i+1)*(text+pad), text)
+        draw_text(strip, o, (width-text_width(o, text))//2, pad+side + (i+1)*(text+pad), text)
     return strip
 
 # %% ../../nbs/viz/20_plots.ipynb #54da75d7
@@ -237,7 +225,7 @@ def flow_figure(
     "Paint `flow` with the wheel and its speed beside it, without matplotlib"
     x,known = known_flow(flow, valid)
     h,w = known.shape
-    scale = _scale(max_flow, np.sqrt((x*x).sum(-1)))
+    scale = full_speed(max_flow, np.sqrt((x*x).sum(-1)))
     key = _key(_notes(x, known, scale), h)
     img = np.full((len(key),w+key.shape[1],3), 255, np.uint8)
     img[:h,:w] = flow_to_color(x, scale, known)
