@@ -2,6 +2,7 @@
 from .core.errors import FlowbookError, FlowFileError, ImageFileError, WeightsError, ConfigError
 from .core.types import *
 from .core.grid import *
+from .core.processes import *
 from .io.files import *
 from .io.pngflow import *
 from .io.pfm import *

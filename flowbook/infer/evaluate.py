@@ -13,7 +13,7 @@ import numpy as np, torch
 from pathlib import Path
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
-from ..data.mixtures import process_number
+from ..core.processes import process_number
 from ..data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 from .predictor import FlowPredictor, fill_model
 from ..io.images import read_image, to_numpy_flow, to_tensor

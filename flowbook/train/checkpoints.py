@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
 from ..core.errors import FlowbookError, WeightsError, fail
+from ..core.processes import process_number
 from ..io.files import atomic_path
 from .callbacks import bare_model
 
@@ -121,7 +121,7 @@ class Checkpoints(Callback):
         if state is None: return
         smooth = self.recorder.smooth_loss
         smooth.val, smooth.count = state['loss']
-        if not rank_distrib(): set_random_state(state['random'])
+        if not process_number()[0]: set_random_state(state['random'])
 
     def after_batch(self):
         if self.interval and self.train_iter % self.interval == 0 and self.iter + 1 < self.n_iter: self.save()   # the end of an epoch is saved when it is evaluated
@@ -141,7 +141,7 @@ def _improved(self:Checkpoints):
 # %% ../../nbs/train/36_checkpoints.ipynb #f5194f28
 def _save(self:Checkpoints, best=False):
     "Write `iter_N.pth` and let `last.pth`, and perhaps `best.pth`, be the same file"
-    if rank_distrib(): return
+    if process_number()[0]: return
     path = self.folder/f"iter_{self.train_iter}.pth"
     save_checkpoint(self.learn, path)
     for name in ('last.pth',) + ('best.pth',)*best: _link(path, self.folder/name)

@@ -11,8 +11,8 @@ import csv, time
 from pathlib import Path
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
 from ..core.errors import ConfigError, fail, unknown
+from ..core.processes import process_number
 from ..io.files import atomic_path, ensure_dir
 from .callbacks import bare_model
 
@@ -133,7 +133,7 @@ class RunLog(Callback):
 
     def after_fit(self):
         for l in self._active(): l.close()
-    def _active(self): return [] if rank_distrib() else self.loggers
+    def _active(self): return [] if process_number()[0] else self.loggers
 
 # %% ../../nbs/train/38_logging.ipynb #01abf22c
 class Pictures(Callback):
@@ -147,7 +147,7 @@ class Pictures(Callback):
 
     def before_train(self): self.trained = True
     def before_validate(self):
-        if self.pairs is None and not rank_distrib() and self.trained: self.pairs = self.first_pairs()
+        if self.pairs is None and not process_number()[0] and self.trained: self.pairs = self.first_pairs()
         self.flows = None
     def after_validate(self):
         "While the averaged weights are still in place"

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelValidException
-from fastai.torch_core import rank_distrib
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.processes import process_number
 from ..data.loaders import keep_memory
 from ..io.files import atomic_path, ensure_dir
 from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule, create_hook, parse_workflow
 from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, seed_all
-from .distributed import Distributed, process_number
+from .distributed import Distributed
 from .logging import Pictures, RunLog, create_loggers
 from .schedules import RUNTIME, lr_schedule, momentum_schedule
 from .steps import ChainDL, StepDL
@@ -50,7 +50,7 @@ def environment()->dict: # Names and versions
                 gpus=gpus, fastai=fastai.__version__, numpy=np.__version__, opencv=cv2.__version__, processes=process_number()[1])
 
 def _write_json(path, data):
-    if rank_distrib(): return
+    if process_number()[0]: return
     with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
 
 # %% ../../nbs/train/40_run.ipynb #ac40147f
@@ -72,7 +72,7 @@ def run_callbacks(
     validate:bool=True # Are there evaluations?
 )->list:               # For a Learner; those that every run has are not among them
     "Make the callbacks that `runtime` asks for"
-    loggers = create_loggers(run['log'], work_dir) if not rank_distrib() else []
+    loggers = create_loggers(run['log'], work_dir) if not process_number()[0] else []
     cbs = [NaNGuard(work_dir), RunLog(loggers, run['log_every']), *map(create_hook, run['hooks']), *parse_workflow(run['workflow'])]
     cbs += [ModelEMA(**(run['ema'] or {}))]*bool(run['ema']) + [ChannelsLast()]*run['channels_last'] + [Compile()]*run['compile']
     cbs += [FreezeBN()]*bool(run['freeze_bn']) + [Distributed(run['find_unused_parameters'])]*(world > 1)
@@ -127,4 +127,4 @@ def _fit(learn, epochs, first, every, iters):
 
 def _save_result(learn, work_dir, recipe):
     from flowbook.models.weights import save_weights
-    if not rank_distrib(): save_weights(learn.model, work_dir/'weights.safetensors', model=recipe['model']['name'] if recipe else type(learn.model).__name__)
+    if not process_number()[0]: save_weights(learn.model, work_dir/'weights.safetensors', model=recipe['model']['name'] if recipe else type(learn.model).__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..core.errors import FlowbookError, fail, unknown
-from ..data.mixtures import process_number
+from ..core.processes import process_number
 from .metrics import _outliers, epe_map, length_map, sum_over_processes
 
 # %% ../../nbs/train/21_scores.ipynb #adf8b8a4
