@@ -13,7 +13,8 @@ import argparse, gzip, json, lzma, sys, tempfile, time
 from pathlib import Path
 from flowbook.core.errors import FlowbookError, fail
 from flowbook.infer.evaluate import evaluate_pair
-from flowbook.infer.predictor import FlowPredictor, classical_flow, fill_model, load_sample
+from flowbook.data.pair import load_sample
+from flowbook.infer.predictor import FlowPredictor, classical_flow, fill_model
 from flowbook.io.files import atomic_path, ensure_dir
 from flowbook.models.zoo import create_model
 from flowbook.models.dis_refiner import DISRefiner

@@ -7,7 +7,8 @@ from PIL import Image
 from typer.testing import CliRunner
 from flowbook.cli.main import app
 from flowbook.core.errors import FlowbookError
-from flowbook.infer.predictor import demo_paths, demo_pair, estimate_flow
+from flowbook.data.pair import demo_paths, demo_pair
+from flowbook.infer.predictor import estimate_flow
 from flowbook.io.flowfiles import read_flow, write_flow
 from flowbook.io.images import read_image
 from flowbook.models.zoo import create_model

@@ -56,7 +56,7 @@ def test_inference_imports_no_fastai(tmp_path):
 import sys
 from typer.testing import CliRunner
 from flowbook.cli.main import app
-from flowbook.infer.predictor import demo_paths
+from flowbook.data.pair import demo_paths
 a,b,truth = map(str, demo_paths())
 for args in ['models'], ['demo', '--out', 'd'], ['infer', a, b, '--gt', truth, '--out', 'i'], ['test', 'flowbook_small', '--n', '1'], ['config', 'list']:
     res = CliRunner().invoke(app, args)
@@ -87,5 +87,5 @@ def test_interrupt_and_resume(tmp_path):
     assert code==0, err
 
 def demo():
-    from flowbook.infer.predictor import demo_paths
+    from flowbook.data.pair import demo_paths
     return demo_paths()[:2]

@@ -6,8 +6,9 @@ from flowbook.augment.pipelines import create_augmentation
 from flowbook.data.make import make_dataset
 from flowbook.recipes.base import build_learner, get_recipe, list_recipes
 from flowbook.recipes.data import FOLDERS, build_datasets
-from flowbook.recipes.model import create_loss
-from flowbook.recipes.published import MIXTURES, weights_of
+from flowbook.train.losses import create_loss
+from flowbook.recipes.listing import weights_of
+from flowbook.recipes.mixtures import MIXTURES
 from flowbook.train.callbacks import create_hook
 from flowbook.train.optimizers import optimizer_func
 from flowbook.train.schedules import lr_schedule
@@ -285,9 +286,9 @@ def test_mmflow_mixture(tmp_path):
 PARTS = '''
 from torch.optim import SGD
 from fastai.callback.core import Callback
-from flowbook.layers.blocks import PyramidEncoder
+from flowbook.layers.encoders import PyramidEncoder
 from flowbook.models.parts import register_part
-from flowbook.recipes.model import register_loss
+from flowbook.train.losses import register_loss
 from flowbook.train.callbacks import register_hook
 from flowbook.train.optimizers import register_optimizer
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['playground', 'AugmentExplorer']
 
-# %% ../../nbs/apps/30_explorer.ipynb #344de335
+# %% ../../nbs/apps/30_explorer.ipynb #ab6a6141
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
 from ..viz.color import flow_to_color, max_motion
@@ -95,6 +96,7 @@ class AugmentExplorer:
     def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs)
 
 # %% ../../nbs/apps/30_explorer.ipynb #30531527
+@patch
 def _make_controls(self:AugmentExplorer, w):
     "Drop-down and seed above, sliders between, the canvas below"
     self._widgets = w
@@ -106,6 +108,7 @@ def _make_controls(self:AugmentExplorer, w):
     self.seed.observe(lambda change: self._refresh(), 'value')
 
 # %% ../../nbs/apps/30_explorer.ipynb #945ce349
+@patch
 def _new_transform(self:AugmentExplorer):
     "Make the sliders of the chosen transform"
     self.fixed = dict(_split(self.transforms[self.name.value]))
@@ -115,21 +118,20 @@ def _new_transform(self:AugmentExplorer):
     self.panel.children = list(self.sliders.values())
     self._refresh()
 
-AugmentExplorer._make_controls,AugmentExplorer._new_transform = _make_controls,_new_transform
-
-# %% ../../nbs/apps/30_explorer.ipynb #25670935
-def _arguments(self:AugmentExplorer)->dict: # Keyword arguments, ready for `create_transform`
+# %% ../../nbs/apps/30_explorer.ipynb #ea06c04b
+@patch
+def arguments(self:AugmentExplorer)->dict: # Keyword arguments, ready for `create_transform`
     "Collect what the sliders say"
     return _join(self.fixed | {path: o.value for path,o in self.sliders.items()})
 
-def _augmented(self:AugmentExplorer)->FlowSample: # The changed pair
+@patch
+def augmented(self:AugmentExplorer)->FlowSample: # The changed pair
     "Apply the transform as it stands"
     from flowbook.augment.base import create_transform
     return create_transform(dict(type=self.name.value, **self.arguments()))(self.sample, self.seed.value)
 
-AugmentExplorer.arguments,AugmentExplorer.augmented = _arguments,_augmented
-
 # %% ../../nbs/apps/30_explorer.ipynb #ca425cb7
+@patch
 def _refresh(self:AugmentExplorer):
     "Show the pair before and after, or say which number cannot be"
     try: after = self.augmented()
@@ -156,5 +158,3 @@ def _say(after, scale):
     if after.flow is None: return f'{after.size[1]}x{after.size[0]} pixels'
     known = 1. if after.valid is None else after.valid.mean()
     return f'{after.size[1]}x{after.size[0]} pixels, flow up to {max_motion(after.flow, after.valid):.1f} px (before {scale:.1f}), {known:.0%} of it known'
-
-AugmentExplorer._refresh = _refresh

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from fastcore.basics import patch
 from ..core.errors import ConfigError, fail
 from ..io.files import atomic_path
 from ..train.metrics import epe_map, outlier_map
@@ -62,8 +63,9 @@ def _rank(row):
     e = next(iter(row['scores'].values()))['epe']
     return -e if e == e else -math.inf
 
-# %% ../../nbs/apps/40_report.ipynb #1ec52e68
-def _note(self:Report,
+# %% ../../nbs/apps/40_report.ipynb #7efd9943
+@patch
+def __call__(self:Report,
     i:int,       # Number of the pair
     pair,        # See `evaluate_methods`
     flows:dict   # Method to flow `(H,W,2)`
@@ -81,19 +83,19 @@ def _scores_of(flow, pair):
     mean = lambda score: score(f, pair.flow)[pair.valid].double().mean().item()
     return dict(epe=mean(epe_map), fl_all=100*mean(outlier_map))
 
-# %% ../../nbs/apps/40_report.ipynb #270d5b9f
-def _gather(self:Report):
+# %% ../../nbs/apps/40_report.ipynb #3df68160
+@patch
+def gather(self:Report):
     "Bring the notes of all processes together; all of them must ask"
     self.rows = gather_images(self.rows)
     for r in sorted(self.rows, key=_rank)[self.most:]: r['pictures'] = None
 
-def _worst(self:Report,
+@patch
+def worst(self:Report,
     n:int=10  # How many
 )->list:      # Dictionaries of `set`, `name`, `epe`, `fl_all`, of the first method
     "The pairs with the largest errors"
     return [dict(set=r['set'], name=r['name']) | next(iter(r['scores'].values())) for r in sorted(self.rows, key=_rank)[:n]]
-
-Report.__call__,Report.gather,Report.worst = _note,_gather,_worst
 
 # %% ../../nbs/apps/40_report.ipynb #e3f7efa0
 _STYLE = '''

@@ -7,6 +7,7 @@ __all__ = ['as_samples', 'FlowViews']
 
 # %% ../../nbs/apps/10_views.ipynb #344de335
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
 from ..viz.color import flow_to_color, known_flow, max_motion
@@ -88,6 +89,7 @@ class FlowViews:
     def __repr__(self): return f"FlowViews({len(self)} pair{'s'*(len(self)>1)}, {', '.join(self.models)})"
 
 # %% ../../nbs/apps/10_views.ipynb #ea9c18d1
+@patch
 def _remember(self:FlowViews, key, make):
     "The value of `key`, from memory or made now; the least recently used one goes"
     value = self._kept.pop(key) if key in self._kept else make()
@@ -96,6 +98,7 @@ def _remember(self:FlowViews, key, make):
     return value
 
 # %% ../../nbs/apps/10_views.ipynb #8b1fa60b
+@patch
 def _model(self:FlowViews, name):
     "The callable called `name`, loaded when it is first needed"
     if name not in self.models: raise unknown('model', name, list(self.models))
@@ -104,10 +107,9 @@ def _model(self:FlowViews, name):
         self.models[name] = FlowPredictor(self.models[name])
     return self.models[name]
 
-FlowViews._remember,FlowViews._model = _remember,_model
-
-# %% ../../nbs/apps/10_views.ipynb #79e247c7
-def _flow(self:FlowViews,
+# %% ../../nbs/apps/10_views.ipynb #a1bc2df8
+@patch
+def flow(self:FlowViews,
     i:int,   # Number of the pair
     model    # Name of the model
 )->np.ndarray: # `(H,W,2)` pixels, float32
@@ -119,8 +121,9 @@ def _flow(self:FlowViews,
         return flow
     return self._remember((i,model,'flow'), make)
 
-# %% ../../nbs/apps/10_views.ipynb #2617b0f9
-def _occ(self:FlowViews,
+# %% ../../nbs/apps/10_views.ipynb #b580d6cb
+@patch
+def occ(self:FlowViews,
     i:int,   # Number of the pair
     model    # Name of the model
 )->np.ndarray: # `(H,W)` bool, True = hidden in frame 2
@@ -128,8 +131,6 @@ def _occ(self:FlowViews,
     s,m = self.samples[i],self._model(model)
     if s.occ is not None: return s.occ
     return self._remember((i,model,'occ'), lambda: m.predict(s.img1, s.img2, bidirectional=True).occ if hasattr(m, 'predict') else _checked(m, s))
-
-FlowViews.flow,FlowViews.occ = _flow,_occ
 
 # %% ../../nbs/apps/10_views.ipynb #df433ac0
 def _checked(f, s):
@@ -139,15 +140,17 @@ def _checked(f, s):
     both = [torch.from_numpy(np.array(f(*o), np.float32)).permute(2,0,1)[None] for o in ((s.img1, s.img2), (s.img2, s.img1))]
     return fb_consistency(*both)[0,0].numpy()
 
-# %% ../../nbs/apps/10_views.ipynb #93825564
-def _views_of(self:FlowViews,
+# %% ../../nbs/apps/10_views.ipynb #1d553ace
+@patch
+def views_of(self:FlowViews,
     i:int  # Number of the pair
 )->list: # Names for `picture`
     "List the views of pair `i`"
     return ['frame 1', 'flow', 'overlay', 'arrows', 'blink', 'occlusion'] + ['truth', 'error']*(self.samples[i].flow is not None)
 
-# %% ../../nbs/apps/10_views.ipynb #64518274
-def _scale_of(self:FlowViews,
+# %% ../../nbs/apps/10_views.ipynb #cb83c5d0
+@patch
+def scale(self:FlowViews,
     i:int  # Number of the pair
 )->float: # Pixels
     "Speed of full colour in the pictures of pair `i`"
@@ -155,8 +158,6 @@ def _scale_of(self:FlowViews,
     s = self.samples[i]
     if s.flow is not None: return max_motion(s.flow, s.valid) or 1.
     return self._remember((i,'','scale'), lambda: max_motion(self.flow(i, next(iter(self.models)))) or 1.)
-
-FlowViews.views_of,FlowViews.scale = _views_of,_scale_of
 
 # %% ../../nbs/apps/10_views.ipynb #c8a980ab
 _painters = dict(
@@ -168,8 +169,9 @@ _painters = dict(
     truth    =lambda v,s,i,m: flow_to_color(s.flow, v.scale(i), s.valid),
     error    =lambda v,s,i,m: error_to_color(v.flow(i, m), s.flow, s.valid)) | {'frame 1': lambda v,s,i,m: s.img1}
 
-# %% ../../nbs/apps/10_views.ipynb #0ecd247d
-def _picture(self:FlowViews,
+# %% ../../nbs/apps/10_views.ipynb #85701ba4
+@patch
+def picture(self:FlowViews,
     i:int,    # Number of the pair
     model,    # Name of the model
     view:str  # One of `views_of(i)`
@@ -178,8 +180,9 @@ def _picture(self:FlowViews,
     if view not in self.views_of(i): raise unknown('view', view, self.views_of(i))
     return np.ascontiguousarray(_painters[view](self, self.samples[i], i, model))
 
-# %% ../../nbs/apps/10_views.ipynb #ff3c75b2
-def _warped(self:FlowViews,
+# %% ../../nbs/apps/10_views.ipynb #60f83ede
+@patch
+def warped(self:FlowViews,
     i:int,  # Number of the pair
     model   # Name of the model
 )->np.ndarray: # `(H,W,3)` uint8 RGB
@@ -187,10 +190,9 @@ def _warped(self:FlowViews,
     s = self.samples[i]
     return np.ascontiguousarray(list(warp_blink(s.img1, s.img2, self.flow(i, model)))[1])
 
-FlowViews.picture,FlowViews.warped = _picture,_warped
-
-# %% ../../nbs/apps/10_views.ipynb #328e1e71
-def _read(self:FlowViews,
+# %% ../../nbs/apps/10_views.ipynb #bf973c88
+@patch
+def read(self:FlowViews,
     i:int,   # Number of the pair
     model,   # Name of the model
     x:int,   # Column, pixels
@@ -206,14 +208,16 @@ def _read(self:FlowViews,
     return text if self.samples[i].occ is None else text + '; occluded'*bool(self.samples[i].occ[y,x])
 
 # %% ../../nbs/apps/10_views.ipynb #8d524d50
+@patch
 def _truth(self:FlowViews, i, x, y):
     "True `(u,v)`, None where unknown"
     s = self.samples[i]
     known = s.flow is not None and (s.valid is None or s.valid[y,x])
     return s.flow[y,x] if known else None
 
-# %% ../../nbs/apps/10_views.ipynb #2162ed27
-def _landings(self:FlowViews,
+# %% ../../nbs/apps/10_views.ipynb #1dc1c21a
+@patch
+def landings(self:FlowViews,
     i:int,   # Number of the pair
     model,   # Name of the model
     x:int,   # Column, pixels
@@ -223,5 +227,3 @@ def _landings(self:FlowViews,
     gt = self._truth(i, x, y)
     ends = {'model': self.flow(i, model)[y,x]} | ({} if gt is None else {'truth': gt})
     return {k: (float(x+u), float(y+v)) for k,(u,v) in ends.items()}
-
-FlowViews.read,FlowViews._truth,FlowViews.landings = _read,_truth,_landings

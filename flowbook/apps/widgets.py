@@ -8,6 +8,7 @@ __all__ = ['need_jupyter', 'FlowViewer']
 # %% ../../nbs/apps/20_widgets.ipynb #d0d4e072
 import importlib
 from functools import lru_cache
+from fastcore.basics import patch
 from ..core.errors import FlowbookError, fail
 from .views import FlowViews
 
@@ -142,6 +143,7 @@ class FlowViewer:
     def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs)
 
 # %% ../../nbs/apps/20_widgets.ipynb #43f637f9
+@patch
 def _make_controls(self:FlowViewer, w):
     "Slider and drop-downs above the canvas"
     views = self.views
@@ -155,15 +157,15 @@ def _make_controls(self:FlowViewer, w):
     self.canvas.observe(lambda change: self._hover(), 'hover')
 
 # %% ../../nbs/apps/20_widgets.ipynb #df4c81d2
+@patch
 def _new_pair(self:FlowViewer, change):
     "Views come and go with the truth of a pair"
     names,view = self.views.views_of(change.new),self.view.value
     if list(self.view.options)!=names: self.view.options,self.view.value = names,view if view in names else 'flow'
     self._refresh()
 
-FlowViewer._make_controls,FlowViewer._new_pair = _make_controls,_new_pair
-
 # %% ../../nbs/apps/20_widgets.ipynb #8b4a6b12
+@patch
 def _refresh(self:FlowViewer):
     "Paint the canvas anew"
     i,model,view,views = self.frame.value,self.model.value,self.view.value,self.views
@@ -178,6 +180,7 @@ def _refresh(self:FlowViewer):
         self._point()
 
 # %% ../../nbs/apps/20_widgets.ipynb #08c8c200
+@patch
 def _caption(self:FlowViewer, i, model, view):
     "What the left picture is"
     if view=='frame 1': return view
@@ -185,12 +188,11 @@ def _caption(self:FlowViewer, i, model, view):
     scale = f', full colour at {self.views.scale(i):.3g} px' if view in ('flow','truth','overlay') else ''
     return ('truth' if view=='truth' else f'{view} of {model}') + scale
 
-FlowViewer._refresh,FlowViewer._caption = _refresh,_caption
-
 # %% ../../nbs/apps/20_widgets.ipynb #125db365
 _colors = dict(model='#e6194b', truth='#3cb44b')
 
 # %% ../../nbs/apps/20_widgets.ipynb #640fa84f
+@patch
 def _marks(self:FlowViewer):
     "Crosses at the point and where it lands"
     if not self.canvas.point: return [[],[]]
@@ -199,16 +201,16 @@ def _marks(self:FlowViewer):
     return [[[x, y, '#222']], [[*ends[k], _colors[k]] for k in ('truth','model') if k in ends]]
 
 # %% ../../nbs/apps/20_widgets.ipynb #a6aadec0
+@patch
 def _point(self:FlowViewer):
     "The mouse moved the point, or the flow under it changed"
     self.canvas.marks = self._marks()
     self._hover()
 
 # %% ../../nbs/apps/20_widgets.ipynb #c153338e
+@patch
 def _hover(self:FlowViewer):
     "Say what is under the mouse, else what is at the point"
     at = self.canvas.hover or self.canvas.point
     hint = 'move over the left picture to read, press and drag to follow a point'
     self.canvas.text = self.views.read(self.frame.value, self.model.value, *at) if at else hint
-
-FlowViewer._marks,FlowViewer._point,FlowViewer._hover = _marks,_point,_hover

@@ -48,12 +48,13 @@ def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For exa
     print_table('', ['name', 'model', 'iterations', 'description'], [[r['name'], r['model'], _thousands(r), r['data']] for r in rows])
 
 def _summary(name):
-    from flowbook.recipes.base import _chapters, get_recipe
+    from flowbook.models.registry import model_builder
+    from flowbook.recipes.base import get_recipe
     r = get_recipe(name)
     d, s = r['data'], r['schedule']
     sets = list(dict.fromkeys(c['name'] for c in d.get('train') or d.get('valid', []))) or ['scenes']
-    return dict(name=name, family='scenes' if 'scenes' in d else next(c for c in sorted(_chapters, key=len, reverse=True) if r['model']['name'].startswith(c)),
-                model=r['model']['name'],
+    family = 'scenes' if 'scenes' in d else model_builder(r['model']['name']).__module__.rpartition('.')[2]
+    return dict(name=name, family=family, model=r['model']['name'],
                 iterations=s['epochs']*(d['n_train']//d['bs']) if 'epochs' in s else s['iters'], data=', '.join(sets))
 
 def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterations']/1000:g}k"

@@ -148,7 +148,8 @@ def _start_many(count, words, given, wanted, save, as_json):
 def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone, fuse_conv_bn, precision, allow_imports, device):
     "Figures by data set and method, and the number of pairs of each set"
     with working('importing PyTorch'):
-        from flowbook.infer.evaluate import BASELINES, evaluate_dataset, evaluate_recipe, find_recipe, recipe_predictor
+        from flowbook.infer.evaluate import BASELINES, evaluate_dataset, evaluate_recipe, recipe_predictor
+        from flowbook.mmflow.load import find_recipe
         from flowbook.apps.report import Report, write_report
         from flowbook.data.benchmarks import evaluation_sets
         plan,device,seen = find_recipe(name, changes, allow_imports),join_others(device),[]

@@ -24,11 +24,7 @@ def _print_methods(title, found):
     print_table(title, ['method', *(_units[k][0] for k in keys)],
                  [[name, *(format(o[k], _units[k][1]) for k in keys)] for name,o in found.items()])
 
-def _motion(flow):
-    "Mean and largest length of the vectors, pixels"
-    import numpy as np
-    length = np.linalg.norm(flow, axis=-1)
-    return dict(mean=float(length.mean()), max=float(length.max()))
+
 
 # %% ../../nbs/cli/22_inference.ipynb #0a62b1b3
 def demo(
@@ -41,7 +37,9 @@ def demo(
     if (img1 is None)!=(img2 is None): raise typer.BadParameter('one frame', param_hint='IMG1 IMG2')
     with working('importing PyTorch') as say:
         from flowbook.infer.evaluate import compare_methods
-        from flowbook.infer.pairs import demo_pair, load_sample, save_results, staged_folder
+        from flowbook.data.pair import demo_pair, load_sample
+        from flowbook.io.files import staged_folder
+        from flowbook.infer.results import save_results
         from flowbook.infer.predictor import FlowPredictor
         with staged_folder(out) as stage:
             sample = load_sample(img1, img2) if img1 else demo_pair()
@@ -54,10 +52,11 @@ def demo(
 
 # %% ../../nbs/cli/22_inference.ipynb #c571a792
 def _show_demo(sample, predictor, found, files, as_json):
+    from flowbook.infer.folder import flow_motion
     known = sample.flow is not None
     for o in found.values():
         flow = o.pop('flow')
-        if not known: o |= _motion(flow)
+        if not known: o |= flow_motion(flow)
     h,w = sample.size
     if as_json: return print_json(dict(pair=sample.name, size=[h, w], device=predictor.device, methods=found, files=files))
     what = 'errors against the true flow' if known else 'motion; the true flow is unknown'
@@ -82,35 +81,20 @@ def infer(
     as_json:Json=False):
     "Flow from one picture to the next, as a file and as pictures."
     with working('importing PyTorch') as say:
-        from flowbook.infer.pairs import load_sample, staged_folder
+        from flowbook.infer.folder import predict_to_folder
         from flowbook.infer.predictor import FlowPredictor
-        with staged_folder(out) as stage:
-            sample = load_sample(img1, img2, gt)
+        from flowbook.io.files import new_folder
+        with new_folder(out):
             predictor = FlowPredictor(model, weights, device, iters, precision, scale, parse_tile(tile))
             say(f'{predictor.name} on {predictor.device}')
-            res,files = _infer(predictor, sample, bidirectional, stage, lambda i, n: say(f'tile {i} of {n}'))
-    _show_infer(sample, res, [out/o.name for o in files], as_json)
+            saved = predict_to_folder(img1, img2, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'))
+    _show_infer(f'{img1} to {img2}', saved.summary(), saved.files, as_json)
 
-# %% ../../nbs/cli/22_inference.ipynb #6d3c16c6
-def _infer(predictor, sample, bidirectional, folder, progress):
-    "Compute and write; figures and files"
-    import time
-    from flowbook.infer.evaluate import evaluate_pair
-    from flowbook.infer.pairs import save_extras, save_results
-    start = time.perf_counter()
-    p = predictor.predict(sample.img1, sample.img2, bidirectional, progress=progress)
-    ms = 1000*(time.perf_counter() - start)
-    files = save_results(folder, sample.img1, sample.img2, p.flow, sample.flow, sample.valid) + save_extras(folder, p)
-    res = dict(size=list(sample.size), model=predictor.name, device=predictor.device, ms=ms, **_motion(p.flow))
-    if p.occ is not None: res |= dict(occluded=100*float(p.occ.mean()), confidence=float(p.confidence.mean()))
-    if not p.plan.whole or p.plan.note: res |= dict(plan=str(p.plan))
-    return res | (evaluate_pair(p.flow, sample.flow, sample.valid) if sample.flow is not None else {}),files
-
-# %% ../../nbs/cli/22_inference.ipynb #31265a05
-def _show_infer(sample, res, files, as_json):
+# %% ../../nbs/cli/22_inference.ipynb #118a3e88
+def _show_infer(pair, res, files, as_json):
     if as_json: return print_json(res | dict(files=files))
     h,w = res['size']
-    typer.echo(f"{sample.name}: {w}x{h} pixels, {res['model']} on {res['device']}, {res['ms']:.0f} ms")
+    typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}, {res['ms']:.0f} ms")
     if 'plan' in res: typer.echo(res['plan'])
     typer.echo(f"motion: mean {res['mean']:.2f} px, max {res['max']:.1f} px")
     if 'occluded' in res: typer.echo(f"occluded: {res['occluded']:.1f} %; confidence: mean {res['confidence']:.2f}")

@@ -9,6 +9,7 @@ __all__ = ['TrainProgress']
 import sys, time
 from fastai.callback.core import Callback
 from fastcore.basics import noop
+from fastcore.basics import patch
 from .terminal import clock
 
 # %% ../../nbs/cli/20_progress.ipynb #3347385c
@@ -30,6 +31,7 @@ class TrainProgress(Callback):
     def after_fit(self): self.close()
 
 # %% ../../nbs/cli/20_progress.ipynb #3c264dc5
+@patch
 def _open(self:TrainProgress):
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -37,16 +39,16 @@ def _open(self:TrainProgress):
     self.bar = Progress(*columns, console=Console(file=self.file))
     self.bar.start()
 
-def _close(self:TrainProgress):
+@patch
+def close(self:TrainProgress):
     "Take the bar off the screen; safe to call at any time"
     if self.bar: self.bar.stop()
     self.bar = self.task = None
     if hasattr(self, 'old_logger') and self.learn: self.learn.logger = self.old_logger
 
-TrainProgress._open,TrainProgress.close = _open,_close
-
-# %% ../../nbs/cli/20_progress.ipynb #5b376b68
-def _before_train(self:TrainProgress):
+# %% ../../nbs/cli/20_progress.ipynb #8e0fe356
+@patch
+def before_train(self:TrainProgress):
     self.steps = len(self.dls.train)
     self.total = getattr(self.dls.train, 'iters', self.n_epoch*self.steps)
     self.epoch_began = time.time()
@@ -55,25 +57,27 @@ def _before_train(self:TrainProgress):
     if self.task is None: self.task = self.bar.add_task('', total=self.total, completed=self.first, note='')
     self.bar.update(self.task, description=f'epoch {self.epoch + 1}/{self.n_epoch}')
 
-def _after_batch(self:TrainProgress):
+@patch
+def after_batch(self:TrainProgress):
     if not self.training: return
     self.done += 1
     if not self.bar: return
     lr,loss = self.opt.hypers[-1]['lr'],float(self.recorder.smooth_loss.value)
     self.bar.update(self.task, advance=1, note=f'step {self.iter + 1}/{self.steps}  loss {loss:.3f}{self.epe}  lr {lr:.1e}  {self.speed(time.time() - self.epoch_began)}')
 
-def _after_train(self:TrainProgress): self.trained += time.time() - self.epoch_began
+@patch
+def after_train(self:TrainProgress): self.trained += time.time() - self.epoch_began
 
-TrainProgress.before_train,TrainProgress.after_batch,TrainProgress.after_train = _before_train,_after_batch,_after_train
-
-# %% ../../nbs/cli/20_progress.ipynb #37f0786e
-def _speed(self:TrainProgress, extra=0.):
+# %% ../../nbs/cli/20_progress.ipynb #1d0ec5e6
+@patch
+def speed(self:TrainProgress, extra=0.):
     "Pairs per second while training, and the share of waiting for data"
     dl,spent = self.dls.train,max(self.trained + extra, 1e-9)
     waited = getattr(dl, 'waited', None)
     return f'{(self.done - self.first)*dl.bs/spent:.1f} pairs/s' + ('' if waited is None else f'  data {100*min(waited/spent, 1):.0f} %')
 
-def _after_epoch(self:TrainProgress):
+@patch
+def after_epoch(self:TrainProgress):
     if not self.recorder.values[-1]: return   # a skipped epoch
     scores = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
     found = [v for k,v in scores.items() if k.endswith('epe') and v is not None]
@@ -82,11 +86,10 @@ def _after_epoch(self:TrainProgress):
     if self.bar: self.bar.console.print(line, highlight=False, markup=False)
     else: print(line, file=self.file, flush=True)
 
-def _describe(self:TrainProgress, scores):
+@patch
+def describe(self:TrainProgress, scores):
     "The epoch in one line"
     spent = time.time() - self.began
     left = spent/max(self.done - self.first, 1)*(self.total - self.done)
     return '  '.join([f'epoch {self.epoch + 1}/{self.n_epoch}', *(f'{k} {v:.3f}' for k,v in scores.items() if v is not None),
                       f"lr {self.opt.hypers[-1]['lr']:.1e}", self.speed(), f'{clock(spent)} gone, {clock(left)} left'])
-
-TrainProgress.speed,TrainProgress.after_epoch,TrainProgress.describe = _speed,_after_epoch,_describe

@@ -7,11 +7,12 @@ __all__ = ['Model', 'Weights', 'Iters', 'Tile', 'Precision', 'Changes', 'Device'
            'example', 'parse_tile', 'print_json', 'print_table', 'working', 'clock', 'Counting']
 
 # %% ../../nbs/cli/05_terminal.ipynb #541c3957
-import sys, time
+import sys, time, warnings
 from contextlib import contextmanager
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 
 # %% ../../nbs/cli/05_terminal.ipynb #20b0eb16
@@ -37,7 +38,9 @@ class Program(TyperGroup):
         with one_line(): return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx):
-        with one_line(): return super().invoke(ctx)
+        with one_line(), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='`torch.jit.script`', category=FutureWarning)   # on fastai's account
+            return super().invoke(ctx)
 
 # %% ../../nbs/cli/05_terminal.ipynb #29a3b1bc
 def example(
@@ -140,8 +143,9 @@ def _open_bar(self:Counting, total):
     self.task = self.bar.add_task(self.text, total=total, note='')
     self.bar.start()
 
-# %% ../../nbs/cli/05_terminal.ipynb #d7e7ef88
-def _count(self:Counting,
+# %% ../../nbs/cli/05_terminal.ipynb #9256fab5
+@patch
+def __call__(self:Counting,
     done:int,      # So many are done
     total:int=None # Of so many; None: nobody knows
 ):
@@ -157,5 +161,3 @@ def _count(self:Counting,
         self.said = now
         left = f', {clock(max(total - done, 0)/max(speed, 1e-9))} left' if total else ''
         print(f'{self.text}: {note}, {clock(now - self.began)} gone{left}', file=self.file, flush=True)
-
-Counting.__call__ = _count

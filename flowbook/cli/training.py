@@ -31,8 +31,7 @@ _Processes = Annotated[Optional[int], typer.Option(min=1, help='Processes on the
 def _plan(recipe, changes, allow_imports, **runtime):
     "The recipe, with flags put into its `runtime`"
     from flowbook.mmflow.load import load_config
-    from flowbook.recipes.base import with_defaults
-    plan = with_defaults(load_config(recipe, changes or [], allow_imports, lambda text: typer.echo(f'note: {text}', err=True)))
+    plan = load_config(recipe, changes or [], allow_imports, lambda text: typer.echo(f'note: {text}', err=True))
     plan['runtime'] |= {k: v for k,v in runtime.items() if v}
     return plan
 
@@ -99,7 +98,8 @@ def train(recipe:_Recipe, changes:Changes=None, work_dir:_WorkDir=None, resume:_
     if not launched_number()[0]: _check_folder(work_dir, resume)
     n,device = count_processes(gpus, processes, device, plan['data']['bs'])
     with working('importing PyTorch'):
-        from flowbook.infer.predictor import new_folder, pick_device
+        from flowbook.io.files import new_folder
+        from flowbook.infer.predictor import pick_device
         device = str(pick_device(device))
     if n > 1:
         with new_folder(work_dir):

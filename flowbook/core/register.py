@@ -15,14 +15,21 @@ from weakref import ref
 from fastcore.basics import patch
 from .errors import ConfigError, fail, unknown
 
-# %% ../../nbs/core/05_register.ipynb #40fabfc1
+# %% ../../nbs/core/05_register.ipynb #c37fa2d8
+_registers = {}
+
 class Register:
     "Names of one kind and what they stand for"
+    def __new__(cls, kind, package=None, mark=None):
+        key = cls.__name__, kind, package or object()
+        return _registers.setdefault(key, object.__new__(cls))
+
     def __init__(self,
         kind:str,         # What the names are names of, for messages: `'model'`
         package:str=None, # Package whose modules enter themselves, `'flowbook.models'`; or a tuple of them; None: there is none
         mark:str=None     # Name of the function that they call to do so, `'register_model'`; or a tuple of them
     ):
+        if hasattr(self, 'entries'): return
         self.kind, self.package, self.mark = kind, package, mark
         self.entries = {}     # of modules: name to (entry, what is known about it)
         self.own = {}         # of a notebook or script: name to (entry, what is known about it, reference to the notebook)

@@ -42,7 +42,7 @@ class FlowSample:
         if self.sparse is not None: return self.sparse
         return any(v is not None and not v.all() for v in (self.valid, self.valid_bw))
 
-# %% ../../nbs/core/10_types.ipynb #8ecd1217
+# %% ../../nbs/core/10_types.ipynb #ac6a3412
 @patch
 def __repr__(self:FlowSample):
     known = [f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray) and not f.name.startswith('img')]

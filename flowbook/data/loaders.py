@@ -42,7 +42,7 @@ def _batch(self:SceneDataset, idxs, passes=0):
     "`(img1, img2, flow, valid)` for the items `idxs`, rendered together"
     s = make_scenes([self.number(i, passes) for i in idxs], self.config)
     if not self.both: return s.img1, s.img2, s.flow, s.valid
-    return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw), (s.valid, s.valid)))
+    return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw), (s.valid, s.valid_bw)))
 
 def _sample(self:SceneDataset, i, passes=0):
     "Item `i` of a pass as a `FlowSample`"
@@ -50,7 +50,7 @@ def _sample(self:SceneDataset, i, passes=0):
     s = make_scenes([self.number(i, passes)], self.config)
     img = lambda t: (t[0].permute(1, 2, 0)*255).round().byte().contiguous().numpy()
     vec, mask = (lambda t: t[0].permute(1, 2, 0).contiguous().numpy()), (lambda t: t[0, 0].numpy())
-    return FlowSample(img(s.img1), img(s.img2), vec(s.flow), mask(s.valid), vec(s.flow_bw), mask(s.valid), mask(s.occ), mask(s.occ_bw),
+    return FlowSample(img(s.img1), img(s.img2), vec(s.flow), mask(s.valid), vec(s.flow_bw), mask(s.valid_bw), mask(s.occ), mask(s.occ_bw),
                       name=f"scene {self.number(i, passes)}")
 
 SceneDataset.batch, SceneDataset.sample, SceneDataset.__getitem__ = _batch, _sample, _sample
@@ -234,13 +234,13 @@ def show_flows(
     h, w = img1.shape[-2:]
     fig, axs = plt.subplots(n, len(columns), figsize=(2.2*len(columns), 2.3*h/w*n + .25), squeeze=False)
     for i, row in enumerate(axs):
-        _show_row(row, *(None if t is None else t[i].detach().float().cpu() for t in (img1, img2, flow, valid, pred)))
+        show_row(row, *(None if t is None else t[i].detach().float().cpu() for t in (img1, img2, flow, valid, pred)))
     for ax, title in zip(axs[0], columns): ax.set_title(title, fontsize=9)
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
 
 # %% ../../nbs/data/30_loaders.ipynb #016c9b0e
-def _show_row(row, img1, img2, flow, valid, pred):
+def show_row(row, img1, img2, flow, valid, pred):
     from flowbook.viz.color import flow_to_color
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
     top = max(float(flow.norm(dim=0).numpy()[mask].max(initial=0)), 1.)

@@ -4,23 +4,22 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'evaluate_pair', 'compare_methods', 'evaluate_methods', 'method_of', 'held_out_numbers', 'scene_pair',
-           'evaluate_scenes', 'evaluate_dataset', 'dataset_pair', 'find_recipe', 'recipe_predictor', 'evaluate_recipe']
+           'evaluate_scenes', 'evaluate_dataset', 'dataset_pair', 'recipe_predictor', 'evaluate_recipe']
 
 # %% ../../nbs/infer/20_evaluate.ipynb #240ae684
 import time
 from types import SimpleNamespace
 import numpy as np, torch
-from pathlib import Path
-from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
 from ..core.processes import process_number
 from ..data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 from .predictor import FlowPredictor, fill_model
 from ..io.images import read_image, to_numpy_flow, to_tensor
-from ..models.registry import list_models
 from ..models.classical import opencv_flow
 from ..models.summary import fuse_conv_bn
-from ..recipes.base import apply_overrides, build_datasets, build_model, get_recipe, list_recipes
+from ..recipes.data import build_datasets
+from ..recipes.model import build_model
 from ..train.metrics import EPE, FlAll, sum_over_processes
 from ..train.scores import FlowScores
 from ..viz.color import known_flow
@@ -197,20 +196,6 @@ def _objects(dataset, i):
     if getattr(dataset, 'name', '') != 'kitti2015': return None
     path = dataset.root/dataset.records[i].img1.replace('/image_2/', '/obj_map/')
     return read_image(path).any(-1) if path.suffix == '.png' and path.is_file() else None
-
-# %% ../../nbs/infer/20_evaluate.ipynb #9fcaf4cb
-def find_recipe(
-    name:str,                 # One of `list_recipes()` or `list_models()`, or a config file
-    overrides:list=(),        # Strings `'key.sub=value'`
-    allow_imports:bool=False  # Import what a file's `custom_imports` names?
-)->dict:                      # A recipe
-    "Look up a recipe, read it from a config file, or make one that tests the model `name` on default scenes"
-    if name in list_recipes(): return get_recipe(name, overrides)
-    if Path(name).suffix in ('.py', '.json', '.yaml', '.yml'):
-        from flowbook.mmflow.load import load_config
-        return load_config(name, overrides, allow_imports)
-    if name not in list_models(): raise unknown('recipe or model', name, list_recipes() + list_models())
-    return apply_overrides(get_recipe('flowbook_small') | dict(model=dict(name=name)), overrides)
 
 # %% ../../nbs/infer/20_evaluate.ipynb #cfa9a618
 def recipe_predictor(

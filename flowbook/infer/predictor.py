@@ -14,16 +14,19 @@ from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import fb_consistency, resize_flow
+from ..io.files import asset_path
 from ..io.images import to_numpy_flow
 from .memory import plan_memory
 from .occlusion import fb_confidence
-from .pairs import demo_pair, demo_paths, load_pair, load_sample, make_demo_pair, new_folder, read_truth, save_extras, save_results, staged_folder
+from ..data.pair import load_pair, load_sample
 from .results import FlowArray, Prediction
 from .tiles import TilePlan, plan_tiles, run_tiled
-from .warm import carry_forward, grid_init, takes_init
-from ..models import weights as _weights
+from .warm import carry_forward, grid_init
+from ..models.weights import load_bundled
+from ..models.base import Estimator
 from ..models.registry import model_name
 from ..models.zoo import create_model
 from ..models.classical import opencv_flow
@@ -45,7 +48,7 @@ def pick_device(
 # %% ../../nbs/infer/10_predictor.ipynb #04549429
 def bundled_models()->list: # Names, sorted
     "List the models whose weights are in the package"
-    return sorted(p.stem for p in _weights._asset('').glob('*.safetensors'))
+    return sorted(p.stem for p in asset_path('').glob('*.safetensors'))
 
 def fill_model(
     model:nn.Module,  # Filled in place
@@ -54,7 +57,7 @@ def fill_model(
 )->nn.Module:         # `model`
     "Give `model` its weights"
     if weights is not None: fill_weights(model, name, weights)
-    elif name in bundled_models(): _weights.load_bundled(model, name)
+    elif name in bundled_models(): load_bundled(model, name)
     elif not any(True for _ in model.parameters()): pass   # a classical method
     else: raise fail(ConfigError, 'weights', f"none for {name}", f"a file: the package has weights of {', '.join(bundled_models()) or 'no model'} only")
     return model
@@ -84,7 +87,10 @@ class FlowPredictor:
         if isinstance(model, str):
             name = model_name(model)
             model = fill_model(create_model(model), name, weights)
-        elif weights is not None: fill_model(model, type(model).__name__, weights)
+        else:
+            if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): model = model.module
+            if not isinstance(model, Estimator): raise fail(ConfigError, 'model', type(model).__name__, 'a name, or an Estimator')
+            if weights is not None: fill_model(model, type(model).__name__, weights)
         self.name = name if isinstance(name, str) else type(model).__name__
         self.model,self.plans = model.to(self.device).eval(),{}
 
@@ -116,7 +122,8 @@ def _memory_said(img):
         b,_,h,w = img.shape
         raise fail(FlowbookError, 'memory', f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels", "tile='auto' or a smaller scale") from None
 
-def _network(self, img1, img2, flow_init):
+@patch
+def _network(self:FlowPredictor, img1, img2, flow_init):
     "What the model knows about a batch, `(B,C,H,W)` each"
     self.model.eval()
     kw = {} if self.iters is None else dict(iters=self.iters)
@@ -133,24 +140,28 @@ def _restore(fields, size):
     if tuple(fields['flow'].shape[-2:])==tuple(size): return fields
     return {k: resize_flow(v, size) if v.shape[1]==2 else F.interpolate(v, size, mode='bilinear', align_corners=False) for k,v in fields.items()}
 
-# %% ../../nbs/infer/10_predictor.ipynb #b358d78d
-def _fields(self, img1, img2, flow_init=None, progress=None):
+# %% ../../nbs/infer/10_predictor.ipynb #2cb41385
+@patch
+def _fields(self:FlowPredictor, img1, img2, flow_init=None, progress=None):
     "What the model knows, at the size of the pictures; and how they were cut"
     img1,img2,init = (o if o is None else o.to(self.device) for o in (img1, img2, flow_init))
     size,small = img1.shape[-2:],self.inner_size(img1.shape[-2:])
     if small!=tuple(size): img1,img2,init = _resize(img1, small),_resize(img2, small),None if init is None else resize_flow(init, small)
     plan = self.plan(size, len(img1))
-    run = lambda *o: _network(self, *o)
-    return _restore(run(img1, img2, init) if plan.whole else run_tiled(run, plan, [img1, img2, init], progress), size),plan
+    if plan.whole: found = self._network(img1, img2, init)
+    else: found = run_tiled(self._network, plan, [img1, img2, init], progress)
+    return _restore(found, size),plan
 
-# %% ../../nbs/infer/10_predictor.ipynb #a40fda52
-def _inner_size(self:FlowPredictor,
+# %% ../../nbs/infer/10_predictor.ipynb #f7518288
+@patch
+def inner_size(self:FlowPredictor,
     size:tuple # `(H,W)` of the pictures, pixels
 )->tuple:      # `(H,W)` that the model sees, before its own padding
     "Apply `scale` to `size`"
     return tuple(max(round(o*self.scale), 1) for o in size)
 
-def _plan(self:FlowPredictor,
+@patch
+def plan(self:FlowPredictor,
     size:tuple, # `(H,W)` of the pictures, pixels
     batch:int=1 # How many pairs at a time
 )->TilePlan:    # Print it to see what was chosen and why
@@ -160,43 +171,43 @@ def _plan(self:FlowPredictor,
         if key not in self.plans: self.plans[key] = plan_memory(self.model, inner, self.device, self.precision, batch, self.overlap)
         return self.plans[key]
     plan = plan_tiles(inner, self.tile, self.overlap)
-    least = getattr(self.model, 'min_size', 64)
+    least = self.model.min_size
     if min(plan.tile) < least and not plan.whole: raise fail(ConfigError, 'tile', f'{plan.tile[0]},{plan.tile[1]}', f'at least {least},{least} for {self.name}')
     return plan
 
-FlowPredictor.inner_size,FlowPredictor.plan = _inner_size,_plan
-
-# %% ../../nbs/infer/10_predictor.ipynb #60f62f96
-def _predict_batch(self:FlowPredictor,
+# %% ../../nbs/infer/10_predictor.ipynb #b11897f0
+@patch
+def batch(self:FlowPredictor,
     img1:Tensor,          # `(B,3,H,W)` RGB in [0,1]
     img2:Tensor,          # The second frames, likewise
     flow_init:Tensor=None # `(B,2,H,W)` first guess, pixels; None: none
 )->Tensor:                # `(B,2,H,W)` pixels, on the device
     "Flow of a batch, without gradients"
-    return _fields(self, img1, img2, flow_init)[0]['flow']
+    return self._fields(img1, img2, flow_init)[0]['flow']
 
-def _load(self, img1, img2):
-    return load_pair(img1, img2, ceil(getattr(self.model, 'min_size', 64)/self.scale))
+@patch
+def _load(self:FlowPredictor, img1, img2):
+    return load_pair(img1, img2, ceil(self.model.min_size/self.scale))
 
 def _to_numpy(flow):
     "`(H,W,2)` of one flow, `(B,H,W,2)` of several"
     return to_numpy_flow(flow) if len(flow)==1 else np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy())
 
-# %% ../../nbs/infer/10_predictor.ipynb #47b88c01
-def _predict(self:FlowPredictor,
+# %% ../../nbs/infer/10_predictor.ipynb #4d1eaec5
+@patch
+def __call__(self:FlowPredictor,
     img1,         # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`
     img2          # The second frame, likewise
 )->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one
     "Flow from `img1` to `img2`"
-    return FlowArray(_to_numpy(self.batch(*_load(self, img1, img2))), _frames(img1, img2))
+    return FlowArray(_to_numpy(self.batch(*self._load(img1, img2))), _frames(img1, img2))
 
 def _frames(img1, img2):
     return [Path(o).name if isinstance(o, (str, Path)) else name for o,name in ((img1, 'img1'), (img2, 'img2'))]
 
-FlowPredictor.batch,FlowPredictor.__call__ = _predict_batch,_predict
-
-# %% ../../nbs/infer/10_predictor.ipynb #19d33223
-def _predict_all(self:FlowPredictor,
+# %% ../../nbs/infer/10_predictor.ipynb #326b8505
+@patch
+def predict(self:FlowPredictor,
     img1,                     # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`
     img2,                     # The second frame, likewise
     bidirectional:bool=False, # The flow back too, and with it occlusion and confidence?
@@ -204,35 +215,34 @@ def _predict_all(self:FlowPredictor,
     progress=None             # Called with (done, n) after each tile
 )->Prediction:
     "What the model knows about the pair"
-    x,y = _load(self, img1, img2)
-    init = None if flow_init is None else _init(flow_init, x, self)
-    fields,plan = (_both_ways if bidirectional and not _knows_both(self.model) else _fields)(self, x, y, init, progress)
+    x,y = self._load(img1, img2)
+    init = None if flow_init is None else self._first_guess(flow_init, x)
+    compute = self._both_ways if bidirectional and not self.model.bidirectional else self._fields
+    fields,plan = compute(x, y, init, progress)
     return _finish(fields, plan, init, _frames(img1, img2))
 
-# %% ../../nbs/infer/10_predictor.ipynb #e910fc74
-def _init(flow, img, self):
+# %% ../../nbs/infer/10_predictor.ipynb #43c26fd3
+@patch
+def _first_guess(self:FlowPredictor, flow, img):
     "A first guess as a tensor of the pictures' size"
-    if not takes_init(self.model): raise fail(ConfigError, f'{self.name} flow_init', 'a value', 'None: the model takes no first guess')
+    if not self.model.takes_init: raise fail(ConfigError, f'{self.name} flow_init', 'a value', 'None: the model takes no first guess')
     t = flow if isinstance(flow, Tensor) else torch.from_numpy(np.array(flow, np.float32)).movedim(-1, -3)
     t = t if t.ndim==4 else t[None]
     shape = (len(img), 2, *img.shape[-2:])
     if tuple(t.shape)!=shape: raise fail(FlowbookError, 'flow_init', f'shape {tuple(flow.shape)}', f'a flow of size {shape[3]}x{shape[2]}, as the frames')
     return t.float()
 
-def _knows_both(model):
-    from flowbook.models.irrpwc import IRRPWC
-    return isinstance(model, IRRPWC)
-
-def _both_ways(self, x, y, init, progress=None):
+@patch
+def _both_ways(self:FlowPredictor, x, y, init, progress=None):
     "As `_fields`, with the model run on the reversed pair too"
     back,n = None if init is None else -carry_forward(init),len(x)   # what goes there comes back
     if self.plan(x.shape[-2:], 2*n).whole:
-        both,plan = _fields(self, torch.cat([x, y]), torch.cat([y, x]), None if init is None else torch.cat([init, back]))
+        both,plan = self._fields(torch.cat([x, y]), torch.cat([y, x]), None if init is None else torch.cat([init, back]))
         fw,bw = ({k: v[part] for k,v in both.items()} for part in (slice(n), slice(n, None)))
     else:   # one after the other takes half the memory
         half = lambda first: progress and (lambda i, of: progress(i + of*first, 2*of))
-        fw,plan = _fields(self, x, y, init, half(0))
-        bw,_ = _fields(self, y, x, back, half(1))
+        fw,plan = self._fields(x, y, init, half(0))
+        bw,_ = self._fields(y, x, back, half(1))
     return fw | {f'{k}_bw': bw[k] for k in ('flow','occ') if k in bw},plan
 
 # %% ../../nbs/infer/10_predictor.ipynb #c1a404ba
@@ -248,20 +258,17 @@ def _finish(fields, plan, init, frames):
     flows = [None if o is None else FlowArray(_to_numpy(o), f) for o,f in ((flow, frames), (flow_bw, frames[::-1]), (init, frames))]
     return Prediction(*flows[:2], *maps, flow_init=flows[2], plan=plan)
 
-FlowPredictor.predict = _predict_all
-
-# %% ../../nbs/infer/10_predictor.ipynb #19409a59
-def _warm_start(self:FlowPredictor,
+# %% ../../nbs/infer/10_predictor.ipynb #5bc928c4
+@patch
+def warm_start(self:FlowPredictor,
     prediction:Prediction # Of the pair before
 )->np.ndarray:            # `(H,W,2)` pixels, the `flow_init` of the next pair; None: the model takes none
     "Carry the last flow forward along itself"
-    if not takes_init(self.model): return None
+    if not self.model.takes_init: return None
     many = prediction.flow.ndim==4
     flow = torch.from_numpy(np.array(prediction.flow)).movedim(-1, -3)
     occ = None if prediction.occ is None else torch.from_numpy(prediction.occ)[...,None,:,:]
     return _to_numpy(carry_forward(flow if many else flow[None], occ if occ is None or many else occ[None]))
-
-FlowPredictor.warm_start = _warm_start
 
 # %% ../../nbs/infer/10_predictor.ipynb #91671779
 @lru_cache(maxsize=2)

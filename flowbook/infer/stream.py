@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor
-from .warm import takes_init
 from ..io.images import to_tensor
 from ..io.video import read_frames
 
@@ -104,22 +104,21 @@ class Sink:
         except BaseException as e: self.error = e
         finally: self.stop.set()  # nobody waits for a thread that has ended
 
-# %% ../../nbs/infer/30_stream.ipynb #58b803ad
-def _put(self:Sink,
+# %% ../../nbs/infer/30_stream.ipynb #bc268aa2
+@patch
+def put(self:Sink,
     item # For `work`
 ):
     "Hand over one item; wait while the queue is full"
     _offer(self.queue, item, self.stop)
     if self.error is not None: raise self.error
 
-def _close(self:Sink):
+@patch
+def close(self:Sink):
     "Wait until all is done; raise what went wrong"
     _offer(self.queue, self.stop, self.stop)
     while self.thread.is_alive(): self.thread.join(_tick)
     if self.error is not None: raise self.error
-
-# %% ../../nbs/infer/30_stream.ipynb #c587f73c
-Sink.put,Sink.close = _put,_close
 
 # %% ../../nbs/infer/30_stream.ipynb #71dad609
 @dataclass(eq=False)
@@ -149,7 +148,7 @@ def _check_predictor(predictor, bidirectional, warm_start):
     if not callable(predictor): raise fail(ConfigError, 'predictor', f'a {type(predictor).__name__}', 'a FlowPredictor, the name of a model, or a function of two frames')
     if (bidirectional or warm_start) and not hasattr(predictor, 'predict'):
         raise fail(ConfigError, 'predictor', 'a function', 'a FlowPredictor, for bidirectional and warm_start')
-    if warm_start and hasattr(predictor, 'model') and not takes_init(predictor.model): raise fail(ConfigError, 'warm_start', predictor.name, 'a model that takes a first guess, such as raft or gma')
+    if warm_start and hasattr(predictor, 'model') and not predictor.model.takes_init: raise fail(ConfigError, 'warm_start', predictor.name, 'a model that takes a first guess, such as raft or gma')
     return predictor
 
 # %% ../../nbs/infer/30_stream.ipynb #25aa73d9

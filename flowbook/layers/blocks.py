@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ConvUnit', 'conv_units', 'per_level', 'ConvNorm', 'ResidualBlock', 'init_kaiming']
 
-# %% ../../nbs/layers/10_blocks.ipynb #aeb5d0d4
-import torch, torch.nn.functional as F
+# %% ../../nbs/layers/10_blocks.ipynb #31a7d10a
+import torch.nn.functional as F
+from itertools import pairwise
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail, unknown
@@ -39,7 +40,7 @@ def conv_units(
     widths:tuple  # Output channels of each unit
 )->nn.Sequential: # `(B,ni,H,W)` to `(B,widths[-1],H,W)`
     "Put 3x3 units in a row"
-    return nn.Sequential(*[ConvUnit(*o) for o in zip((ni,*widths), widths)])
+    return nn.Sequential(*[ConvUnit(*o) for o in pairwise((ni,*widths))])
 
 def per_level(
     value,    # One number for all levels, or a sequence with one for each

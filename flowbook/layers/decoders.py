@@ -7,6 +7,7 @@ __all__ = ['DenseBlock', 'DensePredictor', 'ContextNet']
 
 # %% ../../nbs/layers/40_decoders.ipynb #988b0e7b
 import torch
+from itertools import pairwise
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
@@ -22,7 +23,7 @@ class DenseBlock(nn.Module):
         super().__init__()
         sizes = [ni+sum(widths[:i]) for i in range(len(widths)+1)]
         self.out_channels = sizes[-1]
-        self.layers = nn.ModuleList(ConvUnit(*o) for o in zip(sizes, widths))
+        self.layers = nn.ModuleList(ConvUnit(*o) for o in zip(sizes, widths, strict=False))
 
 @patch
 def forward(self:DenseBlock,
@@ -62,8 +63,10 @@ class ContextNet(nn.Module):
         dilations:tuple=(1,2,4,8,16,1)        # Their dilations
     ):
         super().__init__()
-        if len(widths)!=len(dilations): raise fail(ConfigError, 'dilations', f'{len(dilations)} values', f'{len(widths)}, as many as widths')
-        units = [ConvUnit(*o, dilation=d) for *o,d in zip((ni,*widths), widths, dilations)]
+        if len(widths)!=len(dilations):
+            wanted = f'{len(widths)}, as many as widths'
+            raise fail(ConfigError, 'dilations', f'{len(dilations)} values', wanted)
+        units = [ConvUnit(*o, dilation=d) for o,d in zip(pairwise((ni,*widths)), dilations, strict=True)]
         self.layers = nn.Sequential(*units, nn.Conv2d(widths[-1], nf, 3, padding=1))
 
 @patch

@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['PyramidEncoder', 'FeatureEncoder', 'ContextHead']
 
-# %% ../../nbs/layers/20_encoders.ipynb #1afdf2d0
-import math, torch
+# %% ../../nbs/layers/20_encoders.ipynb #80ea65ff
+import math
+from functools import partial
+from itertools import pairwise
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .blocks import ConvNorm, ConvUnit, ResidualBlock, per_level
@@ -24,10 +26,10 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         n = len(channels)
         self.channels = tuple(channels)
-        convs,strides,ks = per_level(convs, n, 'convs'),per_level(strides, n, 'strides'),per_level(ks, n, 'ks')
+        numbers = per_level(convs, n, 'convs'),per_level(ks, n, 'ks'),per_level(strides, n, 'strides')
         self.levels = nn.ModuleList(
             nn.Sequential(ConvUnit(a, b, k, s), *[ConvUnit(b, b, k) for _ in range(m-1)])
-            for a,b,m,s,k in zip((ni,*channels), channels, convs, strides, ks))
+            for (a,b),m,k,s in zip(pairwise((ni,*channels)), *numbers, strict=True))
 
 @patch
 def forward(self:PyramidEncoder,
@@ -55,7 +57,8 @@ class FeatureEncoder(nn.Module):
         self.stem = ConvNorm(3, stem, 7, stride=2, norm=norm)
         def stage(ni, nf, stride, n):
             plan = [(ni,stride)] + [(nf,1)]*(n-1)
-            return nn.Sequential(*[ResidualBlock(c, nf, stride=s, norm=norm, bottleneck=bottleneck) for c,s in plan])
+            block = partial(ResidualBlock, norm=norm, bottleneck=bottleneck)
+            return nn.Sequential(*[block(c, nf, stride=s) for c,s in plan])
         self.stages = nn.Sequential(*map(stage, (stem, *widths), widths, strides, blocks))
         self.head = ConvNorm(widths[-1], outputs, 1).conv
 

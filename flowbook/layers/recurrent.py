@@ -7,6 +7,7 @@ __all__ = ['MotionEncoder', 'ConvGRU', 'FlowHead', 'MaskPredictor', 'UpdateBlock
 
 # %% ../../nbs/layers/30_recurrent.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
+from functools import partial
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
@@ -49,14 +50,15 @@ class ConvGRU(nn.Module):
         super().__init__()
         self.sizes = hidden, context, inputs
         self.padding = tuple(k//2 for k in kernel)
-        self.z, self.r, self.q = (nn.Conv2d(sum(self.sizes), hidden, kernel, padding=self.padding) for _ in range(3))
-        for gate in (self.z, self.r, self.q): nn.init.orthogonal_(gate.weight)
+        gate = partial(nn.Conv2d, sum(self.sizes), hidden, kernel, padding=self.padding)
+        self.z, self.r, self.q = gate(), gate(), gate()
+        for g in (self.z, self.r, self.q): nn.init.orthogonal_(g.weight)
 
 # %% ../../nbs/layers/30_recurrent.ipynb #d9e1ad42
 @patch
 def prepare(self:ConvGRU,
     inp:Tensor # `(B,context,h,w)` context
-)->tuple: # Kernels for the state, kernels for the input, `(B,3*hidden,h,w)` the context's share of all three gates
+)->tuple:      # Kernels for the state and for the input; the context's share of all gates `(B,3*hidden,h,w)`
     "Do once per pair what stays the same in all iterations"
     gates = self.z, self.r, self.q
     on_net, on_inp, on_x = torch.cat([g.weight for g in gates]).split(self.sizes, 1)
@@ -69,10 +71,10 @@ def forward(self:ConvGRU,
     net:Tensor,    # `(B,hidden,h,w)` state
     x:Tensor,      # `(B,inputs,h,w)` input
     prepared:tuple # From `prepare`
-)->Tensor: # `(B,hidden,h,w)` next state
+)->Tensor:         # `(B,hidden,h,w)` next state
     "Take one step"
     (on_net, on_x, share), n = prepared, 2*self.sizes[0]
-    new = F.conv2d(x, on_x, padding=self.padding).add_(share)   # in place: fresh memory costs more than the sum
+    new = F.conv2d(x, on_x, padding=self.padding).add_(share)   # in place: fresh memory costs more
     zr, q = new.tensor_split([n], 1)
     z, r = F.conv2d(net, on_net[:n], padding=self.padding).add_(zr).sigmoid_().chunk(2, 1)
     q = F.conv2d(r*net, on_net[n:], padding=self.padding).add_(q).tanh_()
@@ -115,7 +117,8 @@ def forward(self:MaskPredictor,
     net:Tensor # `(B,inputs,h,w)` state
 )->Tensor:     # `(B,9*factor**2,h,w)` logits
     "Weigh the neighbours of each fine pixel"
-    return F.conv2d(self.conv(net), self.scale*self.out.weight, self.scale*self.out.bias)   # scaling the weights costs less
+    weight, bias = self.scale*self.out.weight, self.scale*self.out.bias   # cheaper than to scale the result
+    return F.conv2d(self.conv(net), weight, bias)
 
 # %% ../../nbs/layers/30_recurrent.ipynb #086c8a1e
 class UpdateBlock(nn.Module):
@@ -148,5 +151,5 @@ def forward(self:UpdateBlock,
 )->tuple:          # Next state, and the correction of `flow`, cells
     "Take one step"
     x = self.motion(corr, flow)
-    for gru, p in zip(self.grus, prepared): net = gru(net, x, p)
+    for gru, p in zip(self.grus, prepared, strict=True): net = gru(net, x, p)
     return net, self.flow_head(net)

@@ -23,19 +23,31 @@ class FlowOutput:
     occ:Tensor=None          # `(B,1,H,W)` occlusion logits of `img1` (above 0: occluded), where the model has them
     occ_bw:Tensor=None       # `(B,1,H,W)` occlusion logits of `img2`, where the model has them
     confidence:Tensor=None   # `(B,1,H,W)` in [0,1], where the model has it
+    flow_prev:Tensor=None    # `(B,2,H,W)` flow from the middle image to the one before, pixels, where `frames` is 3
     flows_bw:list=None       # The predictions behind `flow_bw`, one for each in `flows`, where the model has them
     occs:list=None           # The logits behind `occ`, `(B,1,h,w)` each, likewise
     occs_bw:list=None        # The logits behind `occ_bw`
 
     def __repr__(self):
-        has = [k for k in ('flow_bw', 'occ', 'occ_bw', 'confidence') if getattr(self, k) is not None]
+        has = [k for k in ('flow_bw', 'occ', 'occ_bw', 'confidence', 'flow_prev') if getattr(self, k) is not None]
         b, _, h, w = self.flow.shape
         return f"FlowOutput({b} pair{'s'*(b != 1)} of {w}x{h}, {len(self.flows)} prediction{'s'*(len(self.flows) != 1)}{''.join(f', {k}' for k in has)})"
 
 # %% ../../nbs/models/00_base.ipynb #7b8fe5f1
 class Estimator(nn.Module):
     "Base of all models: `model(img1, img2)` returns a `FlowOutput`"
-    min_size = 64   # Smallest height and width, pixels
+    family = ''           # Name of the family in tables, as its authors call it
+    paper = ''            # Where it was published
+    stride = 1            # Pixels of the image, along a side, to a cell of the coarsest grid; sides are padded or resized to multiples
+    min_size = 64         # Smallest height and width, pixels
+    max_cells = None      # Largest height and width in cells of `stride` pixels; None: memory is the only limit
+    frames = 2            # Images of a call; 3: the flow leads from the middle to the next, `flow_prev` to the one before
+    iterates = False      # Does a call take `iters`?
+    takes_init = False    # Does a call take `flow_init`?
+    bidirectional = False # Does one call answer both directions, with `flow_bw`?
+    occlusion = False     # Does it return `occ`?
+    confidence = False    # Does it return `confidence`?
+    loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: the name of a loss, and its numbers
 
     def check_images(self, img1, img2):
         for name, x in (('img1', img1), ('img2', img2)):

@@ -52,6 +52,7 @@ _needs = dict(deepflow='createOptFlow_DeepFlow', tvl1='DualTVL1OpticalFlow_creat
 # %% ../../nbs/models/03_classical.ipynb #2b8ed49a
 class Classical(Estimator):
     "A method of OpenCV as a model without weights"
+    family = 'classical, OpenCV'
     def __init__(self, *,
         method:str, # 'dis', 'farneback', 'variational', 'deepflow', 'tvl1' or 'zero'
         **options   # Its options, all of them
@@ -116,7 +117,8 @@ def forward(self:Classical,
     for k,v in dict(iters=iters, flow_init=flow_init).items():
         if v is not None: raise fail(ConfigError, f'{self.method} {k}', 'a value', 'None')
     flows = [self.estimate(a, b) for a,b in zip(image_bytes(img1), image_bytes(img2))]
-    flow = torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(img1.device, img1.dtype)
+    flows = np.stack(flows) if flows else np.zeros((0, *img1.shape[-2:], 2), np.float32)
+    flow = torch.from_numpy(flows).permute(0, 3, 1, 2).contiguous().to(img1.device, img1.dtype)
     return FlowOutput(flow=flow, flows=[flow])
 
 # %% ../../nbs/models/03_classical.ipynb #3e0ca756

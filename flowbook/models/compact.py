@@ -17,6 +17,8 @@ from ..ops.offset import expected_offset, normalize_features
 # %% ../../nbs/models/30_compact.ipynb #13d0479a
 class CompactRAFT(RAFT):
     "RAFT with normalised features and a learned step towards the correlation peak"
+    family = 'compact RAFT'
+    paper = 'flowbook'
     flowbook_rules = [(r'^sharp$', 'logit_scale'), (r'^trust$', 'gain')]   # names in weights of version 0.1
 
     def __init__(self,
@@ -50,8 +52,9 @@ def step(self:CompactRAFT,
     flow = flow.detach()
     corr = lookup(flow)
     net, delta = self.update(net, prepared, corr, flow)
-    windows = enumerate(zip(corr.chunk(len(self.gain), 1), self.logit_scale, self.gain))
-    peak = sum(gain*2**level*expected_offset(window, scale, slow='x') for level, (window, scale, gain) in windows)
+    windows = corr.chunk(len(self.gain), 1)
+    offsets = [expected_offset(w, s, slow='x') for w, s in zip(windows, self.logit_scale, strict=True)]
+    peak = sum(gain*2**level*o for level, (gain, o) in enumerate(zip(self.gain, offsets, strict=True)))
     return net, flow + delta + peak
 
 # %% ../../nbs/models/30_compact.ipynb #1e3b7cb0
@@ -59,8 +62,9 @@ def compact_parts(
     **kwargs # Numbers of `raft_parts`, instead of the ones here
 )->dict:     # Keywords of `RAFT`
     "Build parts that are small enough for a CPU"
-    numbers = dict(stem=24, widths=(48,96), strides=(2,2), blocks=(1,2), features=128, context_norm='shared', hidden=64, context=64, kernels=((3,3),),
-                   radius=4, corr=(64,), flow=(32,16), motion=64, flow_head=64, mask_head=64, iters=4, bgr=False)
+    numbers = dict(stem=24, widths=(48,96), strides=(2,2), blocks=(1,2), features=128, context_norm='shared',
+                   hidden=64, context=64, kernels=((3,3),), radius=4, corr=(64,), flow=(32,16), motion=64,
+                   flow_head=64, mask_head=64, iters=4, bgr=False)
     return raft_parts(**numbers | kwargs)
 
 @register_model

@@ -28,7 +28,7 @@ def flow_residuals(
     x2:Tensor,      # `(B,3,H,W)` frame 2
     flow:Tensor,    # `(B,2,H,W)` flow from frame 1 to frame 2, pixels
     flow_bw:Tensor  # `(B,2,H,W)` flow from frame 2 to frame 1, pixels
-)->Tensor:          # `(B,5,H,W)`: photometric residual, range of the frames; forward-backward residual, pixels
+)->Tensor:          # `(B,5,H,W)`: photometric residual, range of the frames; forward-backward, pixels
     "Where could `flow` be wrong?"
     photometric = x1 - warp(x2, flow, use_mask=False)
     loop = flow + warp(flow_bw, flow, use_mask=False)
@@ -75,12 +75,13 @@ def compare(self:RefinePass,
     f1:list,    # Features of frame 1, `(B,C,H/4,W/4)` to `(B,C,H/16,W/16)`
     f2:list,    # Features of frame 2, likewise
     flow:Tensor # `(B,2,H/4,W/4)` current flow, cells
-)->tuple:       # Windows and the offsets of their peaks as one map `(B,n,h,w)` for each scale; flow plus offset, cells of each scale
+)->tuple:       # For each scale a window with the offset of its peak `(B,n,h,w)`, and flow plus offset, cells
     "Look around where `flow` points, at three scales"
     flows = [_halved(flow, i)/2**i for i in range(3)]
-    windows = [_lookup(a, b, f, self.radius) for a, b, f in zip(f1, f2, flows)]
-    offsets = [expected_offset(w, s, slow='x') for w, s in zip(windows, self.logit_scale)]
-    return [torch.cat(o, 1) for o in zip(windows, offsets)], [f + o for f, o in zip(flows, offsets)]
+    windows = [_lookup(a, b, f, self.radius) for a, b, f in zip(f1, f2, flows, strict=True)]
+    offsets = [expected_offset(w, s, slow='x') for w, s in zip(windows, self.logit_scale, strict=True)]
+    matches = [f + o for f, o in zip(flows, offsets, strict=True)]
+    return [torch.cat(o, 1) for o in zip(windows, offsets, strict=True)], matches
 
 # %% ../../nbs/models/32_dis_refiner.ipynb #7d9b0e04
 @patch
@@ -94,7 +95,7 @@ def forward(self:RefinePass,
 )->tuple:         # Next `net`; next flow; the matches at the three scales, in cells of each
     "Correct `flow`"
     seen, matches = self.compare(f1, f2, flow)
-    x = self.read4(torch.cat([seen[0], .4*flow, flow - first], 1))   # .4: flows of a few cells become numbers near 1
+    x = self.read4(torch.cat([seen[0], .4*flow, flow - first], 1))   # .4: a few cells become numbers near 1
     x = F.relu(self.merge4(torch.cat([x, net], 1)) + share)
     y = self.block8(self.merge8(torch.cat([self.down8(x), seen[1]], 1)))
     z = self.block16(self.merge16(torch.cat([self.down16(y), seen[2]], 1)))
@@ -104,17 +105,22 @@ def forward(self:RefinePass,
 
 # %% ../../nbs/models/32_dis_refiner.ipynb #05bbf976
 # what the parts of `RefinePass` were called when the weights in the package were stored
-_first_names = dict(sharp='logit_scale', look='read4', enter='merge4', down1='down8', join1='merge8', deep1='block8', down2='down16', join2='merge16',
-                    deep2='block16', up1='up8', up2='up4')
+_first_names = dict(sharp='logit_scale', look='read4', enter='merge4', up1='up8', up2='up4',
+                    down1='down8', join1='merge8', deep1='block8',
+                    down2='down16', join2='merge16', deep2='block16')
 
 # %% ../../nbs/models/32_dis_refiner.ipynb #62a85de3
 class DISRefiner(Estimator):
     "A classical flow, and a few learned corrections of it"
+    family = 'refiner of DIS'
+    paper = 'flowbook'
+    iterates = takes_init = True
+    loss = dict(type='SequenceLoss')
     stride = 16   # sides are padded to multiples of this
     flowbook_rules = [(rf'^update\.{old}(\.|$)', rf'update.{new}\1') for old, new in _first_names.items()]
 
     def __init__(self, *,
-        start:str='dis',          # Where it starts: one of `classical_methods`, such as 'dis' or 'variational'
+        start:str='dis',          # Where it starts: one of `classical_methods`
         stem:int=16,              # Channels at 1/2
         features:int=32,          # Channels to compare
         widths:tuple=(32,64,96),  # As for `RefinePass`
@@ -125,9 +131,11 @@ class DISRefiner(Estimator):
         if start not in classical_methods: raise unknown('start', start, classical_methods)
         self.start, self.iters = start, iters
         n = widths[0]
-        down = ConvNorm(3, stem, 5, stride=2), ConvNorm(stem, features, 3, stride=2)
-        self.features = nn.Sequential(*down, ResidualBlock(features, features, norm='none'), nn.Conv2d(features, features, 1))
-        self.context = nn.Sequential(ConvNorm(10, stem, 5, stride=2), ConvNorm(stem, 2*n, 3, stride=2, act=False))
+        self.features = nn.Sequential(
+            ConvNorm(3, stem, 5, stride=2), ConvNorm(stem, features, 3, stride=2),
+            ResidualBlock(features, features, norm='none'), nn.Conv2d(features, features, 1))
+        self.context = nn.Sequential(
+            ConvNorm(10, stem, 5, stride=2), ConvNorm(stem, 2*n, 3, stride=2, act=False))
         self.update = RefinePass(widths=widths, radius=radius)
         self.mask = MaskPredictor(inputs=n, width=n, factor=4)
 
@@ -137,7 +145,8 @@ def train(self:DISRefiner,
     mode:bool=True # Training or eval mode?
 )->DISRefiner:     # Itself
     "Change the mode; weights that lie channels last make a CPU a tenth faster where no gradients are needed"
-    return Estimator.train(self, mode).to(memory_format=torch.contiguous_format if mode else torch.channels_last)
+    layout = torch.contiguous_format if mode else torch.channels_last
+    return Estimator.train(self, mode).to(memory_format=layout)
 
 @patch
 def extra_repr(self:DISRefiner)->str: # For `print`
@@ -155,25 +164,30 @@ def both_ways(
     img2:Tensor,          # `(B,3,H,W)` RGB in [0,1]
     method:str='dis',     # One of `classical_methods`
     flow_init:Tensor=None # `(B,2,H,W)` where the search for the forward flow begins, pixels; None: no motion
-)->tuple:                 # Flow from `img1` to `img2` and back, `(B,2,H,W)` float32 pixels, on the device of `img1`, without gradient
+)->tuple:                 # Flow from `img1` to `img2` and back, `(B,2,H,W)` float32 pixels, without gradient
     "Run a classical method in both directions"
-    if _hold_nothing(img1): return (img1.new_empty(len(img1), 2, *img1.shape[-2:], dtype=torch.float32),)*2
+    if not len(img1) or _hold_nothing(img1):
+        empty = img1.new_empty(len(img1), 2, *img1.shape[-2:], dtype=torch.float32)
+        return empty, empty
     init = [None]*len(img1) if flow_init is None else flow_init.permute(0, 2, 3, 1).cpu().numpy()
-    found = [(opencv_flow(a, b, method, i), opencv_flow(b, a, method)) for a, b, i in zip(image_bytes(img1), image_bytes(img2), init)]
-    return tuple(torch.from_numpy(np.stack(f)).permute(0, 3, 1, 2).contiguous().to(img1.device) for f in zip(*found))
+    pairs = zip(image_bytes(img1), image_bytes(img2), init, strict=True)
+    found = [(opencv_flow(a, b, method, i), opencv_flow(b, a, method)) for a, b, i in pairs]
+    batches = (torch.from_numpy(np.stack(f)).permute(0, 3, 1, 2) for f in zip(*found, strict=True))
+    return tuple(b.contiguous().to(img1.device) for b in batches)
 
 # %% ../../nbs/models/32_dis_refiner.ipynb #69c014d8
 @patch
 def begin(self:DISRefiner,
     img1:Tensor,           # `(B,3,H,W)` RGB in [0,1]
     img2:Tensor,           # `(B,3,H,W)` RGB in [0,1]
-    flow_init:Tensor=None  # `(B,2,h,w)` where the search begins, at 1/16 of the padded size, pixels of that grid; None: no motion
+    flow_init:Tensor=None  # `(B,2,h,w)` where the search begins, at 1/16 of the padded size, cells; None: 0
 )->tuple:                  # Flow from `img1` to `img2` and back, `(B,2,H,W)` pixels, in the type of `img1`
     "Find the flow that is to be corrected"
     if flow_init is not None:
         padded, pads = pad_to_multiple(img1[:, :1], self.stride)
         shape = (len(img1), 2, *(n//self.stride for n in padded.shape[-2:]))
-        if flow_init.shape != shape: raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow_init.shape)}", shape)
+        if flow_init.shape != shape:
+            raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow_init.shape)}", shape)
         flow_init = unpad(resize_flow(flow_init.float(), padded.shape[-2:]), pads)
     return tuple(t.to(img1.dtype) for t in both_ways(img1, img2, self.start, flow_init))
 
@@ -189,8 +203,8 @@ def encode(self:DISRefiner,
     f = self.features(torch.cat([x1, x2])).float()
     length = f.shape[1]**.5
     scales = [F.normalize(normalize_features(_halved(f, i)), dim=1, eps=1e-3)*length for i in range(3)]
-    units = x1.new_tensor([1.]*3 + [.2]*2).view(1, 5, 1, 1)   # a residual of five pixels weighs as much as one of full contrast
-    residuals = flow_residuals(x1, x2, flow, flow_bw).mul_(units).clamp_(-2, 2)   # in place: fresh memory costs more than the sums
+    units = x1.new_tensor([1.]*3 + [.2]*2).view(1, 5, 1, 1)   # five pixels weigh as much as full contrast
+    residuals = flow_residuals(x1, x2, flow, flow_bw).mul_(units).clamp_(-2, 2)   # in place: that is quicker
     net, share = self.context(torch.cat([x1, residuals, .1*flow], 1)).chunk(2, 1)
     return [g[:len(x1)] for g in scales], [g[len(x1):] for g in scales], net.tanh(), share
 
@@ -202,7 +216,7 @@ def refine(self:DISRefiner,
     flow:Tensor,          # `(B,2,H,W)` flow to correct, pixels
     flow_bw:Tensor,       # `(B,2,H,W)` flow back, pixels
     iters:int=1,          # Passes
-    all_flows:bool=False  # All that a loss needs: the matches of the first pass, coarse to fine, and the flow of each pass? False: the last
+    all_flows:bool=False  # The first pass's matches, coarse to fine, and each pass's flow? False: the last flow
 )->list:                  # Flows `(B,2,H,W)`, pixels
     "Correct `flow`"
     (x1, pads), *rest = (pad_to_multiple(t, self.stride) for t in (2*img1 - 1, 2*img2 - 1, flow, flow_bw))
@@ -213,9 +227,10 @@ def refine(self:DISRefiner,
     for i in range(iters):
         net, now, matches = self.update(f1, f2, now.detach(), first, net, share)
         if all_flows and i == 0:
-            coarse_first = zip((16, 8, 4), reversed(matches))
+            coarse_first = zip((16, 8, 4), reversed(matches), strict=True)
             flows += [unpad(bilinear_upsample(m, factor), pads) for factor, m in coarse_first]
-        if all_flows or i == iters - 1: flows.append(unpad(convex_upsample(now, self.mask(net).float(), 4), pads))
+        if all_flows or i == iters - 1:
+            flows.append(unpad(convex_upsample(now, self.mask(net).float(), 4), pads))
     return flows
 
 # %% ../../nbs/models/32_dis_refiner.ipynb #2b2249d2
@@ -225,8 +240,8 @@ def forward(self:DISRefiner,
     img2:Tensor,            # The next frame, same shape
     *,
     iters:int=None,         # Passes; None: the model's own number
-    flow_init:Tensor=None,  # `(B,2,h,w)` where the classical search begins, at 1/16 of the padded size, pixels of that grid; None: no motion
-    all_flows:bool=None     # Return the matches of the first pass and the flow of each pass, not just of the last? None: in training mode
+    flow_init:Tensor=None,  # `(B,2,h,w)` where the search begins, at 1/16 of the padded size, cells; None: 0
+    all_flows:bool=None     # All that a loss needs, see `DISRefiner.refine`? None: in training mode
 )->FlowOutput:              # Flows at the images' own size, pixels
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 import flowbook
 from ..core.errors import ConfigError, FlowbookError, fail
-from ..core.testing import _pair
+from .contract import texture_pair
 from ..io.files import atomic_path, check_file
 from .base import Estimator
 from .classical import Classical
@@ -182,7 +182,7 @@ def trace_model(
         n,(low,high) = model.stride,_limits(model)
         h,w = (n*torch.export.Dim(s, min=low, max=high) for s in ('height_cells', 'width_cells'))
         b,size,shapes = 2,((low+1)*n, (low+2)*n),({0: torch.export.Dim('batch', min=1, max=1024), 2: h, 3: w},)*2   # no two symbols of the same value
-    imgs,start = _pair(b, size),()
+    imgs,start = texture_pair(size, batch=b),()
     if hasattr(model, 'begin'): start = model.begin(*imgs)
     if dynamic and start: shapes = (*shapes, shapes[:1]*len(start))
     with torch.no_grad(), _symbols_stay(): return torch.export.export(net, (*imgs, *start), dynamic_shapes=shapes, strict=False)
@@ -249,7 +249,7 @@ class Exported:
 @torch.no_grad()
 def _compare(run, model, iters, b, size):
     "Largest difference between file and model on a procedural pair, and largest flow, pixels"
-    img1,img2 = _pair(b, size)
+    img1,img2 = texture_pair(size, batch=b)
     flow = model(img1, img2, **({} if iters is None else dict(iters=iters))).flow
     return (b, *size, (run(img1, img2) - flow).abs().max().item(), flow.abs().max().item())
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..core.errors import ConfigError, fail
 from ..layers.blocks import init_kaiming
 from .registry import register_model
+from .schedules import recipe_row
 from .flownet import FlowNetDecoder, FlowNetEncoder, FlowNetEstimator, FlowNetS, flownetc, flownets
 from ..ops.warp import warp
 
@@ -29,23 +30,27 @@ class Link(NamedTuple):
 def link(
     img1:Tensor,          # `(B,3,H,W)` image 1
     img2:Tensor,          # `(B,3,H,W)` image 2
-    flow:Tensor,          # `(B,2,h,w)` flow from image 1 to image 2 at a lower resolution, pixels of the images
+    flow:Tensor,          # `(B,2,h,w)` flow from image 1 to image 2, coarser, in pixels of the images
     mode:str='bilinear'   # How the flow is enlarged: 'bilinear' or 'nearest'
 )->Link:                  # Fields of the size of the images
     "Tell the next network what `flow` is and how well it explains the images"
-    if mode not in ('bilinear','nearest'): raise fail(ConfigError, 'link mode', repr(mode), "'bilinear' or 'nearest'")
+    if mode not in ('bilinear','nearest'):
+        raise fail(ConfigError, 'link mode', repr(mode), "'bilinear' or 'nearest'")
     corners = dict(align_corners=False) if mode=='bilinear' else {}
     flow = F.interpolate(flow.to(img1.dtype), img1.shape[-2:], mode=mode, **corners)
     warped = warp(img2, flow, padding_mode='border')
     return Link(flow, flow.norm(dim=1, keepdim=True), warped, (img1-warped).norm(dim=1, keepdim=True))
 
-# %% ../../nbs/models/07_flownet2.ipynb #f655dc1c
-_parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in dict(
-    flownet_fusion='fusion', flownetSD='small', flownetCSS='stack', flownetC='first', flownetS1='refine.0', flownetS2='refine.1').items()]
+# %% ../../nbs/models/07_flownet2.ipynb #9089a01b
+_names = dict(flownet_fusion='fusion', flownetSD='small', flownetCSS='stack', flownetC='first',
+              flownetS1='refine.0', flownetS2='refine.1')
+_parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in _names.items()]
 
 # %% ../../nbs/models/07_flownet2.ipynb #5616ed88
 class FlowNetStack(FlowNetEstimator):
     "A network, and others that correct it one after the other"
+    family = 'FlowNet2'
+    paper = 'Ilg et al., CVPR 2017'
     mmflow_rules = FlowNetEstimator.mmflow_rules + _parts
 
     def __init__(self, *,
@@ -55,18 +60,32 @@ class FlowNetStack(FlowNetEstimator):
         super().__init__()
         if not refine: raise fail(ConfigError, 'refine', 'no network', 'one or more')
         self.first,self.refine = first,nn.ModuleList(refine)
-        self.stride,self.flow_div = max(o.stride for o in (first,*refine)),refine[-1].flow_div
+        self.stride = max(o.stride for o in (first,*refine))
 
-    def estimate(self, x1, x2):
-        flows,unit = self.first.estimate(x1, x2),self.first.flow_div
-        for net in self.refine:
-            l = link(x1, x2, flows[-1]*unit)
-            flows,unit = net.estimate(x1, x2, l.warped, l.flow/unit, l.error),net.flow_div
-        return flows
+# %% ../../nbs/models/07_flownet2.ipynb #323a7560
+@patch(as_prop=True)
+def flow_div(self:FlowNetStack)->float: # That of the last network
+    "Predictions are pixels divided by this"
+    return self.refine[-1].flow_div
+
+@patch
+def estimate(self:FlowNetStack,
+    x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
+    x2:Tensor  # `(B,3,H,W)` image 2, likewise
+)->list:       # Flows of the last network `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`
+    "Estimate, then correct"
+    flows,unit = self.first.estimate(x1, x2),self.first.flow_div
+    for net in self.refine:
+        l = link(x1, x2, flows[-1]*unit)
+        flows,unit = net.estimate(x1, x2, l.warped, l.flow/unit, l.error),net.flow_div
+    return flows
 
 # %% ../../nbs/models/07_flownet2.ipynb #1204896d
 class FlowNet2(FlowNetEstimator):
     "A stack for large motions, a network for small ones, and one that fuses their flows"
+    family = FlowNetStack.family
+    paper = FlowNetStack.paper
+    loss = dict(type='MultiLevelEPE', weights=(0, 0, .005), flow_div=1.)
     mmflow_rules = FlowNetStack.mmflow_rules
 
     def __init__(self, *,
@@ -76,11 +95,24 @@ class FlowNet2(FlowNetEstimator):
     ):
         super().__init__()
         self.stack,self.small,self.fusion = stack,small,fusion
-        self.stride,self.flow_div = max(o.stride for o in (stack,small,fusion)),fusion.flow_div
+        self.stride = max(o.stride for o in (stack,small,fusion))
 
-    def estimate(self, x1, x2):
-        b,a = (link(x1, x2, net.estimate(x1, x2)[-1]*net.flow_div, 'nearest') for net in (self.stack,self.small))
-        return self.fusion.estimate(x1, a.flow, b.flow, a.speed, b.speed, a.error, b.error)
+# %% ../../nbs/models/07_flownet2.ipynb #cd0f4041
+@patch(as_prop=True)
+def flow_div(self:FlowNet2)->float: # That of the fusion net, 1
+    "Predictions are pixels divided by this"
+    return self.fusion.flow_div
+
+@patch
+def estimate(self:FlowNet2,
+    x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
+    x2:Tensor  # `(B,3,H,W)` image 2, likewise
+)->list:       # Flows of the fusion net `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`
+    "Estimate large and small motions, then fuse"
+    def look(net): return link(x1, x2, net.estimate(x1, x2)[-1]*net.flow_div, 'nearest')
+    large,small = look(self.stack),look(self.small)
+    evidence = small.flow,large.flow,small.speed,large.speed,small.error,large.error
+    return self.fusion.estimate(x1, *evidence)
 
 # %% ../../nbs/models/07_flownet2.ipynb #2fb998d7
 @register_model
@@ -89,7 +121,7 @@ def flownet2cs(*,
     refine:dict=None, # Numbers of `flownets` to change, in each corrector
     correctors:int=1  # How many
 )->FlowNetStack:      # In training mode
-    "FlowNet2-CS as in the paper, 77.9 M weights"
+    "FlowNet2-CS as in the paper, 77.9 M parameters"
     nets = [flownets(ni=12, **refine or {}) for _ in range(correctors)]
     return FlowNetStack(first=flownetc(**first or {}), refine=nets)
 
@@ -98,13 +130,15 @@ def flownet2css(*,
     first:dict=None,  # As for `flownet2cs`
     refine:dict=None  # As for `flownet2cs`
 )->FlowNetStack:      # In training mode
-    "FlowNet2-CSS as in the paper, 116.6 M weights"
+    "FlowNet2-CSS as in the paper, 116.6 M parameters"
     return flownet2cs(first=first, refine=refine, correctors=2)
 
-# %% ../../nbs/models/07_flownet2.ipynb #ebc763c3
+# %% ../../nbs/models/07_flownet2.ipynb #1184b4e1
 @register_model
 @delegates(flownet2css)
-def flownet2css_sd(**kwargs)->FlowNetStack:
+def flownet2css_sd(
+    **kwargs     # As for `flownet2css`
+)->FlowNetStack: # In training mode
     "FlowNet2-CSS-ft-sd: the network of `flownet2css`, for weights trained on small motions too"
     return flownet2css(**kwargs)
 
@@ -112,14 +146,16 @@ def flownet2css_sd(**kwargs)->FlowNetStack:
 @register_model
 def flownet2sd(*,
     stem:int=64,               # Channels at full size
-    widths:tuple=((64,128),(128,128),(256,256),(512,512),(512,512),(1024,1024)), # Channels of all convolutions
+    widths:tuple=((64,128),(128,128),(256,256),(512,512),(512,512),(1024,1024)), # Channels of convolutions
     up:tuple=(512,256,128,64), # Channels that the decoder's levels hand on
     flow_div:float=20.         # Predictions are pixels divided by this
 )->FlowNetS:                   # In training mode
-    "FlowNet2-SD as in the paper, for small motions, 45.4 M weights"
+    "FlowNet2-SD as in the paper, for small motions, 45.4 M parameters"
     channels = tuple(w[-1] for w in widths[::-1])[:len(up)+1]
     encoder = FlowNetEncoder(ni=6, widths=widths, ks=3, stem=stem)
-    decoder = FlowNetDecoder(channels=channels, up=up, finest=len(widths)-len(up), smooth=True, bias=True, flow_div=flow_div)
+    finest = len(widths)-len(up)
+    style = dict(smooth=True, bias=True)
+    decoder = FlowNetDecoder(channels=channels, up=up, finest=finest, flow_div=flow_div, **style)
     model = init_kaiming(FlowNetS(encoder=encoder, decoder=decoder), a=.1)
     init_kaiming(model.encoder.stem, a=.1, mode='fan_out')
     return model
@@ -127,7 +163,8 @@ def flownet2sd(*,
 # %% ../../nbs/models/07_flownet2.ipynb #8c92569f
 def _fusion(*, widths=((64,),(64,128),(128,128)), up=(32,16)):
     encoder = init_kaiming(FlowNetEncoder(ni=11, widths=widths, ks=3, strides=(1,2,2)), a=.1, mode='fan_out')
-    decoder = FlowNetDecoder(channels=tuple(w[-1] for w in widths[::-1]), up=up, finest=1, smooth=True, bias=True, flow_div=1.)
+    channels = tuple(w[-1] for w in widths[::-1])
+    decoder = FlowNetDecoder(channels=channels, up=up, finest=1, smooth=True, bias=True, flow_div=1.)
     for m in decoder.modules():
         if not isinstance(m, (nn.Conv2d,nn.ConvTranspose2d)): continue
         nn.init.xavier_uniform_(m.weight)
@@ -142,6 +179,37 @@ def flownet2(*,
     small:dict=None,  # Numbers of `flownet2sd` to change
     fusion:dict=None  # `widths` (three levels) or `up` of the fusion net to change
 )->FlowNet2:          # In training mode
-    "FlowNet2 as in the paper, 162.5 M weights"
+    "FlowNet2 as in the paper, 162.5 M parameters"
     stack = flownet2css(first=first, refine=refine)
     return FlowNet2(stack=stack, small=flownet2sd(**small or {}), fusion=_fusion(**fusion or {}))
+
+# %% ../../nbs/models/07_flownet2.ipynb #db91c507
+_chairs, _things = 'flyingchairs_384x448', 'flyingthings3d_subset_384x768'
+_cs = dict(name='flownet2cs', freeze=['first'])
+_css = dict(name='flownet2css', freeze=['first', 'refine.0'])
+
+recipe_row('flownet2cs_8x1_slong_flyingchairs_384x448', _cs, _chairs, 's_long',
+           load_from=dict(first='flownetc:flyingthings3d_subset'))
+recipe_row('flownet2cs_8x1_sfine_flyingthings3d_subset_384x768', _cs, _things, 's_fine',
+           load_from='flownet2cs:flyingchairs')
+recipe_row('flownet2cs_kitti_test', 'flownet2cs', 'kitti2012_kitti2015_test')
+
+recipe_row('flownet2css_8x1_slong_flyingchairs_384x448', _css, _chairs, 's_long',
+           load_from='flownet2cs:flyingthings3d_subset')
+recipe_row('flownet2css_8x1_sfine_flyingthings3d_subset_384x768', _css, _things, 's_fine',
+           load_from='flownet2css:flyingchairs')
+recipe_row('flownet2css_kitti_test', 'flownet2css', 'kitti2012_kitti2015_test');
+
+# %% ../../nbs/models/07_flownet2.ipynb #e4a63344
+_robust = dict(type='MultiLevelEPE', p=1, q=.4, eps=.01)
+_fused = dict(name='flownet2', freeze=['stack', 'small'])
+_parts_from = dict(stack='flownet2css_sd:flyingthings3d_subset_chairssdhom', small='flownet2sd:chairssdhom')
+
+recipe_row('flownet2css-sd_8x1_sfine_flyingthings3d_subset_chairssdhom_384x448',
+           dict(name='flownet2css_sd', loss=_robust),
+           'flyingthings3d_subset_chairssdhom_384x448', 's_fine', load_from='flownet2css:flyingthings3d_subset')
+recipe_row('flownet2sd_8x1_slong_chairssdhom_384x448', 'flownet2sd', 'chairssdhom_384x448', 's_long')
+recipe_row('flownet2_8x1_slong_flyingchairs_384x448', _fused, _chairs, 's_long', load_from=_parts_from)
+recipe_row('flownet2_8x1_sfine_flyingthings3d_subset_384x768',
+           _fused, _things, 's_fine', load_from=_parts_from)
+recipe_row('flownet2_kitti_test', 'flownet2', 'kitti2012_kitti2015_test');

@@ -8,20 +8,23 @@ __all__ = ['ResidualEstimator', 'BilateralRefine', 'OcclusionUpsample', 'IRRDeco
 # %% ../../nbs/models/16_irrpwc.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
-from ..core.grid import resize_flow, resize_to_multiple
-from ..layers.blocks import ConvUnit, init_kaiming
-from ..layers.decoders import ContextNet, DenseBlock
+from ..core.grid import resize_flow
+from ..layers.blocks import ConvUnit, conv_units, init_kaiming
+from ..layers.decoders import ContextNet, DensePredictor
 from ..layers.encoders import PyramidEncoder
-from .base import Estimator, FlowOutput, prepare_image
+from .base import FlowOutput
+from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
+from .schedules import recipe_row
 from ..ops.correlation import correlation
 from ..ops.upsample import bilinear_upsample
 from ..ops.warp import warp
 
-# %% ../../nbs/models/16_irrpwc.ipynb #fd3a15c7
-class ResidualEstimator(nn.Module):
+# %% ../../nbs/models/16_irrpwc.ipynb #1a83b061
+class ResidualEstimator(DensePredictor):
     "Dense block and context net that each correct an estimate"
     def __init__(self,
         ni:int,          # Channels of the evidence
@@ -30,32 +33,39 @@ class ResidualEstimator(nn.Module):
         context:tuple,   # Channels of the context net
         dilations:tuple  # Its dilations
     ):
-        super().__init__()
-        self.dense_net = DenseBlock(ni+nf, dense)
-        n = self.dense_net.out_channels
-        self.predict_layer = nn.Conv2d(n, nf, 3, padding=1)
-        self.context = ContextNet(n+nf, nf, context, dilations)
+        super().__init__(ni+nf, dense, nf)
+        self.context = ContextNet(self.dense_net.out_channels+nf, nf, context, dilations)
 
-    def forward(self, evidence, estimate):
-        feat = self.dense_net(torch.cat([evidence,estimate], 1))
-        estimate = estimate+self.predict_layer(feat)
-        return estimate+self.context(torch.cat([feat,estimate], 1))
+@patch
+def forward(self:ResidualEstimator,
+    evidence:Tensor, # `(B,ni,h,w)`
+    estimate:Tensor  # `(B,nf,h,w)` flow or occlusion so far
+)->Tensor:           # `(B,nf,h,w)` corrected
+    "Correct, and correct with more context"
+    feat,delta = DensePredictor.forward(self, torch.cat([evidence,estimate], 1))
+    estimate = estimate+delta
+    return estimate+self.context(torch.cat([feat,estimate], 1))
 
 # %% ../../nbs/models/16_irrpwc.ipynb #61898d3d
 class BilateralRefine(nn.Module):
-    "Replace each value by a weighted mean of its 3x3 neighbours, with weights learned from a guide"
+    "Replace each value by a mean of its 3x3 neighbours, weighted by what a guide shows"
     def __init__(self,
         ni:int,                             # Channels of the guide
         widths:tuple=(128,128,64,64,32,32)  # Channels of the conv units that read it
     ):
         super().__init__()
-        self.layers = nn.Sequential(*[ConvUnit(*o) for o in zip((ni,*widths), (*widths,9))])
+        self.layers = conv_units(ni, (*widths,9))
 
-    def forward(self, x, guide):
-        b,c,h,w = x.shape
-        weight = (-self.layers(guide)**2).softmax(1)                             # (B,9,H,W)
-        near = F.unfold(F.pad(x, (1,)*4, mode='replicate'), 3).view(b, c, 9, h, w)
-        return (near*weight[:,None]).sum(2)
+@patch
+def forward(self:BilateralRefine,
+    x:Tensor,    # `(B,C,h,w)` flow or occlusion
+    guide:Tensor # `(B,ni,h,w)`
+)->Tensor:       # `(B,C,h,w)`
+    "Filter `x` as `guide` says"
+    b,c,h,w = x.shape
+    weight = (-self.layers(guide)**2).softmax(1)                             # (B,9,h,w)
+    near = F.unfold(F.pad(x, (1,)*4, mode='replicate'), 3).view(b, c, 9, h, w)
+    return (near*weight[:,None]).sum(2)
 
 # %% ../../nbs/models/16_irrpwc.ipynb #a7d3da10
 def _other(x):
@@ -75,34 +85,45 @@ class OcclusionUpsample(nn.Module):
         self.res = nn.Sequential(ConvUnit(width, width), nn.Conv2d(width, width, 3, padding=1))
         self.end,self.out = ConvUnit(width, width),ConvUnit(width, 1)
 
-    def forward(self, occ, f, flow, scaled):
-        occ,views = F.interpolate(occ, scale_factor=2, mode='nearest'),[f, warp(_other(f), flow)]
-        if f.shape[1]!=3: views = [self.reduce(o) for o in views]
-        x = start = self.init(torch.cat([occ, *views, scaled, warp(_other(scaled), flow)], 1))
-        for _ in range(3): x = x+.1*self.res(x) # the same weights three times
-        return occ+self.out(start+self.end(x))
+@patch
+def forward(self:OcclusionUpsample,
+    occ:Tensor,   # `(2B,1,h,w)` occlusion logits
+    f:Tensor,     # `(2B,C,2h,2w)` images or features
+    flow:Tensor,  # `(2B,2,2h,2w)` flow, cells
+    scaled:Tensor # `(2B,2,2h,2w)` the same flow in the units that the network reads
+)->Tensor:        # `(2B,1,2h,2w)`
+    "Enlarge `occ`, and correct it"
+    occ = F.interpolate(occ, scale_factor=2, mode='nearest')
+    views = f,warp(_other(f), flow)
+    if f.shape[1]!=3: views = [self.reduce(o) for o in views]
+    x = start = self.init(torch.cat([occ, *views, scaled, warp(_other(scaled), flow)], 1))
+    for _ in range(3): x = x+.1*self.res(x) # the same weights three times
+    return occ+self.out(start+self.end(x))
 
 # %% ../../nbs/models/16_irrpwc.ipynb #5580508c
 class IRRDecoder(nn.Module):
     "Estimate flow and occlusion in both directions with one set of weights for all levels"
     def __init__(self, *,
         channels:tuple=(16,32,64,96,128,196),   # Channels of the pyramid's levels, finest first
-        width:int=32,                           # Channels that the estimators read, and of the occlusion upsampling
+        width:int=32,                           # Channels that estimators and occlusion upsampling read
         max_displacement:int=4,                 # Search range in cells at every level
         dense:tuple=(128,128,96,64,32),         # Channels that the dense layers add
         context:tuple=(128,128,128,96,64,32),   # Channels of the context nets
         dilations:tuple=(1,2,4,8,16,1),         # Their dilations
         refine:tuple=(128,128,64,64,32,32),     # Channels of the bilateral refinements
-        flow_div:float=20.                      # The occlusion upsampling reads flows in units of this many pixels
+        flow_div:float=20.                      # The occlusion upsampling reads flows divided by this
     ):
         super().__init__()
         if len(channels)<2: raise fail(ConfigError, 'channels', f'{len(channels)} level', '2 or more')
         self.levels = list(range(len(channels), -1, -1))
         self.max_displacement,self.flow_div = max_displacement,flow_div
-        self.reduce = nn.ModuleDict({f'level{l}': nn.Identity() if c==width else ConvUnit(c, width, 1) for l,c in enumerate(channels, 1) if l>1})
+        reduce = lambda c: nn.Identity() if c==width else ConvUnit(c, width, 1)
+        self.reduce = nn.ModuleDict({f'level{l}': reduce(c) for l,c in enumerate(channels[1:], 2)})
         ni = (2*max_displacement+1)**2 + width
-        self.flow_estimator,self.occ_estimator = (ResidualEstimator(ni, nf, dense, context, dilations) for nf in (2,1))
-        self.flow_refine,self.occ_refine = BilateralRefine(2+1+width, refine),BilateralRefine(1+2*width, refine)
+        self.flow_estimator = ResidualEstimator(ni, 2, dense, context, dilations)
+        self.occ_estimator = ResidualEstimator(ni, 1, dense, context, dilations)
+        self.flow_refine = BilateralRefine(2+1+width, refine)   # reads flow, residual and features
+        self.occ_refine = BilateralRefine(1+2*width, refine)    # reads occlusion, features and their residual
         self.occ_upsample = OcclusionUpsample(channels[0], width)
 
 # %% ../../nbs/models/16_irrpwc.ipynb #df4eddbe
@@ -115,10 +136,10 @@ def refine(self:IRRDecoder,
 )->tuple:          # The refined `flow` and `occ`
     "Filter `flow` and `occ` within the edges of the images"
     flow,occ = flow.detach(),occ.detach()
-    miss = (img-warp(_other(img), flow)).norm(dim=1, keepdim=True)
-    flow = self.flow_refine(flow, torch.cat([flow-flow.mean((2,3), keepdim=True), miss, feat], 1))
-    miss = feat-warp(_other(feat), flow)
-    return flow,self.occ_refine(occ, torch.cat([occ, feat, miss], 1))
+    residual = (img-warp(_other(img), flow)).norm(dim=1, keepdim=True)
+    flow = self.flow_refine(flow, torch.cat([flow-flow.mean((2,3), keepdim=True), residual, feat], 1))
+    residual = feat-warp(_other(feat), flow)
+    return flow,self.occ_refine(occ, torch.cat([occ, feat, residual], 1))
 
 # %% ../../nbs/models/16_irrpwc.ipynb #a2667988
 def _to(x, size): return F.interpolate(x, size, mode='bilinear', align_corners=True)
@@ -133,10 +154,12 @@ def estimate(self:IRRDecoder,
     occ:Tensor    # `(2B,1,h,w)` occlusion logits so far
 )->list:          # Two pairs of flow and occlusion: before and after refinement
     "Improve `flow` and `occ` at level `l`"
-    corr = correlation(f, warp(_other(f), flow), max_displacement=self.max_displacement).flatten(1, 2)/f.shape[1]
+    corr = correlation(f, warp(_other(f), flow), max_displacement=self.max_displacement)
+    corr = corr.flatten(1, 2)/f.shape[1]
     feat = self.reduce[f'level{l}'](f)
     evidence = torch.cat([F.leaky_relu(corr, .1), feat], 1)
-    flow,occ = self.flow_estimator(evidence, flow),self.occ_estimator(evidence, occ)
+    flow = self.flow_estimator(evidence, flow)
+    occ = self.occ_estimator(evidence, occ)
     return [(flow,occ), self.refine(_to(img, f.shape[-2:]), feat, flow, occ)]
 
 # %% ../../nbs/models/16_irrpwc.ipynb #2c4f3e18
@@ -144,27 +167,37 @@ def estimate(self:IRRDecoder,
 def forward(self:IRRDecoder,
     fmaps1:list, # Image 1 `(B,3,H,W)`, then its feature maps, level l at 1/2**l of the size
     fmaps2:list  # Image 2 and its feature maps
-)->tuple:        # Flows `(2B,2,h,w)`, full-resolution pixels, and occlusion logits `(2B,1,h,w)`: two lists, coarse to fine; first half forward, second half backward
-    "Search each level near the flow of the level above, in both directions"
-    maps,steps = [torch.cat(o) for o in zip(fmaps1, fmaps2)],[]
+)->tuple:        # Coarse to fine: flows `(2B,2,h,w)`, pixels of the input; occlusions `(2B,1,h,w)`, logits
+    "Search each level near the flow of the level above, forward (the first half of the batch) and backward"
+    maps = [torch.cat(o) for o in zip(fmaps1, fmaps2, strict=True)]
     flow,occ = (maps[0].new_zeros(len(maps[0]), n, *maps[-1].shape[-2:]) for n in (2,1))
+    flows,occs = [],[]
     for l in self.levels:
         if l!=self.levels[0]: flow = bilinear_upsample(flow, 2)
         if l<2: new = [(flow, self.occ_upsample(occ, maps[l], flow, flow*(2**l/self.flow_div)))]
         else: new = self.estimate(l, maps[0], maps[l], flow, _to(occ, flow.shape[-2:]))
-        steps += [(w*2**l, o) for w,o in new]
+        flows += [w*2**l for w,_ in new]
+        occs += [o for _,o in new]
         flow,occ = new[-1]
-    return tuple(map(list, zip(*steps)))
+    return flows,occs
 
-# %% ../../nbs/models/16_irrpwc.ipynb #41eb0730
-class IRRPWC(Estimator):
+# %% ../../nbs/models/16_irrpwc.ipynb #ce7080c1
+class IRRPWC(PyramidEstimator):
     "IRR-PWC: flow and occlusion in both directions"
+    family = 'IRR-PWC'
+    paper = 'Hur and Roth, CVPR 2019'
+    bidirectional = occlusion = True
+    loss = dict(type='IRRLoss')
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
                     (r'corr_block\.(level\d)\.conv_1x1\.', r'reduce.\1.'),
                     (r'(flow|occ)_decoders\.layers\.(\d+)\.layers\.', r'\1_estimator.dense_net.layers.\2.'),
-                    (r'(flow|occ)_decoders\.', r'\1_estimator.'), (r'(flow|occ)_post_processor\.', r'\1_estimator.context.'),
-                    (r'occ_shuffle_upsample\.conv_1x1\.', 'occ_upsample.reduce.'), (r'occ_shuffle_upsample\.', 'occ_upsample.'),
-                    (r'res_end_conv\.', 'end.'), (r'res_conv\.1\.conv\.', 'res.1.'), (r'(res|init|out)_conv\.', r'\1.')]
+                    (r'(flow|occ)_decoders\.', r'\1_estimator.'),
+                    (r'(flow|occ)_post_processor\.', r'\1_estimator.context.'),
+                    (r'occ_shuffle_upsample\.conv_1x1\.', 'occ_upsample.reduce.'),
+                    (r'occ_shuffle_upsample\.', 'occ_upsample.'),
+                    (r'res_end_conv\.', 'end.'),
+                    (r'res_conv\.1\.conv\.', 'res.1.'),
+                    (r'(res|init|out)_conv\.', r'\1.')]
 
     def __init__(self, *,
         encoder:nn.Module, # Image `(B,3,H,W)` to the list of its feature maps, level l at 1/2**l
@@ -175,52 +208,64 @@ class IRRPWC(Estimator):
         self.encoder,self.decoder,self.bgr = encoder,decoder,bgr
         self.stride = 2**len(encoder.channels)
 
-# %% ../../nbs/models/16_irrpwc.ipynb #804a203b
-def _restore(flows, occs, inner, size):
-    "Tear the directions apart; bring flows to pixels of `size`, and the last predictions to `size`"
-    scale = flows[-1].new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
-    flow,flow_bw = resize_flow(flows[-1], size).chunk(2)
-    occ,occ_bw = F.interpolate(occs[-1], size, mode='bilinear', align_corners=False).chunk(2)
-    flows,flows_bw = zip(*((f*scale if size!=inner else f).chunk(2) for f in flows))
-    occs,occs_bw = zip(*(o.chunk(2) for o in occs))
-    return FlowOutput(flow=flow, flows=list(flows), flow_bw=flow_bw, flows_bw=list(flows_bw), occ=occ, occs=list(occs), occ_bw=occ_bw, occs_bw=list(occs_bw))
-
-# %% ../../nbs/models/16_irrpwc.ipynb #99bf52a5
+# %% ../../nbs/models/16_irrpwc.ipynb #432b39ed
 @patch
-def forward(self:IRRPWC,
-    img1:Tensor,      # `(B,3,H,W)` RGB in [0,1], at least 64x64
-    img2:Tensor,      # The next frame, same shape
-    *,
-    iters=None,       # Must be None: the levels are the iterations
-    flow_init=None,   # Must be None: the search starts from zero
-    all_flows=None    # Of no effect: all levels are always computed
-)->FlowOutput:        # Lists have two predictions per estimated level and one per enlarged level, coarse to fine
-    "Estimate flow and occlusion from `img1` to `img2` and back"
-    self.check_images(img1, img2)
-    self.refuse_start('its levels are its iterations, and they start from zero', iters=iters, flow_init=flow_init)
-    imgs = [resize_to_multiple(prepare_image(o, bgr=self.bgr), self.stride) for o in (img1,img2)]
-    fmaps1,fmaps2 = zip(imgs, *(f.chunk(2) for f in self.encoder(torch.cat(imgs))))
-    predictions = ([p.to(img1.dtype) for p in ps] for ps in self.decoder(fmaps1, fmaps2))
-    return _restore(*predictions, imgs[0].shape[-2:], img1.shape[-2:])
+def estimate(self:IRRPWC,
+    x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
+    x2:Tensor  # `(B,3,H,W)` image 2, likewise
+)->tuple:      # Flows and occlusions of both directions: two per estimated level, one per enlarged level
+    "Encode, decode"
+    fmaps1,fmaps2 = image_pyramids(self.encoder, x1, x2)
+    return self.decoder([x1,*fmaps1], [x2,*fmaps2])
+
+@patch
+def restore(self:IRRPWC,
+    found:tuple,  # From `estimate`
+    inner:tuple,  # `(H,W)` that the network saw
+    img:Tensor    # `(B,3,H,W)` image 1 as it was given
+)->FlowOutput:    # Flow in pixels of `img`, occlusion logits, both of either direction
+    "Tear the directions apart, and bring the last predictions to the size of the images"
+    (flows,occs),size = ([p.to(img.dtype) for p in ps] for ps in found),img.shape[-2:]
+    scale = flows[-1].new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1,2,1,1)
+    out = {}
+    out['flow'],out['flow_bw'] = resize_flow(flows[-1], size).chunk(2)
+    out['occ'],out['occ_bw'] = F.interpolate(occs[-1], size, mode='bilinear', align_corners=False).chunk(2)
+    halves = [(f*scale if size!=inner else f).chunk(2) for f in flows]
+    out['flows'],out['flows_bw'] = ([h[i] for h in halves] for i in (0,1))
+    halves = [o.chunk(2) for o in occs]
+    out['occs'],out['occs_bw'] = ([h[i] for h in halves] for i in (0,1))
+    return FlowOutput(**out)
 
 # %% ../../nbs/models/16_irrpwc.ipynb #e495b022
 @register_model
+@delegates(IRRDecoder)
 def irrpwc(*,
-    channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
-    convs:int=2,                           # Conv units per pyramid level
-    width:int=32,                          # Channels that the estimators read, and of the occlusion upsampling
-    max_displacement:int=4,                # Search range in cells at every level
-    dense:tuple=(128,128,96,64,32),        # Channels that the dense layers add
-    context:tuple=(128,128,128,96,64,32),  # Channels of the context nets
-    dilations:tuple=(1,2,4,8,16,1),        # Their dilations
-    refine:tuple=(128,128,64,64,32,32),    # Channels of the bilateral refinements
-    flow_div:float=20.,                    # The occlusion upsampling reads flows in units of this many pixels
-    bgr:bool=False                         # Do the weights expect blue, green, red?
-)->IRRPWC:                                 # In training mode
-    "IRR-PWC as in the paper, 6.4 M weights"
-    decoder = IRRDecoder(channels=channels, width=width, max_displacement=max_displacement, dense=dense, context=context,
-                         dilations=dilations, refine=refine, flow_div=flow_div)
-    model = init_kaiming(IRRPWC(encoder=PyramidEncoder(channels=channels, convs=convs), decoder=decoder, bgr=bgr), a=.1)
+    channels:tuple=(16,32,64,96,128,196), # Channels of the pyramid's levels, finest first
+    convs:int=2,                          # Conv units per pyramid level
+    bgr:bool=False,                       # Do the weights expect blue, green, red?
+    **kwargs
+)->IRRPWC:                                # In training mode
+    "IRR-PWC as in the paper, 6.4 M parameters"
+    encoder,decoder = PyramidEncoder(channels=channels, convs=convs),IRRDecoder(channels=channels, **kwargs)
+    model = init_kaiming(IRRPWC(encoder=encoder, decoder=decoder, bgr=bgr), a=.1)
     up = decoder.occ_upsample
     for unit in up.reduce,up.init,up.end,up.out: init_kaiming(unit, a=.1, mode='fan_out')
     return model
+
+# %% ../../nbs/models/16_irrpwc.ipynb #813047d8
+_average = dict(ema=dict(momentum=2e-4))
+_film = dict(name='irrpwc', loss=dict(type='IRRLoss', p=1, q=.4, eps=.01))
+_sparse = dict(name='irrpwc', loss=_film['loss'] | dict(resize='upsample'))
+_after_things = dict(bs=4, load_from='irrpwc:flyingthings3d_subset', **_average)
+
+recipe_row('irrpwc_8x1_sshort_flyingchairsocc_384x448',
+           'irrpwc', 'flyingchairsocc_bi_occ_384x448', 's_short', **_average)
+recipe_row('irrpwc_8x1_sfine_half_flyingthings3d_subset_384x768', 'irrpwc',
+           'flyingthings3d_subset_bi_with_occ_384x768', 's_fine_half', load_from='irrpwc:flyingchairsocc', **_average)
+recipe_row('irrpwc_ft_4x1_300k_sintel_384x768',
+           _film, 'sintel_irr_with_occ_384x768', 'pwcnet_ft', **_after_things)
+recipe_row('irrpwc_ft_4x1_300k_sintel_final_384x768',
+           _film, 'sintel_final_irr_with_occ_384x768', 'pwcnet_ft', bs=4,
+           load_from='irrpwc:sintel', **_average)
+recipe_row('irrpwc_ft_4x1_300k_kitti_320x896', _sparse, 'kitti2012_kitti2015_irr_320x896', 'pwcnet_ft',
+           find_unused_parameters=True, **_after_things);

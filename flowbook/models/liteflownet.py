@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SubPixel', 'FixedUpsample', 'Matching', 'local_convolution', 'Regularization', 'LiteFlowLevel', 'LiteFlowDecoder',
-           'LiteFlowNet', 'liteflownet', 'copy_level', 'load_stage']
+           'LiteFlowNet', 'liteflownet', 'register_stage', 'copy_level', 'load_stage']
 
 # %% ../../nbs/models/12_liteflownet.ipynb #0b0092ec
 import math, torch, torch.nn.functional as F
@@ -12,16 +12,13 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
-from ..core.grid import resize_to_multiple
-from ..layers.blocks import ConvUnit, init_kaiming
+from ..layers.blocks import ConvUnit, conv_units, init_kaiming
 from ..layers.encoders import PyramidEncoder
-from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
+from .schedules import halving, recipe_row
 from ..ops.correlation import correlation
 from ..ops.warp import warp
-
-# %% ../../nbs/models/12_liteflownet.ipynb #bdffa5e3
-def _units(ni, widths): return nn.Sequential(*[ConvUnit(*o) for o in zip((ni,*widths), widths)])
 
 # %% ../../nbs/models/12_liteflownet.ipynb #55ee2d22
 class SubPixel(nn.Module):
@@ -32,23 +29,34 @@ class SubPixel(nn.Module):
         ks:int         # Kernel size of the last convolution
     ):
         super().__init__()
-        self.layers = _units(ni, widths)
+        self.layers = conv_units(ni, widths)
         self.predict_layer = nn.Conv2d(widths[-1], 2, ks, padding=ks//2)
 
-    def forward(self, x): return self.predict_layer(self.layers(x))
+@patch
+def forward(self:SubPixel,
+    x:Tensor # `(B,ni,h,w)` evidence
+)->Tensor:   # `(B,2,h,w)` correction of the flow
+    "Read a correction"
+    return self.predict_layer(self.layers(x))
 
 # %% ../../nbs/models/12_liteflownet.ipynb #21263551
 class FixedUpsample(nn.Module):
-    "Double the size, each channel by itself, with a kernel that is not learnt"
+    "Double the size, each channel by itself, with a fixed kernel"
     def __init__(self,
         channels:int  # Of the input
     ):
         super().__init__()
         n = torch.arange(16)
         tent = lambda t: 1 - (t/2-.75).abs()
-        self.register_buffer('weight', (tent(n%4)*tent(n/4)).view(1,1,4,4).repeat(channels,1,1,1)) # n//4 would be bilinear
+        kernel = (tent(n%4)*tent(n/4)).view(1,1,4,4)   # n//4 would be bilinear
+        self.register_buffer('weight', kernel.repeat(channels,1,1,1))
 
-    def forward(self, x): return F.conv_transpose2d(x, self.weight, stride=2, padding=1, groups=len(self.weight))
+@patch
+def forward(self:FixedUpsample,
+    x:Tensor # `(B,channels,h,w)`
+)->Tensor:   # `(B,channels,2h,2w)`
+    "Enlarge each channel"
+    return F.conv_transpose2d(x, self.weight, stride=2, padding=1, groups=len(self.weight))
 
 # %% ../../nbs/models/12_liteflownet.ipynb #5f7b3d64
 class Matching(SubPixel):
@@ -64,9 +72,15 @@ class Matching(SubPixel):
         self.max_displacement,self.cell = max_displacement,cell
         self.corr_up = FixedUpsample(window) if cell>1 else nn.Identity()
 
-    def forward(self, f1, f2):
-        corr = correlation(f1, f2, max_displacement=self.max_displacement, stride=self.cell, dilation_patch=self.cell)
-        return SubPixel.forward(self, self.corr_up(F.leaky_relu(corr.flatten(1, 2), .1)))
+@patch
+def forward(self:Matching,
+    f1:Tensor, # `(B,C,h,w)` features of image 1
+    f2:Tensor  # `(B,C,h,w)` features of image 2, warped
+)->Tensor:     # `(B,2,h,w)` correction of the flow
+    "Search, and read a correction"
+    step = dict(stride=self.cell, dilation_patch=self.cell)
+    corr = correlation(f1, f2, max_displacement=self.max_displacement, **step).flatten(1, 2)
+    return SubPixel.forward(self, self.corr_up(F.leaky_relu(corr, .1)))
 
 # %% ../../nbs/models/12_liteflownet.ipynb #7c02836b
 def local_convolution(
@@ -75,7 +89,8 @@ def local_convolution(
 )->Tensor:       # `(B,2,H,W)` means of `flow`, weighted by softmax(-dist**2); outside the image it is 0
     "Average `flow` over the neighbours that are near in `dist`"
     k = math.isqrt(n := dist.shape[1])
-    if k*k!=n or k%2==0: raise fail(FlowbookError, 'dist', f'{n} channels', 'the square of an odd kernel size')
+    if k*k!=n or k%2==0:
+        raise fail(FlowbookError, 'dist', f'{n} channels', 'the square of an odd kernel size')
     weight = (-dist.to(flow.dtype)**2).softmax(1)
     mean = lambda f: (weight*F.unfold(f, k, padding=k//2).view_as(weight)).sum(1, keepdim=True)
     return torch.cat([mean(f) for f in flow.split(1, 1)], 1) # one component at a time: half the memory
@@ -91,9 +106,11 @@ class Regularization(nn.Module):
     ):
         super().__init__()
         self.feat_layer = ConvUnit(ni, feat, 1) if ni<feat else nn.Identity()
-        self.layers = _units(1 + 2 + max(ni, feat), widths)
-        wide = nn.Conv2d(widths[-1], ks*ks, (ks,1), padding=(ks//2,0)),nn.Conv2d(ks*ks, ks*ks, (1,ks), padding=(0,ks//2))
-        self.dist_layer = nn.Sequential(*wide) if ks>3 else nn.Conv2d(widths[-1], ks*ks, ks, padding=ks//2)
+        self.layers = conv_units(1 + 2 + max(ni, feat), widths)
+        n,half = ks*ks,ks//2
+        column = nn.Conv2d(widths[-1], n, (ks,1), padding=(half,0))
+        row = nn.Conv2d(n, n, (1,ks), padding=(0,half))
+        self.dist_layer = nn.Sequential(column, row) if ks>3 else nn.Conv2d(widths[-1], n, ks, padding=half)
 
 # %% ../../nbs/models/12_liteflownet.ipynb #26ae2ca8
 @patch
@@ -106,9 +123,9 @@ def forward(self:Regularization,
 )->Tensor:        # `(B,2,h,w)` flow, same unit
     "Regularise `flow`, guided by the images"
     img1,img2 = (F.interpolate(o, flow.shape[-2:], mode='bilinear', align_corners=False) for o in (img1,img2))
-    misfit = (img1 - warp(img2, flow*scale)).norm(dim=1, keepdim=True)
+    residual = (img1 - warp(img2, flow*scale)).norm(dim=1, keepdim=True)
     centred = flow - flow.mean((2,3), keepdim=True)
-    dist = self.dist_layer(self.layers(torch.cat([misfit, centred, self.feat_layer(f1)], 1)))
+    dist = self.dist_layer(self.layers(torch.cat([residual, centred, self.feat_layer(f1)], 1)))
     return local_convolution(flow, dist)
 
 # %% ../../nbs/models/12_liteflownet.ipynb #eff961a7
@@ -126,7 +143,8 @@ class LiteFlowLevel(nn.Module):
         last:bool=False                # True for the finest level: nothing to enlarge
     ):
         super().__init__()
-        self.scale,wide = scale,max(ni, feat)
+        self.scale = scale
+        wide = max(ni, feat)
         self.feat_layer = ConvUnit(ni, feat, 1) if ni<feat else nn.Identity()
         self.matching = Matching(widths, ks, max_displacement, cell)
         self.subpixel = SubPixel(2*wide + 2, widths, ks)
@@ -145,7 +163,7 @@ def forward(self:LiteFlowLevel,
     "Correct `up` in three steps"
     g1,g2 = self.feat_layer(f1),self.feat_layer(f2)
     found = self.matching(g1, g2 if up is None else warp(g2, up*self.scale))
-    flow = found.to(img1.dtype) if up is None else up + found # keep the flow's type: half precision only inside the steps
+    flow = found.to(img1.dtype) if up is None else up + found # the flow keeps its type between the steps
     flow = flow + self.subpixel(torch.cat([g1, warp(g2, flow*self.scale), flow], 1))
     return flow if self.regularization is None else self.regularization(flow, f1, img1, img2, self.scale)
 
@@ -166,13 +184,18 @@ class LiteFlowDecoder(nn.Module):
         flow_div:float=20.                      # Predictions are pixels divided by this
     ):
         super().__init__()
-        n,depth = len(channels),min(len(kernels), len(cells))
-        if not max(2, n-depth+1)<=finest<=n: raise fail(ConfigError, 'finest', finest, f'a level from {max(2, n-depth+1)} to {n}')
-        self.flow_div,self.levels,self.decoders = flow_div,list(range(n, finest-1, -1)),nn.ModuleDict()
-        for l,ks,cell in zip(self.levels, kernels, cells):
-            reg = Regularization(channels[l-1], ks, reg_widths, reg_feat) if regularize or l>finest else None
-            self.decoders[f'level{l}'] = LiteFlowLevel(
-                channels[l-1], widths, ks, flow_div/2**(l-1), max_displacement, cell, feat, reg, last=l==finest)
+        n = len(channels)
+        least = max(2, n + 1 - min(len(kernels), len(cells)))
+        if not least<=finest<=n: raise fail(ConfigError, 'finest', finest, f'a level from {least} to {n}')
+        self.flow_div = flow_div
+        self.levels = list(range(n, finest-1, -1))
+        self.decoders = nn.ModuleDict()
+        for l,ks,cell in zip(self.levels, kernels, cells, strict=False):
+            c,last = channels[l-1],l==finest
+            reg = None if last and not regularize else Regularization(c, ks, reg_widths, reg_feat)
+            numbers = dict(scale=flow_div/2**(l-1), max_displacement=max_displacement, cell=cell, feat=feat)
+            level = LiteFlowLevel(c, widths, ks, **numbers, regularization=reg, last=last)
+            self.decoders[f'level{l}'] = level
 
 # %% ../../nbs/models/12_liteflownet.ipynb #8312e8b2
 @patch
@@ -190,22 +213,28 @@ def forward(self:LiteFlowDecoder,
         if level.upflow_layer is not None: up = level.upflow_layer(flow).to(flow.dtype)
     return flows
 
-# %% ../../nbs/models/12_liteflownet.ipynb #19e930bb
-class LiteFlowNet(Estimator):
+# %% ../../nbs/models/12_liteflownet.ipynb #27f706bc
+class LiteFlowNet(PyramidEstimator):
     "LiteFlowNet: an encoder for both images and a decoder that matches, corrects and regularises"
+    family = 'LiteFlowNet'
+    paper = 'Hui et al., CVPR 2018'
     mmflow_rules = [(r'^(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
-                    (r'\.NetM\.', '.matching.'), (r'\.NetS\.', '.subpixel.'), (r'\.NetR\.', '.regularization.'),
-                    (r'\.rfeat_layer\.', '.regularization.feat_layer.'), (r'\.pred_flow\.', '.predict_layer.')]
+                    (r'\.NetM\.', '.matching.'),
+                    (r'\.NetS\.', '.subpixel.'),
+                    (r'\.NetR\.', '.regularization.'),
+                    (r'\.rfeat_layer\.', '.regularization.feat_layer.'),
+                    (r'\.pred_flow\.', '.predict_layer.')]
 
     def __init__(self, *,
         encoder:nn.Module, # Image `(B,3,H,W)` to the list of its feature maps, level l at 1/2**(l-1)
-        decoder:nn.Module, # Two such lists and the images to flows, coarse to fine, in pixels divided by its `flow_div`
+        decoder:nn.Module, # Two such lists and the images to flows, coarse to fine, pixels / `flow_div`
         mean:tuple=(.411618,.434631,.454253) # Subtracted from blue, green, red
     ):
         super().__init__()
         self.encoder,self.decoder = encoder,decoder
         self.stride = 2**len(encoder.channels)
-        self.register_buffer('mean', torch.tensor(mean).view(1,3,1,1), persistent=False) # not in the checkpoints
+        mean = torch.tensor(mean).view(1,3,1,1)
+        self.register_buffer('mean', mean, persistent=False) # not in the checkpoints
 
 # %% ../../nbs/models/12_liteflownet.ipynb #4d648afa
 @patch(as_prop=True)
@@ -213,58 +242,46 @@ def loss_weights(self:LiteFlowNet)->tuple: # One number for each of `flows`, for
     "Weights of the levels in the loss, coarse to fine"
     return (.32,.08,.02,.01,.005)[:len(self.decoder.levels)]
 
-# %% ../../nbs/models/12_liteflownet.ipynb #00a677b6
+@patch(as_prop=True)
+def loss(self:LiteFlowNet)->dict: # A name and its numbers
+    "What it is trained to minimise"
+    return dict(type='MultiLevelEPE', weights=self.loss_weights)
+
+# %% ../../nbs/models/12_liteflownet.ipynb #6b31f5f7
 @patch
-def forward(self:LiteFlowNet,
-    img1:Tensor,      # `(B,3,H,W)` RGB in [0,1], at least 64x64
-    img2:Tensor,      # The next frame, same shape
-    *,
-    iters=None,       # Must be None: there is nothing to iterate
-    flow_init=None,   # Must be None: the search starts from zero
-    all_flows=None    # Of no effect: all levels are always computed
-)->FlowOutput:        # `flows` has one prediction per level, coarse to fine
-    "Estimate the flow from `img1` to `img2`"
-    self.check_images(img1, img2)
-    self.refuse_start(iters=iters, flow_init=flow_init)
-    imgs = torch.cat([resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2)]) - self.mean
-    fmaps1,fmaps2 = zip(*(f.chunk(2) for f in self.encoder(imgs)))
-    flows = [f.to(img1.dtype)*self.decoder.flow_div for f in self.decoder(fmaps1, fmaps2, *imgs.chunk(2))]
-    return restore_flows(flows, imgs.shape[-2:], img1.shape[-2:])
+def estimate(self:LiteFlowNet,
+    x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
+    x2:Tensor  # `(B,3,H,W)` image 2, likewise
+)->list:       # Flows `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`
+    "Subtract the mean, encode, decode"
+    imgs = x1 - self.mean,x2 - self.mean
+    return self.decoder(*image_pyramids(self.encoder, *imgs), *imgs)
 
 # %% ../../nbs/models/12_liteflownet.ipynb #511a92c7
 @register_model
+@delegates(LiteFlowDecoder)
 def liteflownet(*,
-    channels:tuple=(32,32,64,96,128,192),   # Channels of the pyramid's levels, finest first
-    convs:tuple=(1,3,2,2,1,1),              # Conv units per pyramid level
-    widths:tuple=(128,64,32),               # Channels of the conv units of M and S
-    kernels:tuple=(3,3,5,5,7),              # Kernel size of each decoded level, coarsest first
-    cells:tuple=(1,1,1,2,2),                # Pixels per search cell of each decoded level, coarsest first
-    max_displacement:int=3,                 # Search range in cells
-    feat:int=64,                            # M and S read features of at least this many channels
-    reg_feat:int=128,                       # R likewise
-    reg_widths:tuple=(128,128,64,64,32,32), # Channels of R's conv units
-    finest:int=2,                           # Last level, at 1/2**(finest-1) of the size
-    regularize:bool=True,                   # False: the last level ends with S
-    flow_div:float=20.                      # Predictions are pixels divided by this
-)->LiteFlowNet:                             # In training mode
-    "LiteFlowNet as in the paper, 5.4 M weights"
+    channels:tuple=(32,32,64,96,128,192), # Channels of the pyramid's levels, finest first
+    convs:tuple=(1,3,2,2,1,1),            # Conv units per pyramid level
+    **kwargs
+)->LiteFlowNet:                           # In training mode
+    "LiteFlowNet as in the paper, 5.4 M parameters"
     n = len(channels)
     encoder = PyramidEncoder(channels=channels, convs=convs, strides=(1,)+(2,)*(n-1), ks=(7,)+(3,)*(n-1))
-    decoder = LiteFlowDecoder(channels=channels, widths=widths, kernels=kernels, cells=cells, max_displacement=max_displacement, feat=feat,
-                              reg_feat=reg_feat, reg_widths=reg_widths, finest=finest, regularize=regularize, flow_div=flow_div)
-    return init_kaiming(LiteFlowNet(encoder=encoder, decoder=decoder))
+    return init_kaiming(LiteFlowNet(encoder=encoder, decoder=LiteFlowDecoder(channels=channels, **kwargs)))
 
 # %% ../../nbs/models/12_liteflownet.ipynb #e9425809
 def register_stage(
     build,     # A function that is registered as a model, for example `liteflownet`
     name:str,  # Which parts the stage ends with, for example `'M5S5R5'`
-    **numbers  # Its parameters where they differ from those of `build`
+    **numbers  # Its numbers where they differ from those of `build`
 )->None:
     "Enter a training stage of the model `build` as `<model>_pre_<name>`"
     def stage(**kwargs): return build(**(numbers | kwargs))
     stage.__name__ = stage.__qualname__ = f'{build.__name__}_pre_{name}'
     stage.__doc__ = f'Training stage {name} of `{build.__name__}`'
-    register_model(stage.__name__)(delegates(build)(stage))
+    stage.__module__ = build.__module__
+    register_model(delegates(build)(stage))
 
 # %% ../../nbs/models/12_liteflownet.ipynb #c167b6df
 register_stage(liteflownet, 'M6S6',   finest=6, regularize=False)
@@ -287,10 +304,11 @@ def copy_level(
     model:LiteFlowNet, # Changed in place
     src:int,           # Level to copy from, for example 5
     dst:int            # Level to copy to, for example 4
-)->list:               # Names of the parameters that keep their values, because level `src` has none of their shape
+)->list:               # Names of the parameters that keep their values: level `src` has none of their shape
     "Start level `dst` of the decoder as a copy of level `src`: MMFlow's `LiteFlowNetStageLoadHook`"
     for l in (src,dst):
-        if l not in model.decoder.levels: raise fail(ConfigError, 'copy_level', f'level {l}', f'one of {model.decoder.levels}')
+        known = model.decoder.levels
+        if l not in known: raise fail(ConfigError, 'copy_level', f'level {l}', f'one of {known}')
     a,b = (model.decoder.decoders[f'level{l}'] for l in (src,dst))
     return [f'decoder.decoders.level{dst}.{k}' for k in _copy_fitting(b, a.state_dict())]
 
@@ -300,10 +318,45 @@ def load_stage(
     previous:LiteFlowNet, # The stage before, trained
     inherit:bool=True     # Start a new level as a copy of the level above; False: it keeps its fresh weights
 )->list:                  # Names of the parameters that keep their fresh weights
-    "Start a training stage with what the stage before has learnt"
+    "Start a training stage with what the stage before has learned"
     old,new = (o.decoder.levels for o in (previous,model))
-    if not set(old)<=set(new): raise fail(ConfigError, 'load_stage', f'a stage with levels {old}', f'an earlier one than {new}')
+    if not set(old)<=set(new):
+        raise fail(ConfigError, 'load_stage', f'a stage with levels {old}', f'an earlier one than {new}')
     fresh = _copy_fitting(model, previous.state_dict())
-    for l in [l for l in new if l not in old] if inherit else []:
-        fresh = [k for k in fresh if not k.startswith(f'decoder.decoders.level{l}.')] + copy_level(model, l+1, l)
+    if not inherit: return fresh
+    for l in (l for l in new if l not in old):
+        others = [k for k in fresh if not k.startswith(f'decoder.decoders.level{l}.')]
+        fresh = others + copy_level(model, l+1, l)
     return fresh
+
+# %% ../../nbs/models/12_liteflownet.ipynb #4834c4d1
+_top = halving(1e-4, 300, (120, 160, 200, 240))
+_middle = halving(1e-4, 240, (120, 160, 200), every=40)
+
+for _stage, _parent, _plan, _copy in (
+    ('M6S6',   None,     _top, None),
+    ('M6S6R6', 'M6S6',   _top, None),
+    ('M5S5R5', 'M6S6R6', _middle, (6, 5)),
+    ('M4S4R4', 'M5S5R5', _middle, (5, 4)),
+    ('M3S3R3', 'M4S4R4', halving(5e-5, 240, (120, 160, 200), every=40), (4, 3)),
+    ('M2S2R2', 'M3S3R3', halving(4e-5, 300, (120, 160, 200, 240)), (3, 2)),
+):
+    _run = dict(load_from=f"liteflownet_pre_{_parent}:flyingchairs") if _parent else {}
+    if _copy: _run['hooks'] = [dict(type='LiteFlowNetStageLoadHook', src_level=_copy[0], dst_level=_copy[1])]
+    _name = f"liteflownet_pre_{_stage}"
+    recipe_row(f"{_name}_8x1_flyingchairs_320x448", _name, 'flyingchairs_320x448', _plan, **_run)
+
+# %% ../../nbs/models/12_liteflownet.ipynb #ff00981d
+_soft = dict(type='MultiLevelCharbonnierLoss', q=.2, eps=.01)
+_fine = halving(5e-5, 500, (200, 300, 400))
+_after_things = dict(bs=4, load_from='liteflownet:flyingthings3d_subset')
+
+recipe_row('liteflownet_8x1_500k_flyingthings3d_subset_384x768',
+           'liteflownet', 'flyingthings3d_subset_384x768',
+           halving(3e-6, 500, (200, 300, 400)), load_from='liteflownet_pre_M2S2R2:flyingchairs')
+recipe_row('liteflownet_ft_4x1_500k_sintel_384x768',
+           dict(name='liteflownet', loss=_soft), 'sintel_pwcnet_384x768',
+           _fine, **_after_things)
+recipe_row('liteflownet_ft_4x1_500k_kitti_320x896',
+           dict(name='liteflownet', loss=_soft | dict(resize='upsample')),
+           'kitti2012_kitti2015_320x896', _fine, **_after_things);

@@ -10,38 +10,47 @@ __all__ = ['DeformWarp', 'enlarge', 'MaskLevel', 'MaskFlowNetSDecoder', 'Cascade
 from dataclasses import replace
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from torch import Tensor, nn
-from ..core.errors import ConfigError, fail
-from ..core.grid import resize_to_multiple
-from ..layers.decoders import ContextNet, DenseBlock
+from ..layers.decoders import DenseBlock
 from ..layers.encoders import PyramidEncoder
-from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .base import FlowOutput
+from .pyramid import PyramidDecoder, PyramidEstimator, image_pyramids
 from .registry import register_model
-from ..ops.correlation import correlation
+from .schedules import halving, recipe_row
 from ..ops.warp import warp
 
 # %% ../../nbs/models/18_maskflownet.ipynb #49668d00
 def _deform(x, flow, weight, bias):
     "Convolve `x` 3x3 around the places that `flow` points to, `(v,u)` cells"
     from torchvision.ops import deform_conv2d
-    return deform_conv2d(x.to(weight.dtype), flow.to(weight.dtype).repeat(1, 9, 1, 1), weight, bias.flatten(), padding=1)
+    x,offsets = x.to(weight.dtype),flow.to(weight.dtype).repeat(1, 9, 1, 1)
+    return deform_conv2d(x, offsets, weight, bias.flatten(), padding=1)
 
 # %% ../../nbs/models/18_maskflownet.ipynb #6584f8b7
 class DeformWarp(nn.Module):
-    "Bring features back along a flow with a learned kernel, masked if there is a digest to fill the gaps from"
+    "Warp features along a flow with a learned kernel; with `up`, mask them and fill the gaps"
     def __init__(self,
         nf:int,     # Channels of the features
-        up:int=0    # Channels of the digest; 0: no mask
+        up:int=0    # Channels of the features from the level above; 0: no mask
     ):
         super().__init__()
-        self.weight,self.bias = nn.Parameter(torch.empty(nf, nf, 3, 3)),nn.Parameter(torch.zeros(nf, 1, 1))
+        self.weight = nn.Parameter(torch.empty(nf, nf, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(nf, 1, 1))
         nn.init.kaiming_uniform_(self.weight, nonlinearity='relu')
         self.tradeoff = nn.Conv2d(up, nf, 3, padding=1) if up else None
 
-    def forward(self, f2, flow, mask=None, digest=None):
-        x = _deform(f2, flow, self.weight, self.bias)
-        if self.tradeoff is not None: x = x*mask.sigmoid()+self.tradeoff(digest)
-        return F.leaky_relu(x, .1).to(f2.dtype)
+@patch
+def forward(self:DeformWarp,
+    f2:Tensor,          # `(B,nf,h,w)` features of image 2
+    flow:Tensor,        # `(B,2,h,w)` flow, `(v,u)` cells
+    mask:Tensor=None,   # `(B,1,h,w)` logits, above 0: can be matched; None: no mask
+    upfeat:Tensor=None  # `(B,up,h,w)` features from the level above; None: no mask
+)->Tensor:              # `(B,nf,h,w)` warped features, in the type of `f2`
+    "Warp `f2`, and fade out what is hidden"
+    x = _deform(f2, flow, self.weight, self.bias)
+    if self.tradeoff is not None: x = x*mask.sigmoid()+self.tradeoff(upfeat)
+    return F.leaky_relu(x, .1).to(f2.dtype)
 
 # %% ../../nbs/models/18_maskflownet.ipynb #155a01db
 def enlarge(
@@ -55,97 +64,109 @@ def enlarge(
 
 # %% ../../nbs/models/18_maskflownet.ipynb #cb1a14d6
 class MaskLevel(nn.Module):
-    "Predict a correction of the flow, a mask, and a digest of the features"
+    "Predict a correction of the flow, a mask, and features for the next level"
     def __init__(self,
-        ni:int,             # Channels of the evidence
-        dense:tuple,        # Channels that the layers of the dense block add
-        up:int=16,          # Channels of the digest; 0 for the finest level: nothing to hand down
-        mask:bool=True      # Predict a mask?
+        ni:int,        # Channels of the evidence
+        dense:tuple,   # Channels that the layers of the dense block add
+        up:int=16,     # Channels of the features for the next level; 0 for the finest: nothing to hand down
+        mask:bool=True # Predict a mask?
     ):
         super().__init__()
         self.dense_net = DenseBlock(ni, dense)
         n = self.dense_net.out_channels
         self.predict_flow = nn.Conv2d(n, 2, 3, padding=1)
         if up and mask: self.predict_mask = nn.Conv2d(n, 1, 3, padding=1)
-        if up: self.digest = nn.ConvTranspose2d(n, up, 4, stride=2, padding=1)
+        if up: self.upfeat = nn.ConvTranspose2d(n, up, 4, stride=2, padding=1)
 
-    def forward(self, evidence):
-        feat = self.dense_net(evidence)
-        return feat, self.predict_flow(feat)
+@patch
+def forward(self:MaskLevel,
+    evidence:Tensor # `(B,ni,h,w)`
+)->tuple:           # Features of the dense block, correction of the flow `(B,2,h,w)`
+    "Read a correction from the evidence"
+    feat = self.dense_net(evidence)
+    return feat, self.predict_flow(feat)
 
-    def hand_down(self, feat): return F.leaky_relu(self.digest(feat), .1)
+@patch
+def hand_down(self:MaskLevel,
+    feat:Tensor # `(B,C,h,w)` features of the dense block
+)->Tensor:      # `(B,up,2h,2w)` features for the next level
+    "Enlarge the features"
+    return F.leaky_relu(self.upfeat(feat), .1)
 
-# %% ../../nbs/models/18_maskflownet.ipynb #efdfda36
-def _cost(f1, f2, max_displacement):
-    "Correlation as channels, negative values damped"
-    return F.leaky_relu(correlation(f1, f2, max_displacement=max_displacement).flatten(1, 2), .1)
-
-def _levels(channels, finest):
-    if not 1<=finest<len(channels): raise fail(ConfigError, 'finest', finest, f'a level from 1 to {len(channels)-1}')
-    return list(range(len(channels), finest-1, -1))
-
-# %% ../../nbs/models/18_maskflownet.ipynb #ad4d79ec
-class MaskFlowNetSDecoder(nn.Module):
+# %% ../../nbs/models/18_maskflownet.ipynb #e499a055
+class MaskFlowNetSDecoder(PyramidDecoder):
     "Estimate flow level by level, and a mask of what can be matched"
+    fewest = 2   # the mask of the last level comes from the one above
+
+    @delegates(PyramidDecoder)
     def __init__(self, *,
-        channels:tuple=(16,32,64,96,128,196),   # Channels of the pyramid's levels, finest first
-        max_displacement:int=4,                 # Search range in cells at every level
-        dense:tuple=(128,128,96,64,32),         # Channels that the dense layers add
-        context:tuple=(128,128,128,96,64,32),   # Channels of the context net
-        dilations:tuple=(1,2,4,8,16,1),         # Its dilations
-        up:int=16,                              # Channels of the digest that a level hands down
-        finest:int=2,                           # Last level, at 1/2**finest of the size
-        flow_div:float=20.                      # Predictions are pixels divided by this
+        up:int=16, # Channels of the features that a level hands down
+        **kwargs
     ):
-        super().__init__()
-        self.levels,self.max_displacement,self.flow_div = _levels(channels, finest),max_displacement,flow_div
-        window,top = (2*max_displacement+1)**2,self.levels[0]
-        inputs = {l: window if l==top else window+channels[l-1]+up+2 for l in self.levels}
-        self.warps = nn.ModuleDict({f'level{l}': DeformWarp(channels[l-1], up) for l in self.levels[1:]})
-        self.decoders = nn.ModuleDict({f'level{l}': MaskLevel(n, dense, up*(l>finest)) for l,n in inputs.items()})
-        self.context = ContextNet(self.decoders[f'level{finest}'].dense_net.out_channels, widths=context, dilations=dilations)
+        super().__init__(up=up, **kwargs)
+        self.warps = nn.ModuleDict({f'level{l}': DeformWarp(self.channels[l-1], up) for l in self.levels[1:]})
+
+@patch
+def make_level(self:MaskFlowNetSDecoder,
+    l:int,       # Number of the level
+    dense:tuple  # Channels that the dense layers add
+)->MaskLevel:    # Reads the evidence of that level
+    "Build what reads the evidence of a level"
+    return MaskLevel(self.evidence(l), dense, 0 if l==self.levels[-1] else self.up)
 
 # %% ../../nbs/models/18_maskflownet.ipynb #4ec501d3
 @patch
 def forward(self:MaskFlowNetSDecoder,
     fmaps1:list, # Feature maps of image 1, level l at 1/2**l of the size, `(B,C,h,w)` each
     fmaps2:list  # Those of image 2
-)->tuple:        # Flows `(B,2,h,w)`, (u,v), coarse to fine, pixels of the input / flow_div; and the mask `(B,1,H,W)` at full resolution, logits, above 0: visible
-    "Search each level of `fmaps2` near the flow of the level above, where the mask lets it"
-    flows,flow = [],0.
+)->tuple:        # Flows `(B,2,h,w)`, coarse to fine, pixels of the input / flow_div; mask `(B,1,H,W)`, logits
+    "Search each level of `fmaps2` near the flow of the level above, where the mask is above 0"
+    flows,flow,mask,upfeat = [],0.,None,None
     for l in self.levels:
-        f1,f2,more = fmaps1[l-1],fmaps2[l-1],()
+        f1,f2,above = fmaps1[l-1],fmaps2[l-1],()
         if flows:
             flow,mask = enlarge(flow),enlarge(mask)
-            f2,more = self.warps[f'level{l}'](f2, self.flow_div/2**l*flow, mask, digest),(f1,digest,flow)
+            f2 = self.warps[f'level{l}'](f2, self.flow_div/2**l*flow, mask, upfeat)
+            above = f1,upfeat,flow
         decoder = self.decoders[f'level{l}']
-        feat,delta = decoder(torch.cat([_cost(f1, f2, self.max_displacement), *more], 1))
+        feat,delta = decoder(torch.cat([self.cost(f1, f2), *above], 1))
         flow = flow+delta
         flows.append(flow)
-        if l!=self.levels[-1]: mask,digest = decoder.predict_mask(feat),decoder.hand_down(feat)
+        if l==self.levels[-1]: break
+        mask = decoder.predict_mask(feat)
+        upfeat = decoder.hand_down(feat)
     flows[-1] = flow+self.context(feat)
     return [f.flip(1) for f in flows], enlarge(mask, 2**l)
 
-# %% ../../nbs/models/18_maskflownet.ipynb #6771e4b5
-class CascadeDecoder(nn.Module):
+# %% ../../nbs/models/18_maskflownet.ipynb #845cfe15
+class CascadeDecoder(PyramidDecoder):
     "Refine the flows of a first stage with two pairs of feature pyramids"
+    fewest = 2   # as in the first stage
+
+    @delegates(PyramidDecoder)
     def __init__(self, *,
-        channels:tuple=(16,32,64,96,128,196),   # Channels of the levels of all pyramids, finest first
-        max_displacement:int=2,                 # Search range in cells at every level
-        dense:tuple=(128,128,96,64,32),         # Channels that the dense layers add
-        context:tuple=(128,128,128,96,64,32),   # Channels of the context net
-        dilations:tuple=(1,2,4,8,16,1),         # Its dilations
-        up:int=16,                              # Channels of the digest that a level hands down
-        finest:int=2,                           # Last level, at 1/2**finest of the size
-        flow_div:float=20.                      # Predictions are pixels divided by this
+        max_displacement:int=2, # Search range in cells at every level
+        up:int=16,              # Channels of the features that a level hands down
+        **kwargs
     ):
-        super().__init__()
-        self.levels,self.max_displacement,self.flow_div = _levels(channels, finest),max_displacement,flow_div
-        window,top = 2*(2*max_displacement+1)**2,self.levels[0]
-        inputs = {l: window+2 if l==top else channels[l-1]+up+window+4 for l in self.levels}
-        self.warps = nn.ModuleDict({f'level{l}': DeformWarp(channels[l-1]) for l in self.levels})
-        self.decoders = nn.ModuleDict({f'level{l}': MaskLevel(n, dense, up*(l>finest), mask=False) for l,n in inputs.items()})
-        self.context = ContextNet(self.decoders[f'level{finest}'].dense_net.out_channels, widths=context, dilations=dilations)
+        super().__init__(max_displacement=max_displacement, up=up, **kwargs)
+        self.warps = nn.ModuleDict({f'level{l}': DeformWarp(self.channels[l-1]) for l in self.levels})
+
+@patch
+def evidence(self:CascadeDecoder,
+    l:int # Number of the level
+)->int:   # Two cost volumes and a flow; below the top more features and the first stage's flow
+    "Count the channels that level `l` reads"
+    top = 2*self.window + 2
+    return top if l==self.levels[0] else top + self.channels[l-1] + self.up + 2
+
+@patch
+def make_level(self:CascadeDecoder,
+    l:int,       # Number of the level
+    dense:tuple  # Channels that the dense layers add
+)->MaskLevel:    # Reads the evidence of that level; predicts no mask
+    "Build what reads the evidence of a level"
+    return MaskLevel(self.evidence(l), dense, 0 if l==self.levels[-1] else self.up, mask=False)
 
 # %% ../../nbs/models/18_maskflownet.ipynb #9cae692d
 @patch
@@ -157,13 +178,13 @@ def forward(self:CascadeDecoder,
     first:list   # Stage one's flows `(B,2,h,w)`, (u,v), coarse to fine, pixels of the input / flow_div
 )->list:         # Flows `(B,2,h,w)`, (u,v), coarse to fine, pixels of the input / flow_div
     "Improve the flows of the `first` stage"
-    flows,flow = [],first[0]                                             # (u,v) taken for (v,u), as the weights expect
-    for l,before in zip(self.levels, first):
-        if flows: flow,digest = enlarge(flow),decoder.hand_down(feat)
+    flows,flow = [],first[0]                       # (u,v) taken for (v,u), as the weights expect
+    for l,before in zip(self.levels, first, strict=True):
+        if flows: flow,upfeat = enlarge(flow),decoder.hand_down(feat)
         f1,f2,f3,f4 = (f[l-1] for f in (fmaps1,fmaps2,fmaps3,fmaps4))
         f2 = self.warps[f'level{l}'](f2, self.flow_div/2**l*flow)
-        evidence = [_cost(a, b, self.max_displacement) for a,b in ((f1,f2),(f3,f4))]+[flow]
-        if flows: evidence = [f1, digest, *evidence, before]
+        evidence = [self.cost(f1, f2), self.cost(f3, f4), flow]
+        if flows: evidence = [f1, upfeat, *evidence, before]
         decoder = self.decoders[f'level{l}']
         feat,delta = decoder(torch.cat(evidence, 1))
         flow = flow+delta
@@ -177,25 +198,28 @@ def _centred(img1, img2):
     mean = torch.cat([img1,img2], 2).mean((2,3), keepdim=True)
     return img1-mean, img2-mean
 
-def _pyramids(encoder, *imgs): return zip(*(f.chunk(len(imgs)) for f in encoder(torch.cat(imgs))))
-
-# %% ../../nbs/models/18_maskflownet.ipynb #aa0b6b58
-class MaskFlowNetS(Estimator):
+# %% ../../nbs/models/18_maskflownet.ipynb #80b76a07
+class MaskFlowNetS(PyramidEstimator):
     "MaskFlownet-S: one stage with masked warping"
+    family = 'MaskFlownet'
+    paper = 'Zhao et al., CVPR 2020'
+    occlusion = True
     mmflow_rules = [(r'(encoder\.l)ayers\.(\d+)\.layers\.', r'\1evels.\2.'),
-                    (r'(dense_net\.layers\.\d+)\.layers\.', r'\1.'), (r'decoder\.post_processor\.', 'decoder.context.'),
-                    (r'corr_block\.(level\d)\.warp\.', r'warps.\1.'), (r'\.deconv(\.|_)', '.'), (r'\.tradeoff_conv\.', '.tradeoff.'),
-                    (r'\.upfeat_layer\.0\.', '.digest.')]
+                    (r'(dense_net\.layers\.\d+)\.layers\.', r'\1.'),
+                    (r'decoder\.post_processor\.', 'decoder.context.'),
+                    (r'corr_block\.(level\d)\.warp\.', r'warps.\1.'),
+                    (r'\.deconv(\.|_)', '.'),
+                    (r'\.tradeoff_conv\.', '.tradeoff.'),
+                    (r'\.upfeat_layer\.0\.', '.upfeat.')]
+    flowbook_rules = [(r'\.digest\.', '.upfeat.')]   # a name in weights of version 0.1
 
     def __init__(self, *,
         encoder:nn.Module, # Image `(B,3,H,W)` to the list of its feature maps, level l at 1/2**l
-        decoder:nn.Module  # Two such lists to flows, coarse to fine, in pixels divided by its `flow_div`, and a mask
+        decoder:nn.Module  # Two such lists to flows, coarse to fine, in pixels / its `flow_div`, and a mask
     ):
         super().__init__()
         self.encoder,self.decoder = encoder,decoder
         self.stride = 2**len(encoder.channels)
-
-    def predict(self, img1, img2): return self.match(img1, img2)[2:]
 
 # %% ../../nbs/models/18_maskflownet.ipynb #a601ed86
 @patch
@@ -204,8 +228,16 @@ def match(self:MaskFlowNetS,
     img2:Tensor   # The next frame, same shape
 )->tuple:         # Feature maps of both images, flows as the decoder gives them, mask logits
     "Run the network and keep what a second stage needs"
-    fmaps1,fmaps2 = _pyramids(self.encoder, img1, img2)
+    fmaps1,fmaps2 = image_pyramids(self.encoder, img1, img2)
     return fmaps1, fmaps2, *self.decoder(fmaps1, fmaps2)
+
+@patch
+def estimate(self:MaskFlowNetS,
+    x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
+    x2:Tensor  # `(B,3,H,W)` image 2, likewise
+)->tuple:      # Flows `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`; mask `(B,1,H,W)`, logits
+    "Subtract the mean colour, match"
+    return self.match(*_centred(x1, x2))[2:]
 
 # %% ../../nbs/models/18_maskflownet.ipynb #73a6eb5e
 class MaskFlowNet(MaskFlowNetS):
@@ -220,35 +252,30 @@ class MaskFlowNet(MaskFlowNetS):
         super().__init__(encoder=encoder, decoder=decoder)
         self.stage1 = stage1
 
-# %% ../../nbs/models/18_maskflownet.ipynb #7b5e6b6c
+# %% ../../nbs/models/18_maskflownet.ipynb #58a0dada
 @patch
-def predict(self:MaskFlowNet,
-    img1:Tensor,  # `(B,3,H,W)` BGR, centred, sides a multiple of `stride`
-    img2:Tensor   # The next frame, same shape
-)->tuple:         # Flows, and the first stage's mask `(B,1,H,W)`, logits
+def estimate(self:MaskFlowNet,
+    x1:Tensor, # `(B,3,H,W)` image 1 in the channel order of the weights, sides a multiple of `stride`
+    x2:Tensor  # `(B,3,H,W)` image 2, likewise
+)->tuple:      # Flows `(B,2,h,w)`, coarse to fine, pixels of that size / `flow_div`; the first stage's mask
     "Estimate with the first stage, look again with the second"
+    img1,img2 = _centred(x1, x2)
     fmaps1,fmaps2,first,mask = self.stage1.match(img1, img2)
     flow = self.stage1.decoder.flow_div*enlarge(first[-1], img1.shape[-1]//first[-1].shape[-1])
     seen = torch.cat([img1, torch.zeros_like(mask)], 1),torch.cat([warp(img2, flow), mask], 1)
-    return self.decoder(fmaps1, fmaps2, *_pyramids(self.encoder, *seen), first), mask
+    return self.decoder(fmaps1, fmaps2, *image_pyramids(self.encoder, *seen), first), mask
 
-# %% ../../nbs/models/18_maskflownet.ipynb #ed2f3266
+# %% ../../nbs/models/18_maskflownet.ipynb #2bb371da
 @patch
-def forward(self:MaskFlowNetS,
-    img1:Tensor,      # `(B,3,H,W)` RGB in [0,1], at least 64x64
-    img2:Tensor,      # The next frame, same shape
-    *,
-    iters=None,       # Must be None: there is nothing to iterate
-    flow_init=None,   # Must be None: the search starts from zero
-    all_flows=None    # Of no effect: all levels are always computed
-)->FlowOutput:        # `flows` has one prediction per level of the last stage, coarse to fine; `occ` from the first stage
-    "Estimate the flow from `img1` to `img2`"
-    self.check_images(img1, img2)
-    self.refuse_start(iters=iters, flow_init=flow_init)
-    imgs = [resize_to_multiple(prepare_image(o), self.stride) for o in (img1,img2)]
-    flows,mask = self.predict(*_centred(*imgs))
-    out = restore_flows([f.to(img1.dtype)*self.decoder.flow_div for f in flows], imgs[0].shape[-2:], img1.shape[-2:])
-    return replace(out, occ=-F.interpolate(mask.to(img1.dtype), img1.shape[-2:], mode='bilinear', align_corners=False))
+def restore(self:MaskFlowNetS,
+    found:tuple,  # From `estimate`
+    inner:tuple,  # `(H,W)` that the network saw
+    img:Tensor    # `(B,3,H,W)` image 1 as it was given
+)->FlowOutput:    # `flows` has one prediction per level of the last stage; `occ` is from the first stage
+    "Bring predictions to the size of the images"
+    flows,mask = found
+    occ = -F.interpolate(mask.to(img.dtype), img.shape[-2:], mode='bilinear', align_corners=False)
+    return replace(PyramidEstimator.restore(self, flows, inner, img), occ=occ)
 
 # %% ../../nbs/models/18_maskflownet.ipynb #6b7fd39b
 def _init(module):
@@ -260,38 +287,45 @@ def _init(module):
 
 # %% ../../nbs/models/18_maskflownet.ipynb #56cbb43f
 @register_model
+@delegates(MaskFlowNetSDecoder)
 def maskflownets(*,
-    channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
-    convs:int=3,                           # Conv units per pyramid level
-    max_displacement:int=4,                # Search range in cells at every level
-    dense:tuple=(128,128,96,64,32),        # Channels that the dense layers add
-    context:tuple=(128,128,128,96,64,32),  # Channels of the context net
-    dilations:tuple=(1,2,4,8,16,1),        # Its dilations
-    up:int=16,                             # Channels of the digest that a level hands down
-    finest:int=2,                          # Last level, at 1/2**finest of the size
-    flow_div:float=20.                     # Predictions are pixels divided by this
-)->MaskFlowNetS:                           # In training mode
-    "MaskFlownet-S as in the paper, 10.5 M weights"
-    decoder = MaskFlowNetSDecoder(channels=channels, max_displacement=max_displacement, dense=dense, context=context,
-                                  dilations=dilations, up=up, finest=finest, flow_div=flow_div)
-    return _init(MaskFlowNetS(encoder=PyramidEncoder(channels=channels, convs=convs), decoder=decoder))
+    channels:tuple=(16,32,64,96,128,196), # Channels of the pyramid's levels, finest first
+    convs:int=3,                          # Conv units per pyramid level
+    **kwargs
+)->MaskFlowNetS:                          # In training mode
+    "MaskFlownet-S as in the paper, 10.5 M parameters"
+    encoder = PyramidEncoder(channels=channels, convs=convs)
+    decoder = MaskFlowNetSDecoder(channels=channels, **kwargs)
+    return _init(MaskFlowNetS(encoder=encoder, decoder=decoder))
 
-# %% ../../nbs/models/18_maskflownet.ipynb #a6f9da0f
 @register_model
+@delegates(MaskFlowNetSDecoder)
 def maskflownet(*,
-    channels:tuple=(16,32,64,96,128,196),  # Channels of the levels of both pyramids, finest first
-    convs:int=3,                           # Conv units per pyramid level
-    max_displacement:int=4,                # Search range in cells of the first stage
-    second_displacement:int=2,             # Search range in cells of the second
-    dense:tuple=(128,128,96,64,32),        # Channels that the dense layers add
-    context:tuple=(128,128,128,96,64,32),  # Channels of the context nets
-    dilations:tuple=(1,2,4,8,16,1),        # Their dilations
-    up:int=16,                             # Channels of the digest that a level hands down
-    finest:int=2,                          # Last level, at 1/2**finest of the size
-    flow_div:float=20.                     # Predictions are pixels divided by this
-)->MaskFlowNet:                            # In training mode
-    "MaskFlownet as in the paper, both stages, 20.7 M weights"
-    numbers = dict(channels=channels, dense=dense, context=context, dilations=dilations, up=up, finest=finest, flow_div=flow_div)
-    stage1 = maskflownets(convs=convs, max_displacement=max_displacement, **numbers)
+    channels:tuple=(16,32,64,96,128,196), # Channels of the levels of both pyramids, finest first
+    convs:int=3,                          # Conv units per pyramid level
+    max_displacement:int=4,               # Search range in cells of the first stage
+    second_displacement:int=2,            # Search range in cells of the second
+    **kwargs
+)->MaskFlowNet:                           # In training mode
+    "MaskFlownet as in the paper, both stages, 20.7 M parameters"
+    stage1 = maskflownets(channels=channels, convs=convs, max_displacement=max_displacement, **kwargs)
     encoder = PyramidEncoder(channels=channels, convs=convs, ni=4)
-    return _init(MaskFlowNet(stage1=stage1, encoder=encoder, decoder=CascadeDecoder(max_displacement=second_displacement, **numbers)))
+    decoder = CascadeDecoder(channels=channels, max_displacement=second_displacement, **kwargs)
+    return _init(MaskFlowNet(stage1=stage1, encoder=encoder, decoder=decoder))
+
+# %% ../../nbs/models/18_maskflownet.ipynb #db91c507
+_chairs, _things = 'flyingchairs_384x448', 'flyingthings3d_subset_384x768'
+_both = dict(name='maskflownet', freeze=['stage1'])
+
+recipe_row('maskflownets_8x1_slong_flyingchairs_384x448', 'maskflownets', _chairs,
+           halving(1e-4, 1200, (400, 600, 800, 1000), every=100, wd=0.))
+recipe_row('maskflownets_8x1_sfine_flyingthings3d_subset_384x768', 'maskflownets', _things,
+           halving(1e-4, 600, (200, 300, 400, 500), wd=0.), load_from='maskflownets:flyingchairs')
+recipe_row('maskflownets_kitti_test', 'maskflownets', 'kitti2012_kitti2015_test')
+recipe_row('maskflownet_8x1_800k_flyingchairs_384x448',
+           _both, _chairs, halving(1e-4, 800, (300, 500, 600, 700)),
+           load_from=dict(stage1='maskflownets:flyingthings3d_subset'))
+recipe_row('maskflownet_8x1_500k_flyingthings3d_subset_384x768',
+           _both, _things, halving(1e-5, 500, (200, 300, 400)),
+           load_from='maskflownet:flyingchairs')
+recipe_row('maskflownet_kitti_test', 'maskflownet', 'kitti2012_kitti2015_test');

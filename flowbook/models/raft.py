@@ -18,6 +18,7 @@ from ..layers.encoders import ContextHead, FeatureEncoder
 from ..layers.recurrent import ConvGRU, FlowHead, MaskPredictor, MotionEncoder, UpdateBlock
 from .base import Estimator, FlowOutput, prepare_image
 from .registry import register_model
+from .schedules import one_cycle, recipe_row
 from ..ops.lookup import all_pairs
 from ..ops.upsample import bilinear_upsample, convex_upsample
 
@@ -51,18 +52,23 @@ def _check_promises(name, part, *promises):
     "Raise where a part lacks an attribute that the network relies on"
     for p in promises:
         if hasattr(part, p): continue
-        raise fail(ConfigError, name, f"{type(part).__name__} without {p}", f"a part with {', '.join(promises)}")
+        found = f"{type(part).__name__} without {p}"
+        raise fail(ConfigError, name, found, f"a part with {', '.join(promises)}")
 
 # %% ../../nbs/models/20_raft.ipynb #2ae869d7
 class RAFT(Estimator):
     "Recurrent All-Pairs Field Transforms"
+    family = 'RAFT'
+    paper = 'Teed and Deng, ECCV 2020'
+    iterates = takes_init = True
+    loss = dict(type='SequenceLoss')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,
-        features:nn.Module,    # Image `(B,3,H,W)` to features to compare `(B,C,h,w)`; has `stride`, which is H/h
+        features:nn.Module,    # Image `(B,3,H,W)` to features to compare `(B,C,h,w)`; has `stride`, H/h
         context:nn.Module,     # Image 1 to state and context `(B,hidden+context,h,w)`
         correlation:nn.Module, # Features of both images to a lookup, see `AllPairs`; has `channels`
         update:nn.Module,      # One iteration, see `UpdateBlock`; has `hidden`, `context` and `lookup`
-        mask:nn.Module=None,   # State to the logits of `convex_upsample`, has `factor`; None: `bilinear_upsample`
+        mask:nn.Module=None,   # State to logits of `convex_upsample`, has `factor`; None: `bilinear_upsample`
         shared:bool=False,     # Does `context` read `features.trunk`, instead of the image?
         iters:int=12,          # Iterations, unless the call says otherwise
         bgr:bool=True          # Are the weights used to blue first?
@@ -72,10 +78,13 @@ class RAFT(Estimator):
         _check_promises('correlation', correlation, 'channels')
         _check_promises('update', update, 'hidden', 'context', 'lookup')
         if update.lookup != correlation.channels:
-            raise fail(ConfigError, 'update', f'{update.lookup} channels of lookup', f'{correlation.channels}, which the correlation gives')
+            given = f'{correlation.channels}, which the correlation gives'
+            raise fail(ConfigError, 'update', f'{update.lookup} channels of lookup', given)
         if mask is not None and mask.factor != features.stride:
-            raise fail(ConfigError, 'mask', f'a factor of {mask.factor}', f'{features.stride}, the stride of the features')
-        self.features, self.context, self.correlation, self.update, self.mask = features, context, correlation, update, mask
+            expected = f'{features.stride}, the stride of the features'
+            raise fail(ConfigError, 'mask', f'a factor of {mask.factor}', expected)
+        self.features, self.context, self.correlation = features, context, correlation
+        self.update, self.mask = update, mask
         self.shared, self.stride, self.iters, self.bgr = shared, features.stride, iters, bgr
 
 # %% ../../nbs/models/20_raft.ipynb #51bf6cb4
@@ -92,7 +101,8 @@ def encode(self:RAFT,
     fmap1, fmap2 = (self.features.head if self.shared else self.features)(imgs).chunk(2)
     both, sizes = self.context(about), (self.update.hidden, self.update.context)
     if both.shape[1] != sum(sizes):
-        raise fail(ConfigError, 'context', f'{both.shape[1]} channels', f'{sizes[0]} of state and {sizes[1]} of context, as the update expects')
+        expected = f'{sizes[0]} of state and {sizes[1]} of context, as the update expects'
+        raise fail(ConfigError, 'context', f'{both.shape[1]} channels', expected)
     net, inp = both.split(sizes, 1)
     return fmap1, fmap2, net.tanh(), inp.relu()
 
@@ -149,9 +159,9 @@ def forward(self:RAFT,
     img2:Tensor,            # The next frame, same shape
     *,
     iters:int=None,         # Iterations; None: the model's own number
-    flow_init:Tensor=None,  # `(B,2,h,w)` first guess at 1/8 of the padded size, pixels of that grid; None: no motion
+    flow_init:Tensor=None,  # `(B,2,h,w)` first guess at 1/8 of the padded size, cells; None: no motion
     all_flows:bool=None,    # Upsample all iterations, not just the last? None: in training mode
-    corr:str=None           # How to correlate: 'auto', 'volume' or 'on_the_fly', see `plan_corr`; None: as the attribute says
+    corr:str=None           # 'auto', 'volume' or 'on_the_fly', see `plan_corr`; None: as the attribute says
 )->FlowOutput: # Flows at the images' own size, pixels
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
@@ -176,7 +186,7 @@ def raft_update(*,
     flow:tuple=(128,64),         # `MotionEncoder`: widths on the flow
     motion:int=128,              # `MotionEncoder`: channels out
     flow_head:int=256,           # Width of the flow head
-    inputs:int=None,             # Channels that the recurrent units read next to the context; None: the motion features
+    inputs:int=None,             # Channels that the units read next to the context; None: the motion features
     kind:Callable=UpdateBlock,   # Takes `motion`, `grus`, `flow_head` and `parts`
     **parts                      # More parts of `kind`
 )->nn.Module:                    # An `UpdateBlock`
@@ -207,13 +217,16 @@ def raft_parts(*,
     **kwargs
 )->dict:                         # Keywords of `RAFT`
     "Build the parts of RAFT from numbers"
-    shared, shape = context_norm == 'shared', dict(stem=stem, widths=widths, strides=strides, blocks=blocks, bottleneck=bottleneck)
-    about = partial(ContextHead, inputs=widths[-1]) if shared else partial(FeatureEncoder, **shape, norm=context_norm)
-    parts = dict(features=FeatureEncoder(**shape, norm=norm, outputs=features), context=about(outputs=hidden + context),
-                 correlation=AllPairs(levels=levels, radius=radius))
-    parts['update'] = update(lookup=parts['correlation'].channels, hidden=hidden, context=context, **kwargs)
-    if mask_head: parts['mask'] = MaskPredictor(inputs=hidden, width=mask_head, factor=parts['features'].stride)
-    return parts | dict(shared=shared, iters=iters, bgr=bgr)
+    shape = dict(stem=stem, widths=widths, strides=strides, blocks=blocks, bottleneck=bottleneck)
+    encoder = partial(FeatureEncoder, **shape)
+    shared = context_norm == 'shared'
+    about = partial(ContextHead, inputs=widths[-1]) if shared else partial(encoder, norm=context_norm)
+    parts = dict(features=encoder(norm=norm, outputs=features), context=about(outputs=hidden + context))
+    lookup = AllPairs(levels=levels, radius=radius)
+    parts['update'] = update(lookup=lookup.channels, hidden=hidden, context=context, **kwargs)
+    factor = parts['features'].stride
+    if mask_head: parts['mask'] = MaskPredictor(inputs=hidden, width=mask_head, factor=factor)
+    return parts | dict(correlation=lookup, shared=shared, iters=iters, bgr=bgr)
 
 # %% ../../nbs/models/20_raft.ipynb #e18f32de
 @register_model
@@ -229,18 +242,22 @@ def raft_small(
     **kwargs # Numbers of `raft_parts`, instead of the ones here
 )->RAFT:     # In training mode
     "RAFT-small as in the paper, 1.0 M parameters"
-    numbers = dict(stem=32, widths=(32,64,96), bottleneck=True, features=128, context_norm='none', hidden=96, context=64, kernels=((3,3),),
-                   radius=3, corr=(96,), flow=(64,32), motion=82, flow_head=128, mask_head=0, bgr=False)
+    numbers = dict(stem=32, widths=(32,64,96), bottleneck=True, features=128, context_norm='none',
+                   hidden=96, context=64, kernels=((3,3),), radius=3, corr=(96,), flow=(64,32), motion=82,
+                   flow_head=128, mask_head=0, bgr=False)
     return RAFT(**raft_parts(**numbers | kwargs))
 
 # %% ../../nbs/models/20_raft.ipynb #915203fb
 _stages = [(rf'\.(res_)?layer{i + 1}\.', f'.stages.{i}.') for i in range(3)]
 
 RAFT.mmflow_rules = [(r'^encoder\.', 'features.'), *_stages,
-    (r'^(features|context)\.conv1\.', r'\1.stem.conv.'), (r'^context\.bn1\.', 'context.stem.norm.'), (r'^(features|context)\.conv2\.', r'\1.head.'),
-    *[(rf'\.{theirs}{i + 1}\.', f'.convs.{i}.{ours}.') for i in range(3) for theirs, ours in (('conv', 'conv'), ('bn', 'norm'))],
+    (r'^(features|context)\.conv1\.', r'\1.stem.conv.'), (r'^context\.bn1\.', 'context.stem.norm.'),
+    (r'^(features|context)\.conv2\.', r'\1.head.'),
+    *[(rf'\.conv{i + 1}\.', f'.convs.{i}.conv.') for i in range(3)],
+    *[(rf'\.bn{i + 1}\.', f'.convs.{i}.norm.') for i in range(3)],
     (r'\.downsample\.0\.', '.skip.conv.'), (r'\.downsample\.1\.', '.skip.norm.'),
-    (r'^decoder\.encoder\.(corr|flow)_net\.', r'update.motion.\1.'), (r'^decoder\.encoder\.out_net\.0\.', 'update.motion.out.'),
+    (r'^decoder\.encoder\.(corr|flow)_net\.', r'update.motion.\1.'),
+    (r'^decoder\.encoder\.out_net\.0\.', 'update.motion.out.'),
     (r'^decoder\.gru\.conv_([zrq])\.(\d)\.conv\.', r'update.grus.\2.\1.'),
     (r'^decoder\.flow_pred\.', 'update.flow_head.'), (r'^decoder\.mask_pred\.', 'mask.'),
     (r'\.layers\.0\.conv\.', '.conv.conv.'), (r'\.predict_layer\.', '.out.')]
@@ -249,15 +266,19 @@ RAFT.mmflow_rules = [(r'^encoder\.', 'features.'), *_stages,
 RAFT.torchvision_rules = [(r'^feature_encoder\.', 'features.'), (r'^context_encoder\.', 'context.'), *_stages,
     (r'^(features|context)\.convnormrelu\.', r'\1.stem.'), (r'^(features|context)\.conv\.', r'\1.head.'),
     *[(rf'\.convnormrelu{i + 1}\.', f'.convs.{i}.') for i in range(3)], (r'\.downsample\.', '.skip.'),
-    (r'^update_block\.motion_encoder\.conv(corr|flow)(\d)\.0\.', lambda m: f'update.motion.{m[1]}.{int(m[2]) - 1}.conv.'),
+    (r'^update_block\.motion_encoder\.conv(corr|flow)(\d)\.0\.',
+     lambda m: f'update.motion.{m[1]}.{int(m[2]) - 1}.conv.'),
     (r'^update_block\.motion_encoder\.conv\.', 'update.motion.out.'),
     (r'^update_block\.recurrent_block\.convgru(\d)\.conv', lambda m: f'update.grus.{int(m[1]) - 1}.'),
-    (r'^update_block\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'), (r'^update_block\.flow_head\.conv2\.', 'update.flow_head.out.'),
+    (r'^update_block\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'),
+    (r'^update_block\.flow_head\.conv2\.', 'update.flow_head.out.'),
     (r'^mask_predictor\.convrelu\.', 'mask.conv.'), (r'^mask_predictor\.conv\.', 'mask.out.'),
-    (r'((?:stem|convs\.\d|skip|out|mask\.conv)\.)0\.', r'\1conv.'), (r'((?:stem|convs\.\d|skip)\.)1\.', r'\1norm.')]
+    (r'((?:stem|convs\.\d|skip|out|mask\.conv)\.)0\.', r'\1conv.'),
+    (r'((?:stem|convs\.\d|skip)\.)1\.', r'\1norm.')]
 
-# %% ../../nbs/models/20_raft.ipynb #9e244c42
-def _swap_red_and_blue(state): return {k: v.flip(1) if k.endswith('stem.conv.weight') else v for k, v in state.items()}
+# %% ../../nbs/models/20_raft.ipynb #7e31ec6b
+def _swap_red_and_blue(state):
+    return {k: v.flip(1) if k.endswith('stem.conv.weight') else v for k, v in state.items()}
 
 @patch
 def mmflow_fix(self:RAFT,
@@ -272,3 +293,22 @@ def torchvision_fix(self:RAFT,
 )->dict: # Weights for this model
     "Bring `state` to this model's channel order"
     return _swap_red_and_blue(state) if self.bgr else state
+
+# %% ../../nbs/models/20_raft.ipynb #6a7cf9e3
+_late = dict(name='raft', test_iters=32)
+_fine = _late | dict(loss=dict(type='SequenceLoss', gamma=.85))
+_later = one_cycle(1.25e-4, 100, 1e-5)
+_after_things = dict(bs=16, freeze_bn=True, load_from='raft:flyingthings3d')
+
+recipe_row('raft_8x2_100k_flyingchairs_368x496',
+           'raft', 'flyingchairs_raft_368x496', one_cycle(4e-4, 100, 1e-4), bs=16)
+recipe_row('raft_8x2_100k_flyingthings3d_400x720', _late, 'flyingthings3d_raft_400x720', _later,
+           bs=16, freeze_bn=True, load_from='raft:flyingchairs')
+recipe_row('raft_8x2_100k_flyingthings3d_sintel_368x768', _fine,
+           'sintel_cleanx100_sintel_finalx100_flyingthings3d_raft_368x768', _later, **_after_things)
+recipe_row('raft_8x2_100k_mixed_368x768', _fine,
+           'sintel_cleanx100_sintel_finalx100_kitti2015x200_hd1kx5_flyingthings3d_raft_384x768', _later, **_after_things)
+recipe_row('raft_8x2_50k_kitti2015_288x960',
+           _fine, 'kitti2015_raft_288x960', one_cycle(1.25e-4, 50, 1e-5, every=5),
+           bs=16, freeze_bn=True, load_from='raft:mixed')
+recipe_row('raft_kitti_test', _late, 'kitti2015_raft_test');

@@ -29,11 +29,12 @@ RECIPES = Names('recipe', ('flowbook.models', 'flowbook.recipes'), ('register_re
 def register_model(
     build=None,      # Function that builds a model; or a name for it: `@register_model('raft_mine')`
     *,
-    listed:bool=True # In `list_models`? False: something it needs is missing here, and building it says what
-):                   # The function, unchanged
+    listed:bool=True, # In `list_models`? False: something it needs is missing here, and building it says what
+    **about           # What else is to be known, for example how many `parameters` it has, which `check_estimator` counts
+):                    # The function, unchanged
     "Enter a function that builds a model, under its own name or another; used as a decorator"
-    if callable(build): return MODELS.enter(build, listed=listed)
-    return lambda f: MODELS.enter(f, build, listed=listed)
+    if callable(build): return MODELS.enter(build, listed=listed, **about)
+    return lambda f: MODELS.enter(f, build, listed=listed, **about)
 
 def list_models(
     pattern:str='*' # Shell-style pattern, for example `'raft*'`

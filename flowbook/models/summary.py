@@ -16,7 +16,7 @@ from .base import Estimator
 from .registry import list_models, model_builder
 from .zoo import create_model
 from .classical import Classical
-from .weights import _asset
+from ..io.files import asset_path
 
 # %% ../../nbs/models/96_summary.ipynb #600caf9e
 def num_params(
@@ -86,7 +86,7 @@ def model_table(
     size:tuple=(448,1024)   # `(H,W)` of the images that operations are counted for, pixels; None: do not count, which takes seconds
 )->list:                    # One dictionary per model: `name`, `parameters`, `gflops` (None: not counted), `bundled`, `description`
     "List what is known about each model"
-    have = {p.stem for p in _asset('').glob('*.safetensors')}
+    have = {p.stem for p in asset_path('').glob('*.safetensors')}
     def about(name):
         with torch.device('meta'): model = create_model(name)
         count = None if size is None or isinstance(model, Classical) else flops(model, size)/1e9

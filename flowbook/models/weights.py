@@ -16,7 +16,7 @@ import json, re
 import torch
 from torch import Tensor, nn
 from ..core.errors import FlowbookError, WeightsError, fail, unknown
-from ..io.files import atomic_path, check_file
+from ..io.files import asset_path, atomic_path, check_file
 from .weights_schemes import Scheme, check_foreign, foreign_schemes, rename
 
 # %% ../../nbs/models/90_weights.ipynb #f322b30b
@@ -230,17 +230,12 @@ def convert_weights(
     about = dict(model=name, converted_from=Path(source).name, scheme=scheme) | metadata
     return dict(model=name, scheme=scheme, sha256=_write(state, path, dtype, about))
 
-# %% ../../nbs/models/90_weights.ipynb #1713ec0d
-def _asset(name):
-    import flowbook
-    return Path(flowbook.__file__).resolve().parent/'assets'/name
-
 # %% ../../nbs/models/90_weights.ipynb #64ec185a
 def model_card(
     name:str='flowbook_small'  # A model whose weights are in the package
 )->dict:                       # Figures, recipe, hash and licence; empty where there is no card
     "Read the card of bundled weights"
-    path = _asset(f"{name}.json")
+    path = asset_path(f"{name}.json")
     return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
 
 def load_bundled(
@@ -248,7 +243,7 @@ def load_bundled(
     name:str='flowbook_small'  # Its name
 )->None:
     "Fill `model` with the weights of the package"
-    path,card = _asset(f"{name}.safetensors"),model_card(name)
+    path,card = asset_path(f"{name}.safetensors"),model_card(name)
     if not card or not path.exists():
         raise fail(FlowbookError, f"model {name}", 'no weights in the package', 'flowbook_small, or a weights file')
     if sha256(path.read_bytes()).hexdigest() != card['sha256']:

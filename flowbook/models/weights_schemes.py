@@ -161,12 +161,12 @@ def _lite_fix(model, state):
 # %% ../../nbs/models/88_weights_schemes.ipynb #4d534df3
 _mask = [(r'^conv(\d)([abc])\.0\.', lambda m: f"encoder.levels.{int(m[1])-1}.{'abc'.index(m[2])}.conv."), _nvlabs[1], *_nvlabs[-2:],
          (r'^pred_(flow|mask)(\d)\.', r'decoder.decoders.level\2.predict_\1.'),
-         (r'^upfeat(\d)\.', lambda m: f'decoder.decoders.level{int(m[1])+1}.digest.'),
+         (r'^upfeat(\d)\.', lambda m: f'decoder.decoders.level{int(m[1])+1}.upfeat.'),
          (r'^deform(\d)\.', r'decoder.warps.level\1.'), (r'^conv(\d)f\.0\.', r'decoder.warps.level\1.tradeoff.')]
 
 def _mask_fix(model, state):
     d = model.decoder
-    window,heads = (2*d.max_displacement + 1)**2,dict(predict_flow=1, predict_mask=1, digest=0)
+    window,heads = (2*d.max_displacement + 1)**2,dict(predict_flow=1, predict_mask=1, upfeat=0)
     state = _divide_correlation(d, dict(state), window, model.encoder.channels, heads)
     return _flip(state, r'^encoder\.levels\.0\.0\.conv\.weight')
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.memory import available_memory
 from .backend import cpu_kernel, cpu_library, kernel_for, kernel_mode, run_cpu, same_device
 
 # %% ../../nbs/ops/30_lookup.ipynb #0ad3ec94
@@ -524,11 +525,7 @@ class CorrPlan:
     def __str__(self): return f'{self.kind}: {self.why} (volume {self.volume_mb:.0f} MB, {self.volume_gflop:.1f} GFLOP; on the fly {self.fly_mb:.0f} MB, {self.fly_gflop:.1f} GFLOP)'
 
 @torch.compiler.assume_constant_result
-def _room(device):
-    "Bytes that may be filled"
-    if device == 'cuda': return torch.cuda.mem_get_info()[0]
-    try: return next(int(l.split()[1])*1024 for l in open('/proc/meminfo') if l.startswith('MemAvailable'))
-    except (OSError, StopIteration): return 8*2**30   # where the system does not say
+def _room(device): return available_memory(device)
 
 @torch.compiler.assume_constant_result
 def _flies(device): return kernel_mode() != '0' and (cpu_library()[0] is not None if device == 'cpu' else False)

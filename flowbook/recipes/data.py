@@ -10,8 +10,9 @@ from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown
 
 # %% ../../nbs/recipes/04_data.ipynb #0e28e929
-FOLDERS = dict(flyingchairs='FlyingChairs_release', flyingchairsocc='FlyingChairsOcc', flyingthings3dsubset='FlyingThings3D_subset', chairssdhom='ChairsSDHom',
-               sintel='Sintel', autoflow='AutoFlow', middlebury='middlebury')   # others: their own name
+FOLDERS = dict(flyingchairs='FlyingChairs_release', flyingchairsocc='FlyingChairsOcc',
+               flyingthings3dsubset='FlyingThings3D_subset', chairssdhom='ChairsSDHom', sintel='Sintel',
+               autoflow='AutoFlow')   # others: their own name
 
 def dataset_root(
     config:dict,  # `name`, and `root` where it has one
@@ -19,8 +20,9 @@ def dataset_root(
 )->Path:          # Its folder
     "Where a data set of a recipe is"
     if config.get('root'): return Path(config['root'])
-    if not root: raise fail(ConfigError, 'data.root', 'nothing', f"the folder of {config['name']}: data.root=FOLDER")
-    return Path(root)/FOLDERS.get(config['name'], config['name'])
+    name = config['name']
+    if not root: raise fail(ConfigError, 'data.root', 'nothing', f"the folder of {name}: data.root=FOLDER")
+    return Path(root)/FOLDERS.get(name, name)
 
 # %% ../../nbs/recipes/04_data.ipynb #187e3360
 def _augmentation(spec, crop):
@@ -29,18 +31,17 @@ def _augmentation(spec, crop):
     from flowbook.augment.pipelines import create_augmentation
     if not spec: return None
     if isinstance(spec, str): return create_augmentation(spec, crop=crop)
-    spec, last = [dict(o) for o in spec], {}
-    for o in spec:
-        if 'crop_size' in o: last[o['type']] = o
+    steps = [dict(o) for o in spec]
+    last = {o['type']: o for o in steps if 'crop_size' in o}
     if crop is not None:
         for o in last.values(): o['crop_size'] = tuple(crop)
-    return create_transform(spec)
+    return create_transform(steps)
 
 _keys = 'name', 'options', 'augment', 'times', 'ratio', 'root', 'label'
 
 # %% ../../nbs/recipes/04_data.ipynb #56a9ad8a
 def build_dataset(
-    config,         # A dictionary as above, or one of MMFlow's with `type`; or a list of them: one after the other
+    config,         # A dictionary as above; or a list of them: one after the other
     root:str='',    # Folder of all data sets
     crop:tuple=None,# `(height, width)`; None: as the augmentation has it
     seed:int=0,     # Of the augmentation
@@ -49,64 +50,70 @@ def build_dataset(
     "Make a data set from its description"
     from flowbook.data.base import create_dataset
     from flowbook.data.mixtures import ConcatDataset, RepeatDataset
-    if isinstance(config, dict) and 'type' in config:   # MMFlow's
-        from flowbook.mmflow.load import translate_datasets
-        config, root = translate_datasets(config), root or 'data'
-    if isinstance(config, (list, tuple)): return ConcatDataset([build_dataset(c, root, crop, seed + i, n) for i, c in enumerate(config)])
+    if isinstance(config, (list, tuple)):
+        return ConcatDataset([build_dataset(c, root, crop, seed + i, n) for i, c in enumerate(config)])
     for k in config:
         if k not in _keys: raise unknown('key of a data set', k, _keys)
     if 'name' not in config: raise fail(ConfigError, 'data set', 'no name', "one of list_datasets()")
     tfm = _augmentation(config.get('augment'), crop)
-    ds = create_dataset(config['name'], dataset_root(config, root), seed=seed, tfm=tfm, **config.get('options') or {})
+    options = config.get('options') or {}
+    ds = create_dataset(config['name'], dataset_root(config, root), seed=seed, tfm=tfm, **options)
     if n: ds = ds.subset(slice(n))
-    return RepeatDataset(ds, config['times']) if config.get('times', 1) != 1 else ds
+    times = config.get('times', 1)
+    return ds if times == 1 else RepeatDataset(ds, times)
 
 # %% ../../nbs/recipes/04_data.ipynb #a66d9c76
 def build_datasets(
     recipe:dict,     # A recipe
     train:bool=True  # The training set too? Without, its files need not be there
-)->tuple:            # Training set (a list of them where they have ratios; None: there is none) and validation set
+)->tuple:            # Training set (a list where they have ratios; None: there is none) and validation set
     "Make the data sets of `recipe`"
-    d, seed = recipe['data'], recipe['runtime'].get('seed', 0)
+    d = recipe['data']
+    seed = recipe['runtime'].get('seed', 0)
     if 'scenes' in d: return _scenes(d, seed)
     if 'name' in d: return _one_set(d, seed)
-    valid = [build_dataset(c, d.get('root', ''), seed=seed, n=d.get('n_valid')) for c in d['valid']]
-    for ds, c in zip(valid, d['valid']): ds.label = c.get('label') or c['name']
-    return _train_set(d, seed) if train else None, valid[0] if len(valid) == 1 else _apart(valid)
+    return _train_set(d, seed) if train else None, _valid_set(d, seed)
 
 def _train_set(d, seed):
     if not d['train']: return None
     parts = [build_dataset(c, d.get('root', ''), d.get('crop'), seed + i) for i, c in enumerate(d['train'])]
-    if _ratios(d): return parts
-    return parts[0] if len(parts) == 1 else build_concat(parts)
+    return parts if _ratios(d) else _joined(parts)
+
+def _valid_set(d, seed):
+    if not d['valid']: raise fail(ConfigError, 'data.valid', 'no data set', 'one at least')
+    parts = [build_dataset(c, d.get('root', ''), seed=seed, n=d.get('n_valid')) for c in d['valid']]
+    for ds, c in zip(parts, d['valid'], strict=True): ds.label = c.get('label') or c['name']
+    return _joined(parts)
+
+def _joined(parts):
+    from flowbook.data.mixtures import ConcatDataset
+    return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 def _ratios(d):
     "Shares of the data sets in a batch, or None"
     found = [c.get('ratio') for c in d.get('train', [])]
-    if any(found) and not all(found): raise fail(ConfigError, 'data.train', f"ratios {found}", 'one for every data set, or for none')
-    return found if any(found) else None
+    if not any(found): return None
+    if not all(found):
+        raise fail(ConfigError, 'data.train', f"ratios {found}", 'one for every data set, or for none')
+    return found
 
 # %% ../../nbs/recipes/04_data.ipynb #7d240ee1
-def build_concat(parts):
-    from flowbook.data.mixtures import ConcatDataset
-    return ConcatDataset(parts)
-
-def _apart(valid):
-    if not valid: raise fail(ConfigError, 'data.valid', 'no data set', 'one at least')
-    return build_concat(valid)
-
 def _one_set(d, seed):
+    "Training and validation part of one data set"
     from flowbook.data.base import create_dataset
     train, valid = create_dataset(d['name'], dataset_root(d), seed=seed, **d['options']).hold_out()
-    if train[0].flow is None: raise fail(ConfigError, 'data.root', f"frames without flow in {d['root']}", 'true flow to train on')
+    if train[0].flow is None:
+        raise fail(ConfigError, 'data.root', f"frames without flow in {d['root']}", 'true flow to train on')
     train.tfm = _augmentation(d['augment'], d['crop'])
     return train, valid.subset(slice(d['n_valid'])) if d['n_valid'] else valid
 
 def _scenes(d, seed):
+    "Scenes that are new in each pass, and some that stay"
     from flowbook.data.loaders import SceneDataset
     from flowbook.data.scenes import SceneConfig, held_out_seed
     config = SceneConfig(**d['scenes'])
-    return SceneDataset(d['n_train'], config, seed=seed, both=d.get('both', False)), SceneDataset(d['n_valid'], config, seed=held_out_seed(seed), fresh=False)
+    train = SceneDataset(d['n_train'], config, seed=seed, both=d.get('both', False))
+    return train, SceneDataset(d['n_valid'], config, seed=held_out_seed(seed), fresh=False)
 
 # %% ../../nbs/recipes/04_data.ipynb #d2ad641b
 def build_data_loader(
@@ -124,13 +131,16 @@ def build_data_loader(
     import torch
     from flowbook.data.loaders import FlowDL
     from flowbook.data.mixtures import ConcatDataset, MixedBatchDistributedSampler
-    sampler, device = None, torch.device(device)
+    sampler = None
+    device = torch.device(device)
     if isinstance(dataset, (list, tuple)):
-        if ratio is not None: sampler = MixedBatchDistributedSampler(dataset, ratio, batch_size=bs, num_replicas=1, rank=0, seed=seed)   # whole batches
+        whole = dict(batch_size=bs, num_replicas=1, rank=0)   # all processes together
+        if ratio is not None: sampler = MixedBatchDistributedSampler(dataset, ratio, seed=seed, **whole)
         dataset = ConcatDataset(dataset)
     n = len(dataset if sampler is None else sampler)
-    own = dict(num_workers=workers, fields=fields, seed=seed, device=device, pin_memory=device.type == 'cuda', sampler=sampler) | kwargs
-    return FlowDL(dataset, bs=bs, training=training, drop_last=training and n >= bs, **own)
+    own = dict(num_workers=workers, fields=fields, seed=seed, sampler=sampler, device=device)
+    own |= dict(training=training, drop_last=training and n >= bs, pin_memory=device.type == 'cuda')
+    return FlowDL(dataset, bs=bs, **own | kwargs)
 
 # %% ../../nbs/recipes/04_data.ipynb #ab5e9749
 def build_dataloaders(
@@ -139,12 +149,13 @@ def build_dataloaders(
 ):                 # fastai `DataLoaders`: training, then each validation set with its `label`
     "Make the loaders of `recipe`"
     from fastai.data.core import DataLoaders
-    d, seed = recipe['data'], recipe['runtime'].get('seed', 0)
+    d = recipe['data']
+    common = dict(workers=d.get('workers', 0), seed=recipe['runtime'].get('seed', 0), device=device)
     train, valid = build_datasets(recipe)
-    if train is None: raise fail(ConfigError, 'data.train', 'no data set', 'one at least: this recipe is for flowbook test')
-    scenes, workers = 'scenes' in d, d.get('workers', 0)
-    first = build_data_loader(train, d['bs'], workers, _ratios(d), True, seed, device, tuple(d.get('fields') or ()))
-    bs = d['bs'] if scenes else 1   # frames of a data set may differ in size
-    rest = [build_data_loader(v, bs, workers, None, False, seed, device) for v in getattr(valid, 'datasets', [valid])]
+    if train is None:
+        raise fail(ConfigError, 'data.train', 'no data set', 'one at least: this recipe is for flowbook test')
+    first = build_data_loader(train, d['bs'], ratio=_ratios(d), fields=tuple(d.get('fields') or ()), **common)
+    bs = d['bs'] if 'scenes' in d else 1   # frames of a data set may differ in size
+    rest = [build_data_loader(v, bs, training=False, **common) for v in getattr(valid, 'datasets', [valid])]
     for dl in rest: dl.label = getattr(dl.dataset, 'label', None)
     return DataLoaders(first, *rest, device=first.device)

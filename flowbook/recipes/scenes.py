@@ -14,8 +14,10 @@ def quickstart()->dict: # A recipe
     "A small PWC-Net from nothing, in five minutes on two cores"
     return dict(
         model=dict(name='pwcnet_tiny'),
-        data=dict(scenes=dict(size=(128, 160), objects=(1, 6), displacement=((3., .3), (10., .7)), camera=1., nonrigid=.2, photometric=.3, textures=48),
-                  n_train=800, n_valid=48, bs=8),
+        data=dict(
+            scenes=dict(size=(128, 160), objects=(1, 6), displacement=((3., .3), (10., .7)), camera=1.,
+                        nonrigid=.2, photometric=.3, textures=48),
+            n_train=800, n_valid=48, bs=8),
         optimizer=dict(lr=1e-3, wd=1e-4, clip=1.),
         schedule=dict(epochs=9, warmup=.03, decay=.4),
         runtime=dict(seed=0, precision='bf16'))
@@ -26,9 +28,12 @@ def flowbook_small()->dict: # A recipe
     "The weights that come with the package: a refiner of DIS on scenes of every kind"
     return dict(
         model=dict(name='flowbook_small', iters=2, loss=dict(type='SequenceLoss', gamma=.8, q=.7)),
-        data=dict(scenes=dict(size=(160, 224), objects=(2, 24), displacement=((0., .06), (1., .14), (4., .28), (12., .3), (32., .17), (64., .05)),
-                              textures=160, leaves=.4, scale=(.9, 6.), contrast=(.15, 1.5), thin=(.3, 3., 25.), parallax=.3, motion_blur=.25, fog=.2),
-                  both=True, n_train=800, n_valid=64, bs=2),
+        data=dict(
+            scenes=dict(size=(160, 224), objects=(2, 24),
+                        displacement=((0., .06), (1., .14), (4., .28), (12., .3), (32., .17), (64., .05)),
+                        textures=160, leaves=.4, scale=(.9, 6.), contrast=(.15, 1.5), thin=(.3, 3., 25.),
+                        parallax=.3, motion_blur=.25, fog=.2),
+            both=True, n_train=800, n_valid=64, bs=2),
         optimizer=dict(lr=8e-4, wd=1e-4, clip=1.),
         schedule=dict(epochs=17, warmup=104/6800, decay=.41),
         runtime=dict(seed=0, precision='bf16'))

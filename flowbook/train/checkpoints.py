@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastcore.basics import patch
 from ..core.errors import FlowbookError, WeightsError, fail
 from ..core.processes import process_number
 from ..io.files import atomic_path
@@ -22,14 +23,16 @@ def random_state()->dict: # Plain numbers and tensors
     "Take down the state of all random number generators"
     kind, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return dict(torch=torch.get_rng_state(), cuda=cuda, python=random.getstate(), numpy=(str(kind), keys.tolist(), *rest))
+    numpy = str(kind), keys.tolist(), *rest
+    return dict(torch=torch.get_rng_state(), cuda=cuda, python=random.getstate(), numpy=numpy)
 
 def set_random_state(
     state:dict # From `random_state`
 )->None:
     "Put all random number generators back"
     torch.set_rng_state(state['torch'])
-    if state['cuda'] and torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count(): torch.cuda.set_rng_state_all(state['cuda'])
+    same_gpus = torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count()
+    if same_gpus: torch.cuda.set_rng_state_all(state['cuda'])
     v, keys, gauss = state['python']
     random.setstate((v, tuple(keys), gauss))
     kind, keys, *rest = state['numpy']
@@ -40,7 +43,9 @@ def seed_all(
     seed:int # Any
 )->None:
     "Start all random number generators from `seed`"
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 # %% ../../nbs/train/36_checkpoints.ipynb #8c5d4f85
 _keys = {'flowbook', 'model', 'opt', 'iteration', 'random', 'loss', 'hooks', 'grads'}
@@ -54,9 +59,11 @@ def training_state(
 )->dict:  # Tensors, numbers, strings and lists
     "Everything that `learn` needs to go on"
     model, smooth = bare_model(learn.model), learn.recorder.smooth_loss
-    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}     # of batches that wait for a step
-    return dict(flowbook='checkpoint 1', model=model.state_dict(), opt=learn.opt.state_dict(), iteration=learn.train_iter, random=random_state(),
-                loss=(smooth.val, smooth.count), hooks={k: cb.run_state() for k, cb in _stateful(learn).items()}, grads=grads)
+    waiting = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}   # for more batches
+    memories = {k: cb.run_state() for k, cb in _stateful(learn).items()}
+    return dict(flowbook='checkpoint 1', model=model.state_dict(), opt=learn.opt.state_dict(), grads=waiting,
+                iteration=learn.train_iter, random=random_state(), hooks=memories,
+                loss=(smooth.val, smooth.count))
 
 # %% ../../nbs/train/36_checkpoints.ipynb #ae84c634
 def save_checkpoint(
@@ -72,8 +79,12 @@ def read_checkpoint(
 )->dict: # What `training_state` returned
     "Read a checkpoint, or say why that is impossible"
     try: state = torch.load(path, weights_only=True, map_location='cpu')
-    except Exception as e: raise fail(WeightsError, path, f"no readable checkpoint ({(str(e).splitlines() or [type(e).__name__])[0][:80]})", 'a file written by flowbook train') from None
-    if not isinstance(state, dict) or not _keys <= set(state): raise fail(WeightsError, path, 'another kind of file', 'a checkpoint written by flowbook train')
+    except Exception as e:   # torch has many, also for what is no checkpoint at all
+        why = (str(e).splitlines() or [type(e).__name__])[0][:80]
+        found = f"no readable checkpoint ({why})"
+        raise fail(WeightsError, path, found, 'a file written by flowbook train') from None
+    if not isinstance(state, dict) or not _keys <= set(state):
+        raise fail(WeightsError, path, 'another kind of file', 'a checkpoint written by flowbook train')
     return state
 
 # %% ../../nbs/train/36_checkpoints.ipynb #aef27daa
@@ -81,15 +92,20 @@ def load_checkpoint(
     learn,     # A Learner with the same model and callbacks
     state      # From `read_checkpoint`, or the path
 )->int:        # Iterations that are done
-    "Put `state` into `learn`; random numbers and the running loss follow when training begins, see `Checkpoints`"
+    "Put `state` into `learn`; random numbers and the running loss follow when training begins"
     state = state if isinstance(state, dict) else read_checkpoint(state)
     model = bare_model(learn.model)
     try: model.load_state_dict(state['model'])
-    except RuntimeError as e: raise fail(WeightsError, 'checkpoint', str(e).splitlines()[-1], f"the parameters of {type(model).__name__}") from None
+    except RuntimeError as e:
+        expected = f"the parameters of {type(model).__name__}"
+        raise fail(WeightsError, 'checkpoint', str(e).splitlines()[-1], expected) from None
     if learn.opt is None: learn.create_opt()
     try: learn.opt.load_state_dict(state['opt'])
-    except ValueError as e: raise fail(WeightsError, 'checkpoint', e, 'the optimiser and groups of the recipe') from None
-    for n, p in model.named_parameters(): p.grad = state['grads'][n].to(p.device) if n in state['grads'] else None
+    except ValueError as e:
+        raise fail(WeightsError, 'checkpoint', e, 'the optimiser and groups of the recipe') from None
+    for n, p in model.named_parameters():
+        grad = state['grads'].get(n)
+        p.grad = None if grad is None else grad.to(p.device)
     for k, cb in _stateful(learn).items():
         if k in state['hooks']: cb.load_run_state(state['hooks'][k])
     return state['iteration']
@@ -106,8 +122,8 @@ class Checkpoints(Callback):
         state:dict=None    # Go on from here, see `load_checkpoint`
     ):
         if keep < 1: raise fail(FlowbookError, 'runtime.keep', keep, 'one checkpoint at least')
-        self.folder, self.interval, self.keep, self.best, self.state, self.lowest = Path(folder), interval, keep, best, state, float('inf')
-        self.trained = False
+        self.folder, self.interval, self.keep, self.best = Path(folder), interval, keep, best
+        self.state, self.lowest, self.trained = state, float('inf'), False
 
     def run_state(self): return dict(lowest=self.lowest)
     def load_run_state(self, state): self.lowest = state['lowest']
@@ -124,22 +140,47 @@ class Checkpoints(Callback):
         if not process_number()[0]: set_random_state(state['random'])
 
     def after_batch(self):
-        if self.interval and self.train_iter % self.interval == 0 and self.iter + 1 < self.n_iter: self.save()   # the end of an epoch is saved when it is evaluated
+        due = self.interval and self.train_iter % self.interval == 0
+        if due and self.iter + 1 < self.n_iter: self.save()   # the end of an epoch is saved once evaluated
+
     def after_epoch(self):
         if self.trained: self.save(self._improved())
         self.trained = False
 
 # %% ../../nbs/train/36_checkpoints.ipynb #da62389f
+@patch
 def _improved(self:Checkpoints):
     "Is the evaluation just made the best so far?"
-    scores = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
-    values = [v for k, v in scores.items() if self.best and k.endswith(self.best) and v is not None]
-    if not values or not sum(values)/len(values) < self.lowest: return False       # several data sets: their mean
-    self.lowest = float(sum(values)/len(values))
+    names = self.recorder.metric_names[1:]
+    scores = zip(names, self.recorder.values[-1], strict=False)   # the time comes later
+    values = [v for k, v in scores if self.best and k.endswith(self.best) and v is not None]
+    if not values: return False
+    mean = sum(values)/len(values)   # of several datasets
+    if not mean < self.lowest: return False
+    self.lowest = float(mean)
     return True
 
 # %% ../../nbs/train/36_checkpoints.ipynb #f5194f28
-def _save(self:Checkpoints, best=False):
+def _link(path, name):
+    "A second name for `path`; a copy where the disk has no such thing"
+    with atomic_path(name) as tmp:
+        try: os.link(path, tmp)
+        except OSError: shutil.copyfile(path, tmp)
+
+# %% ../../nbs/train/36_checkpoints.ipynb #d61be381
+def list_checkpoints(
+    folder # Of a run
+)->list:   # Paths, newest first
+    "List the numbered checkpoints in `folder`"
+    number = lambda p: p.stem.removeprefix('iter_')
+    found = [p for p in Path(folder).glob('iter_*.pth') if number(p).isdigit()]
+    return sorted(found, key=lambda p: int(number(p)), reverse=True)
+
+# %% ../../nbs/train/36_checkpoints.ipynb #fdae4bb9
+@patch
+def save(self:Checkpoints,
+    best:bool=False # Is it `best.pth`, too?
+)->None:
     "Write `iter_N.pth` and let `last.pth`, and perhaps `best.pth`, be the same file"
     if process_number()[0]: return
     path = self.folder/f"iter_{self.train_iter}.pth"
@@ -147,22 +188,6 @@ def _save(self:Checkpoints, best=False):
     for name in ('last.pth',) + ('best.pth',)*best: _link(path, self.folder/name)
     for old in list_checkpoints(self.folder)[self.keep:]:
         if old != path: old.unlink(missing_ok=True)
-
-# %% ../../nbs/train/36_checkpoints.ipynb #d61be381
-def _link(path, name):
-    "A second name for `path`; a copy where the disk has no such thing"
-    with atomic_path(name) as tmp:
-        try: os.link(path, tmp)
-        except OSError: shutil.copyfile(path, tmp)
-
-def list_checkpoints(
-    folder # Of a run
-)->list:   # Paths, newest first
-    "List the numbered checkpoints in `folder`"
-    number = lambda p: int(p.stem[5:])
-    return sorted((p for p in Path(folder).glob('iter_*.pth') if p.stem[5:].isdigit()), key=number, reverse=True)
-
-Checkpoints._improved, Checkpoints.save = _improved, _save
 
 # %% ../../nbs/train/36_checkpoints.ipynb #a74db2de
 def find_checkpoint(
@@ -172,12 +197,15 @@ def find_checkpoint(
     "Read the newest checkpoint in `folder` that is whole"
     folder, error = Path(folder), None
     if not (folder/'last.pth').exists() and not list_checkpoints(folder):
-        raise fail(FlowbookError, folder/'last.pth', 'no such file', 'the checkpoint of an earlier run to resume')
+        expected = 'the checkpoint of an earlier run to resume'
+        raise fail(FlowbookError, folder/'last.pth', 'no such file', expected)
     for path in (folder/'last.pth', *list_checkpoints(folder)):
         if not path.exists(): continue
         try: state = read_checkpoint(path)
-        except WeightsError as e: error = e if error is None else error; continue
-        if error is not None: say(f"{error}; going on from {path.name}, iteration {state['iteration']}")
+        except WeightsError as e:
+            error = error or e   # the first is the one to hear of
+            continue
+        if error: say(f"{error}; going on from {path.name}, iteration {state['iteration']}")
         return state
     raise error
 
@@ -193,4 +221,4 @@ class ResumeAt(Callback):
         if self.train_iter == self.iteration and dl.step != self.iteration: dl.seek(self.iteration)
     def before_batch(self):
         if self.training: self.learn.iter = self.train_iter % self.dls.train.every
-    def before_validate(self): self.learn.drawn = random_state()     # a new loader draws a number, one that is there already does not
+    def before_validate(self): self.learn.drawn = random_state()   # only a new loader draws a number

@@ -12,12 +12,17 @@ from ..core.errors import FlowbookError, fail
 from ..core.processes import process_number
 
 # %% ../../nbs/train/20_metrics.ipynb #78d36024
+def mark_outliers(err, length): return (~(err <= 3) & ~(err <= .05*length)).float()   # NaN is one, too
+
+# %% ../../nbs/train/20_metrics.ipynb #a1e6bf22
 def epe_map(
     pred:Tensor,  # `(B,2,H,W)` predicted flow, pixels
     flow:Tensor   # `(B,2,H,W)` true flow, pixels
 )->Tensor:        # `(B,1,H,W)`, pixels
     "End-point error of each pixel"
-    if pred.shape != flow.shape: raise fail(FlowbookError, 'pred', f"shape {tuple(pred.shape)}", f"{tuple(flow.shape)} as the true flow has")
+    if pred.shape != flow.shape:
+        expected = f"{tuple(flow.shape)} as the true flow has"
+        raise fail(FlowbookError, 'pred', f"shape {tuple(pred.shape)}", expected)
     return length_map(pred.float() - flow.float())
 
 def length_map(
@@ -32,9 +37,7 @@ def outlier_map(
     flow:Tensor   # `(B,2,H,W)` true flow, pixels
 )->Tensor:        # `(B,1,H,W)`, 1 at outliers
     "Mark pixels wrong by more than 3 px and more than 5 % of the true length"
-    return _outliers(epe_map(pred, flow), length_map(flow))
-
-def _outliers(err, length): return (~(err <= 3) & ~(err <= .05*length)).float()   # so that a prediction of NaN is one
+    return mark_outliers(epe_map(pred, flow), length_map(flow))
 
 # %% ../../nbs/train/20_metrics.ipynb #ed2f717e
 def sum_over_processes(
@@ -43,7 +46,8 @@ def sum_over_processes(
     "Add up each number over all processes"
     if process_number()[1] == 1: return numbers
     dist = torch.distributed
-    t = torch.tensor(numbers, dtype=torch.float64, device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
+    device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
+    t = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(t)
     return tuple(t.tolist())
 

@@ -7,6 +7,7 @@ __all__ = ['environment', 'NoValidation', 'run_callbacks', 'run_training']
 
 # %% ../../nbs/train/40_run.ipynb #3235c38e
 import json, math, platform, sys
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.processes import process_number
 from ..data.loaders import keep_memory
 from ..io.files import atomic_path, ensure_dir
-from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule, create_hook, parse_workflow
+from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule
+from .callbacks import create_hook, parse_workflow
 from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, seed_all
 from .distributed import Distributed
 from .logging import Pictures, RunLog, create_loggers
@@ -30,24 +32,31 @@ def _runtime(runtime):
 
 # %% ../../nbs/train/40_run.ipynb #87ebc33a
 def _schedule(schedule, per_pass):
-    "Iterations of the run and of an epoch, and the policies, from a schedule in iterations or in passes"
+    "Iterations of the run and of an epoch, and the policies; from a schedule in iterations or in passes"
     s = dict(schedule)
-    if 'epochs' in s: s = dict(iters=s['epochs']*per_pass, every=per_pass, lr=dict(policy='flat_cos', **{k: s[k] for k in ('warmup', 'decay') if k in s})) | {k: v for k, v in s.items() if k == 'momentum'}
+    if 'epochs' in s:
+        course = dict(policy='flat_cos') | {k: s.pop(k) for k in ('warmup', 'decay') if k in s}
+        s |= dict(iters=s.pop('epochs')*per_pass, every=per_pass, lr=course)
+    known = 'iters', 'every', 'lr', 'momentum'
     for k in s:
-        if k not in ('iters', 'every', 'lr', 'momentum'): raise unknown('schedule', k, ['iters', 'every', 'lr', 'momentum', 'epochs', 'warmup', 'decay'])
-    for k in ('iters', 'every'):
-        if k == 'iters' or s.get(k) is not None:
-            if not isinstance(s.get(k), int) or s[k] < 1: raise fail(ConfigError, f"schedule.{k}", s.get(k), 'a whole number from 1')
-    return s['iters'], min(s.get('every') or per_pass, s['iters']), s.get('lr') or dict(policy='fixed'), s.get('momentum')
+        if k not in known: raise unknown('schedule', k, [*known, 'epochs', 'warmup', 'decay'])
+    iters, every = s.get('iters'), s.get('every')
+    wrong = lambda n: not isinstance(n, int) or n < 1
+    if wrong(iters): raise fail(ConfigError, 'schedule.iters', iters, 'a whole number from 1')
+    if every is not None and wrong(every):
+        raise fail(ConfigError, 'schedule.every', every, 'a whole number from 1')
+    return iters, min(every or per_pass, iters), s.get('lr') or dict(policy='fixed'), s.get('momentum')
 
 # %% ../../nbs/train/40_run.ipynb #159aa2b2
 def environment()->dict: # Names and versions
     "Describe this machine and its software"
     import fastai, cv2
     from flowbook import __version__
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    return dict(flowbook=__version__, python=platform.python_version(), platform=platform.platform(), torch=torch.__version__, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
-                gpus=gpus, fastai=fastai.__version__, numpy=np.__version__, opencv=cv2.__version__, processes=process_number()[1])
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    software = dict(flowbook=__version__, python=platform.python_version(), platform=platform.platform(),
+                    torch=torch.__version__, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
+                    fastai=fastai.__version__, numpy=np.__version__, opencv=cv2.__version__)
+    return software | dict(gpus=[torch.cuda.get_device_name(i) for i in gpus], processes=process_number()[1])
 
 def _write_json(path, data):
     if process_number()[0]: return
@@ -61,7 +70,8 @@ class NoValidation(Callback):
 
 def _make_deterministic(wanted):
     "cuDNN's fastest kernels, or those that give the same numbers each time"
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not wanted, wanted
+    torch.backends.cudnn.benchmark = not wanted
+    torch.backends.cudnn.deterministic = wanted
     if wanted: torch.use_deterministic_algorithms(True, warn_only=True)
 
 # %% ../../nbs/train/40_run.ipynb #411ed999
@@ -72,17 +82,23 @@ def run_callbacks(
     validate:bool=True # Are there evaluations?
 )->list:               # For a Learner; those that every run has are not among them
     "Make the callbacks that `runtime` asks for"
-    loggers = create_loggers(run['log'], work_dir) if not process_number()[0] else []
-    cbs = [NaNGuard(work_dir), RunLog(loggers, run['log_every']), *map(create_hook, run['hooks']), *parse_workflow(run['workflow'])]
-    cbs += [ModelEMA(**(run['ema'] or {}))]*bool(run['ema']) + [ChannelsLast()]*run['channels_last'] + [Compile()]*run['compile']
-    cbs += [FreezeBN()]*bool(run['freeze_bn']) + [Distributed(run['find_unused_parameters'])]*(world > 1)
-    return cbs + ([Pictures(Path(work_dir)/'pictures', run['pictures'], loggers)]*bool(run['pictures']) if validate else [NoValidation()])
+    loggers = [] if process_number()[0] else create_loggers(run['log'], work_dir)
+    cbs = [NaNGuard(work_dir), RunLog(loggers, run['log_every'])]
+    cbs += [*map(create_hook, run['hooks']), *parse_workflow(run['workflow'])]
+    if run['ema']: cbs.append(ModelEMA(**run['ema']))
+    if run['channels_last']: cbs.append(ChannelsLast())
+    if run['compile']: cbs.append(Compile())
+    if run['freeze_bn']: cbs.append(FreezeBN())
+    if world > 1: cbs.append(Distributed(run['find_unused_parameters']))
+    if not validate: return [*cbs, NoValidation()]
+    if run['pictures']: cbs.append(Pictures(Path(work_dir)/'pictures', run['pictures'], loggers))
+    return cbs
 
 # %% ../../nbs/train/40_run.ipynb #fd5163d0
 def run_training(
     learn,              # From `flow_learner`
     work_dir,           # Folder for everything the run writes; made if it is not there
-    schedule:dict,      # `iters`, `every`, `lr` (a policy), `momentum` (likewise, or None); or `epochs`, `warmup`, `decay`
+    schedule:dict,      # `iters`, `every`, `lr` and `momentum` (policies); or `epochs`, `warmup`, `decay`
     runtime:dict,       # See above
     resume:bool=False,  # Go on from the last checkpoint in `work_dir`
     recipe:dict=None,   # Written to `recipe.json`
@@ -91,40 +107,63 @@ def run_training(
     say=None            # Called with a line of text where a checkpoint is damaged; None: stderr
 ):                      # The trained `learn`
     "Train, evaluate, log and save"
-    run, work_dir, (rank, world) = _runtime(runtime), ensure_dir(work_dir), process_number()
-    old = learn.dls.loaders
+    run, work_dir = _runtime(runtime), ensure_dir(work_dir)
+    rank, world = process_number()
     iters, every, lr, momentum = _schedule(schedule, len(learn.dls.train))
-    state = find_checkpoint(work_dir, say or (lambda text: sys.stderr.write(text + '\n'))) if resume else None
-    _make_deterministic(run['deterministic']); seed_all(run['seed'] + rank)
-    keep_memory()   # batches have the same size each time; asking the system for their pages anew takes a tenth of a step
-    own = [Schedule(lr_schedule(lr, learn.lr, iters), momentum and momentum_schedule(momentum, _momentum(learn), iters)),
-           Checkpoints(work_dir, run['save_every'], run['keep'], state=state), *run_callbacks(work_dir, run, world, validate), *cbs]
-    with learn.added_cbs(own):
+    state = find_checkpoint(work_dir, say or _complain) if resume else None
+    _make_deterministic(run['deterministic'])
+    seed_all(run['seed'] + rank)
+    keep_memory()   # batches have one size; asking the system for their pages anew takes a tenth of a step
+    saver = Checkpoints(work_dir, run['save_every'], run['keep'], state=state)
+    own = [_courses(learn, lr, momentum, iters), saver, *run_callbacks(work_dir, run, world, validate)]
+    with learn.added_cbs([*own, *cbs]):
         first = load_checkpoint(learn, state) if resume else 0
-        if first > iters: raise fail(ConfigError, 'schedule.iters', iters, f"{first} or more: so many are done")
+        if first > iters:
+            raise fail(ConfigError, 'schedule.iters', iters, f"{first} or more: so many are done")
         if not resume: _write_json(work_dir/'environment.json', environment())
         if recipe: _write_json(work_dir/'recipe.json', recipe)
-        learn.dls.loaders = [StepDL(old[0], iters, every, first, rank, world), _shared(old[1], rank, world)]
-        try: _fit(learn, math.ceil(iters/every), first, every, iters)
-        finally: learn.dls.loaders = old
+        with _in_steps(learn, iters, every, first): _fit(learn, math.ceil(iters/every), first, every, iters)
     _save_result(learn, work_dir, recipe)
     return learn
 
 # %% ../../nbs/train/40_run.ipynb #d87fdcbc
-def _momentum(learn):
+def _complain(text): sys.stderr.write(text + '\n')
+
+def _courses(learn, lr, momentum, iters):
+    "The callback that sets learning rate and momentum"
+    if not momentum: return Schedule(lr_schedule(lr, learn.lr, iters))
     if learn.opt is None: learn.create_opt()
-    return learn.opt.hypers[-1].get('mom', .9)
+    base = learn.opt.hypers[-1].get('mom', .9)
+    return Schedule(lr_schedule(lr, learn.lr, iters), momentum_schedule(momentum, base, iters))
 
-def _shared(dl, rank, world): return dl if world == 1 else (dl if isinstance(dl, ChainDL) else ChainDL({'': dl})).share(rank, world)
+@contextmanager
+def _in_steps(learn, iters, every, first):
+    "Loaders that count steps, each with the share of this process; afterwards those of before"
+    old, (rank, world) = learn.dls.loaders, process_number()
+    learn.dls.loaders = [StepDL(old[0], iters, every, first, rank, world), _share(old[1], rank, world)]
+    try: yield
+    finally: learn.dls.loaders = old
 
+def _share(dl, rank, world):
+    "The part of a validation loader that belongs to this process"
+    if world == 1: return dl
+    chain = dl if isinstance(dl, ChainDL) else ChainDL({'': dl})
+    return chain.share(rank, world)
+
+# %% ../../nbs/train/40_run.ipynb #fe052da1
 def _fit(learn, epochs, first, every, iters):
     "Train from iteration `first` on; what a callback complains about arrives as it was said"
-    if first >= iters:
-        for cb in learn._grab_cbs(ModelEMA): cb.before_fit(); cb.swap()       # a run that was done already ends with its average, too
-        return
-    try: learn.fit(epochs, start_epoch=first//every, cbs=[ResumeAt(first)])
-    except FlowbookError as e: raise type(e)(str(e).split('\n\t')[-1]) from None      # fastai adds the name of the callback
+    if first < iters:
+        try: return learn.fit(epochs, start_epoch=first//every, cbs=[ResumeAt(first)])
+        except FlowbookError as e:   # to which fastai has added the callback's name
+            raise type(e)(str(e).split('\n\t')[-1]) from e
+    for cb in learn.cbs:   # a run that was done already ends with its average, too
+        if isinstance(cb, ModelEMA):
+            cb.before_fit()
+            cb.swap()
 
 def _save_result(learn, work_dir, recipe):
     from flowbook.models.weights import save_weights
-    if not process_number()[0]: save_weights(learn.model, work_dir/'weights.safetensors', model=recipe['model']['name'] if recipe else type(learn.model).__name__)
+    if process_number()[0]: return
+    name = recipe['model']['name'] if recipe else type(learn.model).__name__
+    save_weights(learn.model, work_dir/'weights.safetensors', model=name)
