@@ -62,7 +62,7 @@ def test_kill_and_resume(tmp_path):
     assert (tmp_path/'whole'/'weights.safetensors').read_bytes()==(tmp_path/'cut'/'weights.safetensors').read_bytes()
 
 SHARED = HEAD + '''
-from flowbook.train.distributed import join_processes, leave_processes, process_number
+from flowbook.core.processes import join_processes, leave_processes, process_number
 join_processes('cpu')
 dls = SceneDataset(12, easy).dataloaders(bs=6, n_valid=5)
 dls.loaders.append(SceneDataset(2, easy, seed=5, fresh=False).dataloaders(bs=2, n_valid=2).valid)
@@ -75,7 +75,7 @@ leave_processes()
 
 def test_processes(tmp_path):
     "One, two and three processes: the same weights to 1e-5, the same figures; the first alone writes"
-    from flowbook.train.distributed import launch
+    from flowbook.core.processes import launch
     (tmp_path/'shared_script.py').write_text(SHARED)
     weights, tables = [], []
     for n in (1, 2, 3):

@@ -18,7 +18,7 @@ from .geometry import _matrix, _Move, _span
 from .occlusion import Erase, Validation
 from .photometric import ColorJitter, GaussianNoise, Normalize, PhotoMetricDistortion, RandomGamma, Rerange, _quantiles
 from ..core.errors import ConfigError, FlowbookError, fail
-from ..data.mixtures import process_number
+from ..core.processes import process_number
 
 # %% ../../nbs/augment/70_batch.ipynb #c3abefd0
 @dataclass

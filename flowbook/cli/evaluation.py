@@ -12,8 +12,9 @@ from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
 from .terminal import Changes, Counting, Device, Imports, Iters, Json, Model, Precision, Tile, Weights, parse_tile, print_json, print_table, working
-from .training import count_processes, join_others, rank, start_processes
+from .training import count_processes, join_others, start_processes
 from ..core.errors import ConfigError, fail, unknown
+from ..core.processes import launched_number
 
 # %% ../../nbs/cli/52_evaluation.ipynb #b2bb32c5
 _COLUMNS = dict(epe='EPE px', fl_all='Fl-all %', ms='ms', memory_mb='MiB', parameters='params', licence='licence', epe_noc='noc', epe_occ='occ', px1='1px %', fl_fg='Fl-fg', fl_bg='Fl-bg',
@@ -132,7 +133,7 @@ def test(
                  fuse_conv_bn=fuse_conv_bn, precision=precision, allow_imports=allow_imports, device=device)
     if count > 1: return _start_many(count, [name, *changes], given, wanted, save, as_json)
     found,pairs,worst = _run_test(name, changes, **given)
-    if rank(): return
+    if launched_number()[0]: return
     _show_test(f"{name} on {{}} {'pairs' if data else 'held-out pairs'}", name, found, pairs, worst, wanted, save, as_json)
     if not as_json: _say_files([*(save or []), report, out_dir, show_dir])
 
@@ -165,7 +166,7 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
             found = {k: evaluate_dataset(predictor, d, n, tick, keep and _under(keep, k, sets), _label(notes, k), baselines) for k,d in sets.items()}
     found = found if _many(found) else {'': found}
     notes.gather()
-    if report and not rank(): write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, dict(weights=weights or 'of the package', device=device, precision=precision))
+    if report and not launched_number()[0]: write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, dict(weights=weights or 'of the package', device=device, precision=precision))
     return found,dict(zip(found, _sizes(seen))),notes.worst()
 
 # %% ../../nbs/cli/52_evaluation.ipynb #d39d2e44

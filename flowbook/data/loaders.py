@@ -9,12 +9,13 @@ __all__ = ['FIELDS', 'SceneDataset', 'collate_samples', 'float_images', 'keep_me
 from dataclasses import replace
 import numpy as np
 import torch
+from fastcore.basics import patch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
 from ..core.errors import ConfigError, fail
-from ..core.types import FlowSample
-from .base import apply_tfm
+from ..core.types import FlowSample, apply_tfm
+from .base import FlowDataset
 from .scenes import SceneConfig, held_out_seed, make_scenes, scene_number
 
 # %% ../../nbs/data/30_loaders.ipynb #bdbc4d66
@@ -275,3 +276,13 @@ def _scene_dataloaders(self:SceneDataset, n_valid=64, **kwargs):
     return dataloaders(self, SceneDataset(n_valid, self.config, seed=held_out_seed(self.seed), fresh=False), **kwargs)
 
 SceneDataset.dataloaders = _scene_dataloaders
+
+# %% ../../nbs/data/30_loaders.ipynb #5a68cc2c
+@patch
+def dataloaders(self:FlowDataset,
+    valid=None,       # Validation set; None: what `hold_out` splits off
+    **kwargs          # See the function `dataloaders`: bs, num_workers, device, ...
+):                    # fastai `DataLoaders`
+    "Make fastai `DataLoaders` that train on this dataset"
+    train, valid = self.hold_out() if valid is None else (self, valid)
+    return dataloaders(train, valid, **kwargs)

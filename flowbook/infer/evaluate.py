@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np, torch
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
+from ..core.processes import process_number
 from ..data.benchmarks import scene_pair
-from ..data.mixtures import process_number
 from ..data.scenes import SceneConfig, held_out_seed, scene_number
 from .predictor import FlowPredictor, fill_model
 from ..io.images import read_image, to_numpy_flow, to_tensor

@@ -10,7 +10,7 @@ __all__ = ['end_point_error_map', 'end_point_error', 'optical_flow_outliers', 'e
 import numpy as np
 import torch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..data.mixtures import process_number
+from ..core.processes import process_number
 from ..train.metrics import sum_over_processes
 from ..train.scores import FlowScores
 

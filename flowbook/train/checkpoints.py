@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from ..core.errors import FlowbookError, WeightsError, fail
+from ..core.processes import process_number
 from ..io.files import atomic_path
 from .callbacks import bare_model
 
@@ -137,7 +137,7 @@ class Checkpoints(Callback):
         if state is None: return
         smooth = self.recorder.smooth_loss
         smooth.val, smooth.count = state['loss']
-        if not rank_distrib(): set_random_state(state['random'])
+        if not process_number()[0]: set_random_state(state['random'])
 
     def after_batch(self):
         due = self.interval and self.train_iter % self.interval == 0
@@ -182,7 +182,7 @@ def save(self:Checkpoints,
     best:bool=False # Is it `best.pth`, too?
 )->None:
     "Write `iter_N.pth` and let `last.pth`, and perhaps `best.pth`, be the same file"
-    if rank_distrib(): return
+    if process_number()[0]: return
     path = self.folder/f"iter_{self.train_iter}.pth"
     save_checkpoint(self.learn, path)
     for name in ('last.pth',) + ('best.pth',)*best: _link(path, self.folder/name)

@@ -11,9 +11,9 @@ import csv, time
 from pathlib import Path
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from ..core.errors import ConfigError, fail
+from ..core.processes import process_number
 from ..core.register import Register
 from ..data.loaders import show_row
 from ..io.files import atomic_path, ensure_dir
@@ -156,7 +156,7 @@ class RunLog(Callback):
 
     def after_fit(self):
         for l in self._active(): l.close()
-    def _active(self): return [] if rank_distrib() else self.loggers
+    def _active(self): return [] if process_number()[0] else self.loggers
 
 # %% ../../nbs/train/38_logging.ipynb #01abf22c
 class Pictures(Callback):
@@ -172,7 +172,7 @@ class Pictures(Callback):
 
     def before_train(self): self.trained = True
     def before_validate(self):
-        wanted = self.trained and not rank_distrib()
+        wanted = self.trained and not process_number()[0]
         if wanted and self.pairs is None: self.pairs = self.first_pairs()
         self.flows = None
     def after_validate(self):

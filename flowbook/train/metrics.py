@@ -9,7 +9,7 @@ __all__ = ['epe_map', 'length_map', 'outlier_map', 'sum_over_processes', 'MeanOv
 import torch
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
-from ..data.mixtures import process_number
+from ..core.processes import process_number
 
 # %% ../../nbs/train/20_metrics.ipynb #78d36024
 def mark_outliers(err, length): return (~(err <= 3) & ~(err <= .05*length)).float()   # NaN is one, too

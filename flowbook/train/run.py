@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelValidException
-from fastai.torch_core import rank_distrib
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.processes import process_number
 from ..data.loaders import keep_memory
 from ..io.files import atomic_path, ensure_dir
 from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule
 from .callbacks import create_hook, parse_workflow
 from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, seed_all
-from .distributed import Distributed, process_number
+from .distributed import Distributed
 from .logging import Pictures, RunLog, create_loggers
 from .schedules import RUNTIME, lr_schedule, momentum_schedule
 from .steps import ChainDL, StepDL
@@ -59,7 +59,7 @@ def environment()->dict: # Names and versions
     return software | dict(gpus=[torch.cuda.get_device_name(i) for i in gpus], processes=process_number()[1])
 
 def _write_json(path, data):
-    if rank_distrib(): return
+    if process_number()[0]: return
     with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
 
 # %% ../../nbs/train/40_run.ipynb #ac40147f
@@ -82,7 +82,7 @@ def run_callbacks(
     validate:bool=True # Are there evaluations?
 )->list:               # For a Learner; those that every run has are not among them
     "Make the callbacks that `runtime` asks for"
-    loggers = [] if rank_distrib() else create_loggers(run['log'], work_dir)
+    loggers = [] if process_number()[0] else create_loggers(run['log'], work_dir)
     cbs = [NaNGuard(work_dir), RunLog(loggers, run['log_every'])]
     cbs += [*map(create_hook, run['hooks']), *parse_workflow(run['workflow'])]
     if run['ema']: cbs.append(ModelEMA(**run['ema']))
@@ -164,6 +164,6 @@ def _fit(learn, epochs, first, every, iters):
 
 def _save_result(learn, work_dir, recipe):
     from flowbook.models.weights import save_weights
-    if rank_distrib(): return
+    if process_number()[0]: return
     name = recipe['model']['name'] if recipe else type(learn.model).__name__
     save_weights(learn.model, work_dir/'weights.safetensors', model=name)

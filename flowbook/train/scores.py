@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.errors import FlowbookError, fail, unknown
-from ..data.mixtures import process_number
+from ..core.processes import process_number
 from .metrics import epe_map, length_map, mark_outliers, sum_over_processes
 
 # %% ../../nbs/train/21_scores.ipynb #adf8b8a4
