@@ -163,14 +163,16 @@ def translate_runtime(
     return out | (dict(load_from=_start(load, stem, say)) if load else {})
 
 # %% ../../nbs/mmflow/34_plan.ipynb #4f548274
-_read = '''model data optimizer optimizer_config lr_config momentum_config runner total_iters checkpoint_config
-    evaluation log_config workflow custom_hooks load_from fp16 seed deterministic find_unused_parameters'''.split()
+_read = '''model data optimizer optimizer_config lr_config momentum_config runner total_iters
+    checkpoint_config evaluation log_config workflow custom_hooks load_from fp16 seed deterministic
+    find_unused_parameters'''.split()
 _flags = dict(work_dir='--work-dir', resume_from='--resume', auto_resume='--resume', gpu_ids='--gpus')
 _usual = dict(dist_params=[dict(backend='nccl')], log_level=['INFO'], resume_from=[None],
               cudnn_benchmark=[True, False])
 _idle = *_usual, *'mp_start_method opencv_num_threads omp_num_threads mkl_num_threads _deprecation_'.split()
 _sections = dict(evaluation='interval metric by_epoch save_best', runner='type max_iters', fp16='loss_scale',
-                 log_config='interval hooks', checkpoint_config='interval by_epoch max_keep_ckpts save_optimizer')
+                 log_config='interval hooks',
+                 checkpoint_config='interval by_epoch max_keep_ckpts save_optimizer')
 
 def _remark(k, v):
     "What to say about the name `k`, or None"
