@@ -7,7 +7,8 @@ from flowbook.data.make import make_dataset
 from flowbook.recipes.base import build_learner, get_recipe, list_recipes
 from flowbook.recipes.data import FOLDERS, build_datasets
 from flowbook.train.losses import create_loss
-from flowbook.recipes.published import MIXTURES, weights_of
+from flowbook.recipes.listing import weights_of
+from flowbook.recipes.mixtures import MIXTURES
 from flowbook.train.callbacks import create_hook
 from flowbook.train.optimizers import optimizer_func
 from flowbook.train.schedules import lr_schedule

@@ -15,6 +15,7 @@ from ..core.errors import ConfigError, fail
 from ..layers.blocks import ConvUnit, init_kaiming, per_level
 from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
+from .schedules import recipe_row
 from ..ops.correlation import correlation
 
 # %% ../../nbs/models/05_flownet.ipynb #202b5263
@@ -221,3 +222,14 @@ def flownetc(*,
     model = init_kaiming(FlowNetC(encoder=encoder, corr_encoder=corr, decoder=decoder), a=.1)
     init_kaiming(model.corr_encoder.redir, a=.1, mode='fan_out')
     return model
+
+# %% ../../nbs/models/05_flownet.ipynb #f452b4ba
+for _m in ('flownetc', 'flownets'):
+    recipe_row(f"{_m}_8x1_slong_flyingchairs_384x448", _m, 'flyingchairs_384x448', 's_long')
+    recipe_row(f"{_m}_8x1_sfine_sintel_384x448",
+               _m, 'sintel_384x768', 's_fine', load_from=f"{_m}:flyingchairs")
+    recipe_row(f"{_m}_kitti_test", _m, 'kitti2012_kitti2015_test')
+
+recipe_row('flownetc_8x1_sfine_flyingthings3d_subset_384x768',
+           'flownetc', 'flyingthings3d_subset_384x768', 's_fine',
+           load_from='flownetc:flyingchairs');

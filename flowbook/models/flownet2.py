@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..core.errors import ConfigError, fail
 from ..layers.blocks import init_kaiming
 from .registry import register_model
+from .schedules import recipe_row
 from .flownet import FlowNetDecoder, FlowNetEncoder, FlowNetEstimator, FlowNetS, flownetc, flownets
 from ..ops.warp import warp
 
@@ -40,7 +41,7 @@ def link(
     warped = warp(img2, flow, padding_mode='border')
     return Link(flow, flow.norm(dim=1, keepdim=True), warped, (img1-warped).norm(dim=1, keepdim=True))
 
-# %% ../../nbs/models/07_flownet2.ipynb #f655dc1c
+# %% ../../nbs/models/07_flownet2.ipynb #9089a01b
 _names = dict(flownet_fusion='fusion', flownetSD='small', flownetCSS='stack', flownetC='first',
               flownetS1='refine.0', flownetS2='refine.1')
 _parts = [(rf'(^|\.){theirs}\.', rf'\1{ours}.') for theirs,ours in _names.items()]
@@ -181,3 +182,34 @@ def flownet2(*,
     "FlowNet2 as in the paper, 162.5 M parameters"
     stack = flownet2css(first=first, refine=refine)
     return FlowNet2(stack=stack, small=flownet2sd(**small or {}), fusion=_fusion(**fusion or {}))
+
+# %% ../../nbs/models/07_flownet2.ipynb #db91c507
+_chairs, _things = 'flyingchairs_384x448', 'flyingthings3d_subset_384x768'
+_cs = dict(name='flownet2cs', freeze=['first'])
+_css = dict(name='flownet2css', freeze=['first', 'refine.0'])
+
+recipe_row('flownet2cs_8x1_slong_flyingchairs_384x448', _cs, _chairs, 's_long',
+           load_from=dict(first='flownetc:flyingthings3d_subset'))
+recipe_row('flownet2cs_8x1_sfine_flyingthings3d_subset_384x768', _cs, _things, 's_fine',
+           load_from='flownet2cs:flyingchairs')
+recipe_row('flownet2cs_kitti_test', 'flownet2cs', 'kitti2012_kitti2015_test')
+
+recipe_row('flownet2css_8x1_slong_flyingchairs_384x448', _css, _chairs, 's_long',
+           load_from='flownet2cs:flyingthings3d_subset')
+recipe_row('flownet2css_8x1_sfine_flyingthings3d_subset_384x768', _css, _things, 's_fine',
+           load_from='flownet2css:flyingchairs')
+recipe_row('flownet2css_kitti_test', 'flownet2css', 'kitti2012_kitti2015_test');
+
+# %% ../../nbs/models/07_flownet2.ipynb #e4a63344
+_robust = dict(type='MultiLevelEPE', p=1, q=.4, eps=.01)
+_fused = dict(name='flownet2', freeze=['stack', 'small'])
+_parts_from = dict(stack='flownet2css_sd:flyingthings3d_subset_chairssdhom', small='flownet2sd:chairssdhom')
+
+recipe_row('flownet2css-sd_8x1_sfine_flyingthings3d_subset_chairssdhom_384x448',
+           dict(name='flownet2css_sd', loss=_robust),
+           'flyingthings3d_subset_chairssdhom_384x448', 's_fine', load_from='flownet2css:flyingthings3d_subset')
+recipe_row('flownet2sd_8x1_slong_chairssdhom_384x448', 'flownet2sd', 'chairssdhom_384x448', 's_long')
+recipe_row('flownet2_8x1_slong_flyingchairs_384x448', _fused, _chairs, 's_long', load_from=_parts_from)
+recipe_row('flownet2_8x1_sfine_flyingthings3d_subset_384x768',
+           _fused, _things, 's_fine', load_from=_parts_from)
+recipe_row('flownet2_kitti_test', 'flownet2', 'kitti2012_kitti2015_test');

@@ -18,6 +18,7 @@ from ..layers.encoders import PyramidEncoder
 from .base import FlowOutput
 from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
+from .schedules import recipe_row
 from ..ops.correlation import correlation
 from ..ops.upsample import bilinear_upsample
 from ..ops.warp import warp
@@ -250,3 +251,21 @@ def irrpwc(*,
     up = decoder.occ_upsample
     for unit in up.reduce,up.init,up.end,up.out: init_kaiming(unit, a=.1, mode='fan_out')
     return model
+
+# %% ../../nbs/models/16_irrpwc.ipynb #813047d8
+_average = dict(ema=dict(momentum=2e-4))
+_film = dict(name='irrpwc', loss=dict(type='IRRLoss', p=1, q=.4, eps=.01))
+_sparse = dict(name='irrpwc', loss=_film['loss'] | dict(resize='upsample'))
+_after_things = dict(bs=4, load_from='irrpwc:flyingthings3d_subset', **_average)
+
+recipe_row('irrpwc_8x1_sshort_flyingchairsocc_384x448',
+           'irrpwc', 'flyingchairsocc_bi_occ_384x448', 's_short', **_average)
+recipe_row('irrpwc_8x1_sfine_half_flyingthings3d_subset_384x768', 'irrpwc',
+           'flyingthings3d_subset_bi_with_occ_384x768', 's_fine_half', load_from='irrpwc:flyingchairsocc', **_average)
+recipe_row('irrpwc_ft_4x1_300k_sintel_384x768',
+           _film, 'sintel_irr_with_occ_384x768', 'pwcnet_ft', **_after_things)
+recipe_row('irrpwc_ft_4x1_300k_sintel_final_384x768',
+           _film, 'sintel_final_irr_with_occ_384x768', 'pwcnet_ft', bs=4,
+           load_from='irrpwc:sintel', **_average)
+recipe_row('irrpwc_ft_4x1_300k_kitti_320x896', _sparse, 'kitti2012_kitti2015_irr_320x896', 'pwcnet_ft',
+           find_unused_parameters=True, **_after_things);

@@ -16,6 +16,7 @@ from ..layers.blocks import ConvUnit, conv_units, init_kaiming
 from ..layers.encoders import PyramidEncoder
 from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
+from .schedules import halving, recipe_row
 from ..ops.correlation import correlation
 from ..ops.warp import warp
 
@@ -327,3 +328,35 @@ def load_stage(
         others = [k for k in fresh if not k.startswith(f'decoder.decoders.level{l}.')]
         fresh = others + copy_level(model, l+1, l)
     return fresh
+
+# %% ../../nbs/models/12_liteflownet.ipynb #4834c4d1
+_top = halving(1e-4, 300, (120, 160, 200, 240))
+_middle = halving(1e-4, 240, (120, 160, 200), every=40)
+
+for _stage, _parent, _plan, _copy in (
+    ('M6S6',   None,     _top, None),
+    ('M6S6R6', 'M6S6',   _top, None),
+    ('M5S5R5', 'M6S6R6', _middle, (6, 5)),
+    ('M4S4R4', 'M5S5R5', _middle, (5, 4)),
+    ('M3S3R3', 'M4S4R4', halving(5e-5, 240, (120, 160, 200), every=40), (4, 3)),
+    ('M2S2R2', 'M3S3R3', halving(4e-5, 300, (120, 160, 200, 240)), (3, 2)),
+):
+    _run = dict(load_from=f"liteflownet_pre_{_parent}:flyingchairs") if _parent else {}
+    if _copy: _run['hooks'] = [dict(type='LiteFlowNetStageLoadHook', src_level=_copy[0], dst_level=_copy[1])]
+    _name = f"liteflownet_pre_{_stage}"
+    recipe_row(f"{_name}_8x1_flyingchairs_320x448", _name, 'flyingchairs_320x448', _plan, **_run)
+
+# %% ../../nbs/models/12_liteflownet.ipynb #ff00981d
+_soft = dict(type='MultiLevelCharbonnierLoss', q=.2, eps=.01)
+_fine = halving(5e-5, 500, (200, 300, 400))
+_after_things = dict(bs=4, load_from='liteflownet:flyingthings3d_subset')
+
+recipe_row('liteflownet_8x1_500k_flyingthings3d_subset_384x768',
+           'liteflownet', 'flyingthings3d_subset_384x768',
+           halving(3e-6, 500, (200, 300, 400)), load_from='liteflownet_pre_M2S2R2:flyingchairs')
+recipe_row('liteflownet_ft_4x1_500k_sintel_384x768',
+           dict(name='liteflownet', loss=_soft), 'sintel_pwcnet_384x768',
+           _fine, **_after_things)
+recipe_row('liteflownet_ft_4x1_500k_kitti_320x896',
+           dict(name='liteflownet', loss=_soft | dict(resize='upsample')),
+           'kitti2012_kitti2015_320x896', _fine, **_after_things);

@@ -11,6 +11,7 @@ from fastcore.meta import delegates
 from torch import Tensor
 from .base import FlowOutput
 from .registry import register_model
+from .schedules import halving, recipe_row
 from .liteflownet import LiteFlowNet, liteflownet, register_stage
 
 # %% ../../nbs/models/14_liteflownet2.ipynb #7c85e577
@@ -62,3 +63,29 @@ register_stage(liteflownet2, 'M6S6R6', finest=6, full_size=False)
 register_stage(liteflownet2, 'M5S5R5', finest=5, full_size=False)
 register_stage(liteflownet2, 'M4S4R4', finest=4, full_size=False)
 register_stage(liteflownet2, 'M3S3R3', finest=3)
+
+# %% ../../nbs/models/14_liteflownet2.ipynb #4834c4d1
+_top = halving(1e-4, 300, (120, 160, 200, 240))
+_middle = halving(1e-4, 240, (120, 160, 200), every=40)
+
+for _stage, _parent, _plan in (
+    ('M6S6',   None,     _top),
+    ('M6S6R6', 'M6S6',   _top),
+    ('M5S5R5', 'M6S6R6', _middle),
+    ('M4S4R4', 'M5S5R5', _middle),
+    ('M3S3R3', 'M4S4R4', halving(6e-5, 240, (120, 160, 200), every=40)),
+):
+    _name, _start = f"liteflownet2_pre_{_stage}", _parent and f"liteflownet2_pre_{_parent}:flyingchairs"
+    recipe_row(f"{_name}_8x1_flyingchairs_320x448", _name, 'flyingchairs_320x448', _plan, load_from=_start)
+
+# %% ../../nbs/models/14_liteflownet2.ipynb #3e58cd08
+_charbonnier = dict(type='MultiLevelCharbonnierLoss', q=.2, eps=.01, resize='upsample')
+_sparse = dict(name='liteflownet2', loss=_charbonnier)
+
+recipe_row('liteflownet2_8x1_500k_flyingthing3d_subset_384x768',
+           'liteflownet2', 'flyingthings3d_subset_384x768',
+           halving(3e-6, 500, (200, 300, 400)), load_from='liteflownet2_pre_M3S3R3:flyingchairs')
+recipe_row('liteflownet2_ft_4x1_600k_sintel_kitti_320x768', _sparse, 'sintel_kitti_liteflownet2_320x768',
+           halving(5e-5, 600, (200, 300, 400, 500)), bs=4, load_from='liteflownet2:flyingthings3d_subset')
+recipe_row('liteflownet2_ft_4x1_500k_kitti_320x896', _sparse, 'kitti2012_kitti2015_320x896',
+           halving(5e-5, 500, (200, 300, 400)), bs=4, load_from='liteflownet2:sintel_kitti');

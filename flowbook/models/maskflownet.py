@@ -17,6 +17,7 @@ from ..layers.encoders import PyramidEncoder
 from .base import FlowOutput
 from .pyramid import PyramidDecoder, PyramidEstimator, image_pyramids
 from .registry import register_model
+from .schedules import halving, recipe_row
 from ..ops.warp import warp
 
 # %% ../../nbs/models/18_maskflownet.ipynb #49668d00
@@ -311,3 +312,20 @@ def maskflownet(*,
     encoder = PyramidEncoder(channels=channels, convs=convs, ni=4)
     decoder = CascadeDecoder(channels=channels, max_displacement=second_displacement, **kwargs)
     return _init(MaskFlowNet(stage1=stage1, encoder=encoder, decoder=decoder))
+
+# %% ../../nbs/models/18_maskflownet.ipynb #db91c507
+_chairs, _things = 'flyingchairs_384x448', 'flyingthings3d_subset_384x768'
+_both = dict(name='maskflownet', freeze=['stage1'])
+
+recipe_row('maskflownets_8x1_slong_flyingchairs_384x448', 'maskflownets', _chairs,
+           halving(1e-4, 1200, (400, 600, 800, 1000), every=100, wd=0.))
+recipe_row('maskflownets_8x1_sfine_flyingthings3d_subset_384x768', 'maskflownets', _things,
+           halving(1e-4, 600, (200, 300, 400, 500), wd=0.), load_from='maskflownets:flyingchairs')
+recipe_row('maskflownets_kitti_test', 'maskflownets', 'kitti2012_kitti2015_test')
+recipe_row('maskflownet_8x1_800k_flyingchairs_384x448',
+           _both, _chairs, halving(1e-4, 800, (300, 500, 600, 700)),
+           load_from=dict(stage1='maskflownets:flyingthings3d_subset'))
+recipe_row('maskflownet_8x1_500k_flyingthings3d_subset_384x768',
+           _both, _things, halving(1e-5, 500, (200, 300, 400)),
+           load_from='maskflownet:flyingchairs')
+recipe_row('maskflownet_kitti_test', 'maskflownet', 'kitti2012_kitti2015_test');

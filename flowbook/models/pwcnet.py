@@ -15,6 +15,7 @@ from ..layers.decoders import DensePredictor
 from ..layers.encoders import PyramidEncoder
 from .pyramid import PyramidDecoder, PyramidEstimator, image_pyramids
 from .registry import register_model
+from .schedules import recipe_row
 from ..ops.correlation import correlation
 from ..ops.offset import expected_offset, normalize_features
 from ..ops.warp import warp
@@ -190,3 +191,22 @@ def pwcnet_tiny(*,
     model = init_kaiming(PWCNet(encoder=PyramidEncoder(channels=channels, convs=convs), decoder=decoder))
     decoder.start_as_matcher()
     return model
+
+# %% ../../nbs/models/10_pwcnet.ipynb #dd03dcb8
+_film = dict(name='pwcnet', loss=dict(type='MultiLevelEPE', p=1, q=.4, eps=.01))
+_sparse = _film['loss'] | dict(resize='upsample')
+_after_things = dict(bs=4, load_from='pwcnet:flyingthings3d_subset')
+
+recipe_row('pwcnet_8x1_slong_flyingchairs_384x448', 'pwcnet', 'flyingchairs_384x448', 's_long')
+recipe_row('pwcnet_8x1_sfine_flyingthings3d_subset_384x768',
+           'pwcnet', 'flyingthings3d_subset_384x768', 's_fine',
+           load_from='pwcnet:flyingchairs')
+recipe_row('pwcnet_ft_4x1_300k_sintel_384x768', _film, 'sintel_pwcnet_384x768', 'pwcnet_ft', **_after_things)
+recipe_row('pwcnet_ft_4x1_300k_sintel_final_384x768', _film, 'sintel_final_pwcnet_384x768', 'pwcnet_ft', bs=4,
+           load_from='pwcnet:sintel')
+recipe_row('pwcnet_ft_4x1_300k_kitti_320x896',
+           dict(name='pwcnet', loss=_sparse), 'kitti2012_kitti2015_320x896',
+           'pwcnet_ft', **_after_things)
+recipe_row('pwcnet_kitti_test', 'pwcnet', 'kitti2012_kitti2015_test')
+recipe_row('pwcnet_plus_8x1_750k_sintel_kitti2015_hd1k_320x768', dict(name='pwcnet_plus', loss=_sparse),
+           'sintel_kitti2015_hd1k_320x768', 'pwcnet_plus', load_from='pwcnet:flyingthings3d_subset');

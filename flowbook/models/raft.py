@@ -18,6 +18,7 @@ from ..layers.encoders import ContextHead, FeatureEncoder
 from ..layers.recurrent import ConvGRU, FlowHead, MaskPredictor, MotionEncoder, UpdateBlock
 from .base import Estimator, FlowOutput, prepare_image
 from .registry import register_model
+from .schedules import one_cycle, recipe_row
 from ..ops.lookup import all_pairs
 from ..ops.upsample import bilinear_upsample, convex_upsample
 
@@ -292,3 +293,22 @@ def torchvision_fix(self:RAFT,
 )->dict: # Weights for this model
     "Bring `state` to this model's channel order"
     return _swap_red_and_blue(state) if self.bgr else state
+
+# %% ../../nbs/models/20_raft.ipynb #6a7cf9e3
+_late = dict(name='raft', test_iters=32)
+_fine = _late | dict(loss=dict(type='SequenceLoss', gamma=.85))
+_later = one_cycle(1.25e-4, 100, 1e-5)
+_after_things = dict(bs=16, freeze_bn=True, load_from='raft:flyingthings3d')
+
+recipe_row('raft_8x2_100k_flyingchairs_368x496',
+           'raft', 'flyingchairs_raft_368x496', one_cycle(4e-4, 100, 1e-4), bs=16)
+recipe_row('raft_8x2_100k_flyingthings3d_400x720', _late, 'flyingthings3d_raft_400x720', _later,
+           bs=16, freeze_bn=True, load_from='raft:flyingchairs')
+recipe_row('raft_8x2_100k_flyingthings3d_sintel_368x768', _fine,
+           'sintel_cleanx100_sintel_finalx100_flyingthings3d_raft_368x768', _later, **_after_things)
+recipe_row('raft_8x2_100k_mixed_368x768', _fine,
+           'sintel_cleanx100_sintel_finalx100_kitti2015x200_hd1kx5_flyingthings3d_raft_384x768', _later, **_after_things)
+recipe_row('raft_8x2_50k_kitti2015_288x960',
+           _fine, 'kitti2015_raft_288x960', one_cycle(1.25e-4, 50, 1e-5, every=5),
+           bs=16, freeze_bn=True, load_from='raft:mixed')
+recipe_row('raft_kitti_test', _late, 'kitti2015_raft_test');

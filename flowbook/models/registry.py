@@ -23,7 +23,7 @@ class Names(Register):
     def discover(self, name=None): Register.discover(self, name and name.replace('-', '_'))
 
 MODELS = Names('model', 'flowbook.models', 'register_model')
-RECIPES = Names('recipe', ('flowbook.models', 'flowbook.recipes'), ('register_recipe', 'recipe_row', 'publish'))
+RECIPES = Names('recipe', ('flowbook.models', 'flowbook.recipes'), ('register_recipe', 'recipe_row'))
 
 # %% ../../nbs/models/01_registry.ipynb #db18fdf7
 def register_model(

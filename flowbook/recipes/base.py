@@ -13,6 +13,7 @@ from copy import deepcopy
 from ..core.errors import ConfigError, fail, unknown
 from ..models.registry import RECIPES, list_models, model_builder
 from .data import build_dataloaders
+from .mixtures import expand_recipe
 from .model import OWN_KEYS, build_model
 from ..train.schedules import RUNTIME
 
@@ -142,7 +143,7 @@ def get_recipe(
     overrides:list=() # Strings `'key.sub=value'`
 )->dict:              # The recipe, complete and yours to change
     "Look up a recipe by `name` and apply `overrides`"
-    return apply_overrides(with_defaults(RECIPES[name]()), overrides)
+    return apply_overrides(with_defaults(expand_recipe(RECIPES[name]())), overrides)
 
 def flat_recipe(
     recipe:dict # A recipe, or a part of one
