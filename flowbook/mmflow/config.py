@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from ..core.errors import ConfigError, fail
 
-# %% ../../nbs/mmflow/10_config.ipynb #6daf3b4a
+# %% ../../nbs/mmflow/10_config.ipynb #bc0d6b6c
 _big = 10**6   # longest list or text, and most operations
 
 def _is_long(v):
@@ -51,7 +51,7 @@ class _Reader:
         if n.id not in self.names: raise self.wrong(n, f"the name {n.id}, which is not set")
         return self.names[n.id]
 
-# %% ../../nbs/mmflow/10_config.ipynb #debd2e2f
+# %% ../../nbs/mmflow/10_config.ipynb #cc36824e
 @patch
 def _items(self:_Reader, nodes):
     "Values of a list of nodes, of which some may be starred"
@@ -74,7 +74,7 @@ def _Dict(self:_Reader, n):
         out |= self.value(v) if k is None else {self.value(k): self.value(v)}   # without a key: **v
     return out
 
-# %% ../../nbs/mmflow/10_config.ipynb #7be0a2c6
+# %% ../../nbs/mmflow/10_config.ipynb #e777a0e8
 @patch
 def _Subscript(self:_Reader, n): return self.value(n.value)[self.value(n.slice)]
 
@@ -87,7 +87,7 @@ def _Attribute(self:_Reader, n):
     if isinstance(owner, dict) and n.attr in owner: return owner[n.attr]   # as MMCV's dictionaries do
     raise self.wrong(n, f"{_shown(n)}, which does not exist")
 
-# %% ../../nbs/mmflow/10_config.ipynb #72ca4218
+# %% ../../nbs/mmflow/10_config.ipynb #f79eaadf
 _binary = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
            ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
            ast.BitOr: operator.or_}
@@ -102,7 +102,7 @@ def _wide(text):
 
 def _repeats(a, b): return hasattr(a, '__len__') and isinstance(b, int) and len(a)*b > _big
 
-# %% ../../nbs/mmflow/10_config.ipynb #61d578ae
+# %% ../../nbs/mmflow/10_config.ipynb #f6a66384
 @patch
 def _BinOp(self:_Reader, n):
     a, b = self.value(n.left), self.value(n.right)
@@ -134,7 +134,7 @@ def _Compare(self:_Reader, n):
 @patch
 def _IfExp(self:_Reader, n): return self.value(n.body if self.value(n.test) else n.orelse)
 
-# %% ../../nbs/mmflow/10_config.ipynb #383ed79e
+# %% ../../nbs/mmflow/10_config.ipynb #68a8cd9b
 @patch
 def _JoinedStr(self:_Reader, n): return ''.join(str(self.value(v)) for v in n.values)
 
@@ -144,7 +144,7 @@ def _FormattedValue(self:_Reader, n):
     if _wide(spec): raise self.wrong(n, 'something too long')
     return format(self.value(n.value), spec)
 
-# %% ../../nbs/mmflow/10_config.ipynb #2fbcc593
+# %% ../../nbs/mmflow/10_config.ipynb #051904db
 _known = (dict, list, tuple, set, range, len, int, float, str, bool, min, max, sum, abs, round, sorted, zip,
           enumerate, reversed, deepcopy)
 _calls = {f.__name__: f for f in _known} | dict(copy=deepcopy)
@@ -163,7 +163,7 @@ def _would_be_long(f, args):
     longest = max([len(str(a)) for a in args], default=0)
     return len(text)*longest > _big or (f.__name__ == 'format' and _wide(text))
 
-# %% ../../nbs/mmflow/10_config.ipynb #6f215ed1
+# %% ../../nbs/mmflow/10_config.ipynb #3e8cf069
 @patch
 def _function(self:_Reader, func):
     "What is called, or None"
@@ -185,7 +185,7 @@ def _Call(self:_Reader, n):
     out = f(*args, **named)
     return list(out) if isinstance(out, _lazy) else out
 
-# %% ../../nbs/mmflow/10_config.ipynb #b8ba57f0
+# %% ../../nbs/mmflow/10_config.ipynb #2fb1834a
 @patch
 def assign(self:_Reader, target, v):
     if isinstance(target, ast.Name): self.names[target.id] = v
@@ -206,7 +206,7 @@ def _rounds(self:_Reader, generators, done):
         self.assign(g.target, v)
         if all(self.value(c) for c in g.ifs): self._rounds(rest, done)
 
-# %% ../../nbs/mmflow/10_config.ipynb #466dfd4c
+# %% ../../nbs/mmflow/10_config.ipynb #d5b17c0e
 @patch
 def _collect(self:_Reader, n, item):
     "`item()` in each round; the names of the loops end with it"
@@ -225,7 +225,7 @@ def _GeneratorExp(self:_Reader, n): return self._ListComp(n)
 def _DictComp(self:_Reader, n):
     return dict(self._collect(n, lambda: (self.value(n.key), self.value(n.value))))
 
-# %% ../../nbs/mmflow/10_config.ipynb #81024955
+# %% ../../nbs/mmflow/10_config.ipynb #c87d15da
 @patch
 def run(self:_Reader, body):
     for s in body:
@@ -253,7 +253,7 @@ def _Delete(self:_Reader, s):
         if not isinstance(t, ast.Name): raise self.wrong(s, f"a Delete ({_shown(s)})")
         self.names.pop(t.id, None)
 
-# %% ../../nbs/mmflow/10_config.ipynb #d399f844
+# %% ../../nbs/mmflow/10_config.ipynb #587a8cb6
 @patch
 def _Expr(self:_Reader, s): self.value(s.value)
 
@@ -279,7 +279,7 @@ def _Import(self:_Reader, s):
 def _ImportFrom(self:_Reader, s):
     self.modules |= {a.asname or a.name: f"{s.module}.{a.name}" for a in s.names}
 
-# %% ../../nbs/mmflow/10_config.ipynb #e8feac52
+# %% ../../nbs/mmflow/10_config.ipynb #2fbcc593
 def merge_configs(
     base:dict,    # What was inherited
     child:dict,   # What is said on top
@@ -299,7 +299,7 @@ def merge_configs(
         out[k] = merge_configs({} if fresh else out[k], said, f"{where}{k}.")
     return out
 
-# %% ../../nbs/mmflow/10_config.ipynb #d40c294a
+# %% ../../nbs/mmflow/10_config.ipynb #4ac94131
 _var = r'\{\{\s*_base_\.([\w.]+)\s*\}\}'
 
 def _base_value(path, base, key):
@@ -325,7 +325,7 @@ def _name_variables(text):
     text = re.sub(r'(["\'])' + _var + r'\1', name, text)   # those that are all of a text become values
     return re.sub(_var, name, text), names
 
-# %% ../../nbs/mmflow/10_config.ipynb #4a4096a2
+# %% ../../nbs/mmflow/10_config.ipynb #631c5289
 def _parse(path, text):
     try: return ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError) as e:
@@ -367,7 +367,7 @@ def _loaded(path, text):
     import yaml
     return yaml.safe_load(text)
 
-# %% ../../nbs/mmflow/10_config.ipynb #edcfba2a
+# %% ../../nbs/mmflow/10_config.ipynb #7f42b38a
 def _text(path):
     "The text of a file, with what `{{ fileDirname }}` and the like stand for"
     if not path.is_file(): raise fail(ConfigError, path, 'no such file', 'a config file')
@@ -404,7 +404,7 @@ def _read(path, seen=()):
         if k in own: raise fail(ConfigError, f"{path} {k}", 'a reserved name', 'another name')
     return merge_configs(base, own)
 
-# %% ../../nbs/mmflow/10_config.ipynb #ce52551c
+# %% ../../nbs/mmflow/10_config.ipynb #1598d030
 def _import_custom(path, spec):
     "Import what `custom_imports` asks for, from the config's folder, too"
     for folder in (str(path.resolve().parent), os.getcwd()):
@@ -420,7 +420,7 @@ def _names_of_modules(spec):
     names = spec.get('imports', []) if isinstance(spec, dict) else []
     return [names] if isinstance(names, str) else list(names)
 
-# %% ../../nbs/mmflow/10_config.ipynb #0192d34b
+# %% ../../nbs/mmflow/10_config.ipynb #d40c294a
 def read_mmconfig(
     path,                      # `.py`, `.json` or `.yaml` file
     allow_imports:bool=False   # Import the modules that `custom_imports` names? They run as any program does

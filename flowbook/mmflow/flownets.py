@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/mmflow/24_flownets.ipynb #2586a42a
+# %% ../../nbs/mmflow/24_flownets.ipynb #e385f6a5
 from ..core.errors import ConfigError, fail, unknown
 from .parts import CONV, TOP, Only, ignore, number, only, read_half, read_part, register_reader
 from .parts import changed_numbers, coarse_first, correlation_numbers
 
-# %% ../../nbs/mmflow/24_flownets.ipynb #1115530d
+# %% ../../nbs/mmflow/24_flownets.ipynb #efc7804f
 def _first_kernels(v):
     first = lambda o: o[0] if isinstance(o, (list, tuple)) else o
     return dict(ks=tuple(map(first, v)) if isinstance(v, (list, tuple)) else v)
@@ -34,7 +34,7 @@ def _widths(found, convs, channels, name='widths'):
     found[name] = tuple(map(each, widths, numbers))
     return found
 
-# %% ../../nbs/mmflow/24_flownets.ipynb #6a02f3fc
+# %% ../../nbs/mmflow/24_flownets.ipynb #126b4108
 @register_reader('FlowNetS')
 def _flownets(m, where='model'):
     if (m.get('encoder') or {}).get('type') == 'FlowNetSDEncoder': return _flownetsd(m, where)
@@ -51,7 +51,7 @@ def _flownetsd(m, where):
     read_half(m, 'decoder', ['FlowNetSDecoder'], _decoder(True, inter_channels=None), found, where)
     return 'flownet2sd', _widths(found, (2,)*6, ((64, 128), 128, 256, 512, 512, 1024))
 
-# %% ../../nbs/mmflow/24_flownets.ipynb #711a3489
+# %% ../../nbs/mmflow/24_flownets.ipynb #4f70d05a
 @register_reader('FlowNetC')
 def _flownetc(m, where='model'):
     found = read_part(m, TOP | ignore('corr_encoder') | only(corr_level='level3'), where, {})
@@ -69,7 +69,7 @@ def _read_correlation(part, where, found):
     rules['corr_cfg'] = lambda v: correlation_numbers(v, step='step', where=f"{where}.corr_cfg")
     _widths(read_part(part, rules, where, found), (1, 2, 2, 2), (256, 512, 512, 1024), 'corr_widths')
 
-# %% ../../nbs/mmflow/24_flownets.ipynb #9ab3090d
+# %% ../../nbs/mmflow/24_flownets.ipynb #b66ac362
 def _sub(m, name):
     "Numbers of a sub-network where they are not the usual ones"
     net, readers = m.get(name), dict(FlowNetS=_flownets, FlowNetC=_flownetc)
@@ -85,7 +85,7 @@ def _link(mode):
     link = dict(scale_factor=4, mode=mode)
     return dict(link_cfg=Only(link, link | dict(align_corners=False)))
 
-# %% ../../nbs/mmflow/24_flownets.ipynb #9e232c46
+# %% ../../nbs/mmflow/24_flownets.ipynb #50ce0c7d
 @register_reader('FlowNetCSS')
 def _stack(m):
     nets = [n for n in ('flownetC', 'flownetS1', 'flownetS2') if m.get(n) or n == 'flownetS1']
@@ -98,7 +98,7 @@ def _stack(m):
     loss = (m[nets[-1]].get('decoder') or {}).get('flow_loss') or {}
     return 'flownet2css' if loss.get('q') is None else 'flownet2css_sd', numbers
 
-# %% ../../nbs/mmflow/24_flownets.ipynb #9e97f2fc
+# %% ../../nbs/mmflow/24_flownets.ipynb #f5e0e16a
 @register_reader('FlowNet2')
 def _flownet2(m):
     parts = 'flownetCSS', 'flownetSD', 'flownet_fusion'

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['translate_model']
 
-# %% ../../nbs/mmflow/30_model.ipynb #788289a7
+# %% ../../nbs/mmflow/30_model.ipynb #50aaba6b
 from .parts import READERS, changed_numbers, init_rules, levels_of, translate_loss
 
-# %% ../../nbs/mmflow/30_model.ipynb #57eda5f8
+# %% ../../nbs/mmflow/30_model.ipynb #714af01f
 _pyramid = .32, .08, .02, .01, .005                 # of levels 6 to 2
 _irr_weights = *_pyramid, .00125, .0003125          # and 1 and 0
 
@@ -31,7 +31,7 @@ def _fusion_loss(flow):
     found |= dict(weights=tuple(weights.get(f"level{l}", 0) for l in (3, 2, 1)), flow_div=1.)
     return found if found != usual else None
 
-# %% ../../nbs/mmflow/30_model.ipynb #81b5a93c
+# %% ../../nbs/mmflow/30_model.ipynb #88dd361a
 def _irr_loss(decoder):
     "Two losses of MMFlow as one, which balances them as MMFlow's model does"
     flow = translate_loss(decoder.get('flow_loss'), _irr_weights)
@@ -41,7 +41,7 @@ def _irr_loss(decoder):
     if 'balance' in occ: found['balance'] = occ['balance']
     return dict(type='IRRLoss') | found if found else None
 
-# %% ../../nbs/mmflow/30_model.ipynb #445c1861
+# %% ../../nbs/mmflow/30_model.ipynb #79404aa4
 _stages = dict(maskflownetS='stage1', flownetC='first', flownetS1='refine.0', flownetCSS='stack',
                flownetSD='small')
 
@@ -58,7 +58,7 @@ def _start(config):
     parts = {ours: _checkpoint(config.get(theirs)) for theirs, ours in _stages.items()}
     return _checkpoint(config) or {k: c for k, c in parts.items() if c}
 
-# %% ../../nbs/mmflow/30_model.ipynb #1071dd4a
+# %% ../../nbs/mmflow/30_model.ipynb #07089a06
 def translate_model(
     config:dict # MMFlow's `model`
 )->tuple:       # The `model` part of a recipe, and what else it says: `freeze_bn`, `load_from`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READERS', 'register_reader']
 
-# %% ../../nbs/mmflow/20_parts.ipynb #c71d526b
+# %% ../../nbs/mmflow/20_parts.ipynb #788289a7
 import inspect
 from functools import partial
 from ..core.errors import ConfigError, fail, unknown
@@ -120,7 +120,7 @@ def context_rule(
         return read_part(v, rules, where, {})
     return read
 
-# %% ../../nbs/mmflow/20_parts.ipynb #02ace2d7
+# %% ../../nbs/mmflow/20_parts.ipynb #46af0532
 TOP = ignore('encoder', 'decoder', 'init_cfg', 'train_cfg', 'test_cfg', 'freeze_net') | only(pretrained=None)
 
 def read_half(
@@ -141,7 +141,7 @@ def read_half(
     found.setdefault('parts', {})[name] = part
     return found
 
-# %% ../../nbs/mmflow/20_parts.ipynb #77233e89
+# %% ../../nbs/mmflow/20_parts.ipynb #6e4201e1
 READERS = Register('model.type', 'flowbook.mmflow', 'register_reader')
 
 def register_reader(
@@ -150,7 +150,7 @@ def register_reader(
     "Enter a reader of MMFlow's dictionaries"
     return lambda read: READERS.enter(read, name)
 
-# %% ../../nbs/mmflow/20_parts.ipynb #84b39c40
+# %% ../../nbs/mmflow/20_parts.ipynb #28777a53
 _presets = dict(
     raft_small=dict(features=128, context_norm='none', hidden=96, context=64, radius=3),
     gma_p_only=dict(content=False, positions=160), gma_plus_p=dict(positions=160),
@@ -166,7 +166,7 @@ def _usual_numbers(name):
     if stage and base == 'liteflownet2': known['full_size'] = stage[:2] == 'M3'
     return known
 
-# %% ../../nbs/mmflow/20_parts.ipynb #11808213
+# %% ../../nbs/mmflow/20_parts.ipynb #84953fac
 def changed_numbers(
     name:str,    # One of `list_models()`
     numbers:dict # Keywords of the model
@@ -175,7 +175,7 @@ def changed_numbers(
     usual = _usual_numbers(name)
     return {k: v for k, v in numbers.items() if k not in usual or plain(usual[k]) != plain(v)}
 
-# %% ../../nbs/mmflow/20_parts.ipynb #c7365d6f
+# %% ../../nbs/mmflow/20_parts.ipynb #765cefd5
 def _level_weights(v): return dict(weights=coarse_first(v))
 
 _multilevel = number('q', 'eps', 'flow_div', 'max_flow', 'scale_as_level', 'reduction', resize_flow='resize')
@@ -186,10 +186,11 @@ _losses = dict(MultiLevelEPE=number('p') | _multilevel, MultiLevelCharbonnierLos
 
 _usual = dict(flow_div=20., max_flow=float('inf'), resize='downsample', scale_as_level=False, reduction='sum')
 _defaults = dict(MultiLevelEPE=_usual | dict(p=2, q=None, eps=None),
-                 MultiLevelCharbonnierLoss=_usual | dict(q=.2, eps=.01), SequenceLoss=dict(gamma=.8, max_flow=400.),
+                 MultiLevelCharbonnierLoss=_usual | dict(q=.2, eps=.01),
+                 SequenceLoss=dict(gamma=.8, max_flow=400.),
                  MultiLevelBCE=dict(balance=False, reduction='sum'))
 
-# %% ../../nbs/mmflow/20_parts.ipynb #7c2e417a
+# %% ../../nbs/mmflow/20_parts.ipynb #793d1e26
 def translate_loss(
     config:dict,     # MMFlow's loss dictionary, or None
     usual:tuple=None,# Weights of the levels that the model's own loss has
@@ -205,7 +206,7 @@ def translate_loss(
     own = not found and kind != 'MultiLevelCharbonnierLoss'   # which no model has for its own
     return None if own else dict(type=kind) | found
 
-# %% ../../nbs/mmflow/20_parts.ipynb #9445567e
+# %% ../../nbs/mmflow/20_parts.ipynb #c7365d6f
 _leaky = dict(mode='fan_in', nonlinearity='leaky_relu')
 _kaiming = dict.fromkeys(('PWCNet', 'LiteFlowNet'), _leaky)
 _kaiming |= dict.fromkeys(('FlowNetS', 'FlowNetC', 'FlowNetCSS', 'FlowNet2', 'IRRPWC'), _leaky | dict(a=.1))
@@ -225,7 +226,7 @@ def _of_norms(rule):
     layers = rule.get('layer', '')
     return all('Norm' in o for o in ([layers] if isinstance(layers, str) else layers))
 
-# %% ../../nbs/mmflow/20_parts.ipynb #5ce48bee
+# %% ../../nbs/mmflow/20_parts.ipynb #66b53f1d
 def init_rules(
     config:dict # MMFlow's `model`
 )->list:        # Rules for `init_weights`

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #f6fa3df4
+# %% ../../nbs/mmflow/22_pyramids.ipynb #d6a28ef5
 from ..core.errors import ConfigError, fail
 from .parts import CONV, TOP, WARP, Only, ignore, number, only, read_half, read_part, register_reader
 from .parts import coarse_first, context_rule, correlation_numbers, levels_of, plain
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #51155aef
+# %% ../../nbs/mmflow/22_pyramids.ipynb #c7cf022f
 def _finest(v): return dict(finest=levels_of(v)[0])
 
 def _convs(v):
@@ -28,14 +28,14 @@ def _decoder(where='model', distance='max_displacement'):
     return rules | dict(in_channels=_finest, warp_cfg=WARP, corr_cfg=corr,
                         post_processor=context_rule(f"{where}.decoder.post_processor"))
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #f0a0ce71
+# %% ../../nbs/mmflow/22_pyramids.ipynb #2821f8e8
 @register_reader('PWCNet')
 def _pwcnet(m):
     found = read_part(m, TOP, 'model', {})
     read_half(m, 'encoder', ['PWCNetEncoder'], _encoder, found)
     return 'pwcnet', read_half(m, 'decoder', ['PWCNetDecoder'], _decoder(), found)
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #673c8a54
+# %% ../../nbs/mmflow/22_pyramids.ipynb #0b797a27
 def _one_number(where, name):
     "Rule for one number, or the same for every level"
     def rule(v):
@@ -49,7 +49,7 @@ def _mask_decoder(where, warp, **kwargs):
     up = _one_number(f"{where}.decoder.up_channels", 'up')
     return rules | dict(up_channels=up, warp_type=Only(warp, missing='AsymOFMM'))
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #bd2b0cf2
+# %% ../../nbs/mmflow/22_pyramids.ipynb #8a6da814
 @register_reader('MaskFlowNetS')
 def _maskflownets(m, where='model'):
     found = read_part(m, TOP, where, {})
@@ -68,7 +68,7 @@ def _maskflownet(m):
     rules = _mask_decoder('model', 'Basic', distance='second_displacement')
     return 'maskflownet', read_half(m, 'decoder', ['MaskFlowNetDecoder'], rules, found)
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #3da5da4a
+# %% ../../nbs/mmflow/22_pyramids.ipynb #0a17dfcf
 def _cells(v):
     "How far a correlation looks, and pixels per search cell of each level"
     where = 'model.decoder.corr_cfg'
@@ -87,12 +87,13 @@ def _kernels(v): return dict(kernels=coarse_first(v))
 _lite_encoder = CONV | ignore('pyramid_levels') | number(out_channels='channels', num_convs='convs')
 _lite_encoder |= only(in_channels=3, strides=(1,) + (2,)*5, dilations=(1,)*6, kernel_size=(7,) + (3,)*5)
 _lite_decoder = CONV | ignore('corr_channels', 'sin_channels', 'rin_channels', 'sfeat_channels', 'flow_loss')
-_lite_decoder |= number('flow_div', feat_channels='feat', mfeat_channels='widths', rfeat_channels='reg_widths')
+_lite_decoder |= number('flow_div', feat_channels='feat', mfeat_channels='widths')
+_lite_decoder |= number(rfeat_channels='reg_widths')
 _lite_decoder |= number(regularized_flow='regularize', extra_training_loss='full_size')
 _lite_decoder |= dict(in_channels=_finest, patch_size=_kernels, corr_cfg=_cells, warp_cfg=WARP,
                       scaled_corr=Only(False, missing=True))
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #ff78410c
+# %% ../../nbs/mmflow/22_pyramids.ipynb #a306ec2c
 @register_reader('LiteFlowNet')
 def _liteflownet(m):
     found, usual = read_part(m, TOP, 'model', {}), (128, 64, 32)
@@ -118,7 +119,7 @@ def _stage_name(base, finest, found, done):
     if done: return base
     return f"{base}_pre_M{finest}S{finest}" + f"R{finest}"*bool(found.get('regularize', True))
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #7c082c3e
+# %% ../../nbs/mmflow/22_pyramids.ipynb #1af1d187
 def _inside(rules, name): return lambda v: read_part(v, rules, f"model.decoder.{name}", {})
 
 _refine = CONV | ignore('in_channels') | only(patch_size=3) | number(feat_channels='refine')
@@ -126,7 +127,8 @@ _occ_up = CONV | ignore('in_channels', 'feat_channels', 'infeat_channels') | onl
 _refine['warp_cfg'] = _occ_up['warp_cfg'] = WARP
 
 _irr_decoder = CONV | number('flow_div', densefeat_channels='dense') | ignore('flow_loss', 'occ_loss')
-_irr_decoder |= ignore('flow_levels', 'corr_in_channels', 'flow_decoder_in_channels', 'occ_decoder_in_channels')
+_irr_decoder |= ignore('flow_levels', 'corr_in_channels')
+_irr_decoder |= ignore('flow_decoder_in_channels', 'occ_decoder_in_channels')
 _irr_decoder |= only(scaled=True, occ_refined_levels=('level0', 'level1'),
                      upsample_cfg=dict(mode='bilinear', align_corners=True))
 _irr_decoder |= {k: context_rule(f"model.decoder.{k}") for k in ('flow_post_processor', 'occ_post_processor')}
@@ -135,7 +137,7 @@ _irr_decoder |= dict(corr_cfg=correlation_numbers, warp_cfg=WARP,
                      occ_upsample=_inside(_occ_up, 'occ_upsample'),
                      corr_feat_channels=_one_number('model.decoder.corr_feat_channels', 'width'))
 
-# %% ../../nbs/mmflow/22_pyramids.ipynb #a4fec01d
+# %% ../../nbs/mmflow/22_pyramids.ipynb #5abbd286
 @register_reader('IRRPWC')
 def _irrpwc(m):
     found = read_part(m, TOP, 'model', {})

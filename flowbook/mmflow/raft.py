@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/mmflow/26_raft.ipynb #413cacb3
+# %% ../../nbs/mmflow/26_raft.ipynb #d7fa6c92
 from ..core.errors import unknown
 from .parts import TOP, Only, ignore, number, only, read_half, read_part, register_reader
 
-# %% ../../nbs/mmflow/26_raft.ipynb #e38789ef
+# %% ../../nbs/mmflow/26_raft.ipynb #98183e27
 _norms = {'IN': 'instance', 'BN': 'batch', 'SyncBN': 'batch', None: 'none'}
 
 def _norm(name):
@@ -26,7 +26,7 @@ def _encoder(kind, norm, **more):
     rules |= only(strides=None, dilations=None)
     return rules | ignore('init_cfg', 'norm_eval') | dict(norm_cfg=_norm(norm)) | more
 
-# %% ../../nbs/mmflow/26_raft.ipynb #eb136515
+# %% ../../nbs/mmflow/26_raft.ipynb #521e183a
 def _decoder(m, kind, small):
     "Rules for the decoder of `m`, whose lookup must be the network's"
     levels, radius = m.get('num_levels', 4), m.get('radius', 4)
@@ -44,7 +44,7 @@ def _max_pos_size(v): return dict(positions=v) if v else {}
 _gma = number('heads') | only(motion_channels=128)
 _gma |= dict(position_only=_position_only, max_pos_size=_max_pos_size)
 
-# %% ../../nbs/mmflow/26_raft.ipynb #7d2a49e9
+# %% ../../nbs/mmflow/26_raft.ipynb #d35d6b73
 @register_reader('RAFT')
 def _raft(m):
     decoder, encoder = m.get('decoder') or {}, m.get('encoder') or {}
