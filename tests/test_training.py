@@ -43,12 +43,12 @@ def finish(p, timeout=300):
 @pytest.mark.skipif(os.name!='posix', reason='signals')
 def test_kill_and_resume(tmp_path):
     "SIGKILL after a random iteration; the run that goes on has the losses, the table and the weights of one that was never stopped"
-    whole = finish(start(RESUMED, tmp_path/'whole')).split('\n')
-    stop = random.randint(4, 16)
+    stop, undisturbed = random.randint(4, 16), start(RESUMED, tmp_path/'whole')
     p = start(RESUMED, tmp_path/'cut')
     before = [p.stdout.readline().strip() for _ in range(stop)]
     time.sleep(random.random()*.1)
     p.send_signal(signal.SIGKILL); p.communicate()
+    whole = finish(undisturbed).split('\n')
     assert p.returncode==-signal.SIGKILL and before==whole[:stop]
     after = finish(start(RESUMED, tmp_path/'cut', 'resume')).split('\n')
     done = int(after[0].split()[0]) - 1
@@ -91,14 +91,20 @@ TINY = ['data.n_train=8', 'data.n_valid=3', 'data.bs=4', 'data.scenes.size=(64,9
 
 def flowbook(*args, cwd): return subprocess.run([sys.executable, '-m', 'flowbook.cli', *map(str, args)], cwd=cwd, env={**ENV, 'COLUMNS': '100'}, capture_output=True, text=True, timeout=300)
 
+def inside(*args):
+    "The program in this process"
+    res = CliRunner().invoke(app, list(map(str, args)))
+    if res.exception and not isinstance(res.exception, SystemExit): raise res.exception
+    return res
+
 def test_program_with_processes(tmp_path):
     "flowbook train --processes 2, under torchrun's variables; and what --gpus says without a GPU"
     args = ['train', 'quickstart', *TINY, 'schedule.epochs=1', 'runtime.precision=fp32', '--device', 'cpu', '--json']
-    one, two = (flowbook(*args, '--work-dir', f'run{n}', *extra, cwd=tmp_path) for n, extra in ((1, []), (2, ['--processes', 2])))
-    for res in (one, two): assert res.returncode==0, res.stderr
+    one, two = inside(*args, '--work-dir', tmp_path/'run1'), flowbook(*args, '--work-dir', 'run2', '--processes', 2, cwd=tmp_path)
+    assert (one.exit_code, two.returncode)==(0, 0), one.stderr + two.stderr
     assert json.loads(one.stdout)['epe']==pytest.approx(json.loads(two.stdout)['epe'], rel=1e-4)
-    odd = flowbook(*args, '--work-dir', 'run3', '--processes', 3, cwd=tmp_path)
-    assert odd.returncode==2 and odd.stderr.count('\n')==1 and 'multiple of the 3 processes' in odd.stderr, odd.stderr
+    odd = inside(*args, '--work-dir', tmp_path/'run3', '--processes', 3)
+    assert odd.exit_code==2 and odd.stderr.count('\n')==1 and 'multiple of the 3 processes' in odd.stderr, odd.stderr
     if not torch.cuda.is_available():
         res = CliRunner().invoke(app, ['train', 'quickstart', '--gpus', '2'])
         assert res.exit_code==2 and '--gpus' in res.stderr and '--processes' in res.stderr
@@ -106,9 +112,9 @@ def test_program_with_processes(tmp_path):
 def test_evaluation_with_processes(tmp_path):
     "flowbook test prints the same figures with 1, 2 and 3 processes"
     found = []
-    for n in (1, 2, 3):
-        res = flowbook('test', 'flowbook_small', '--n', 4, '--device', 'cpu', '--json', *(['--processes', n] if n > 1 else []), cwd=tmp_path)
-        assert res.returncode==0, res.stderr
+    args = 'test', 'flowbook_small', '--n', 4, '--device', 'cpu', '--json'
+    for res in (inside(*args), *(flowbook(*args, '--processes', n, cwd=tmp_path) for n in (2, 3))):
+        assert getattr(res, 'returncode', 0)==getattr(res, 'exit_code', 0)==0, res.stderr
         found.append({k: {m: v for m, v in o.items() if m!='ms'} for k, o in json.loads(res.stdout)['methods'].items()})
     for other in found[1:]:
         for k, scores in found[0].items(): assert other[k]==pytest.approx(scores, rel=1e-6), k

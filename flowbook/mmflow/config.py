@@ -8,171 +8,276 @@ __all__ = ['merge_configs', 'read_mmconfig']
 # %% ../../nbs/mmflow/10_config.ipynb #71dde35f
 import ast, json, operator, os.path, re, sys
 from copy import deepcopy
+from fastcore.basics import patch
 from importlib import import_module
 from pathlib import Path
 from ..core.errors import ConfigError, fail
 
-# %% ../../nbs/mmflow/10_config.ipynb #6daf3b4a
-_calls = dict(dict=dict, list=list, tuple=tuple, set=set, range=range, len=len, int=int, float=float, str=str, bool=bool, min=min, max=max, sum=sum, abs=abs,
-              round=round, sorted=sorted, zip=zip, enumerate=enumerate, deepcopy=deepcopy, copy=deepcopy, reversed=reversed)
-_methods = {dict: 'copy get keys values items update pop setdefault', list: 'append extend insert copy index count pop remove', tuple: 'index count',
-            str: 'join split replace lower upper strip startswith endswith format'}
-_os_path = {k: getattr(os.path, k) for k in ('join', 'dirname', 'basename', 'splitext')}
-_binary = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
-           ast.Mod: operator.mod, ast.Pow: operator.pow, ast.BitOr: operator.or_}
-_compare = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
-            ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b, ast.Is: operator.is_, ast.IsNot: operator.is_not}
-_unary = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-_big = 10**6   # longest list or text that an operation may make
+# %% ../../nbs/mmflow/10_config.ipynb #bc0d6b6c
+_big = 10**6   # longest list or text, and most operations
+
+def _is_long(v):
+    if isinstance(v, int): return v.bit_length() > 4096
+    return hasattr(v, '__len__') and len(v) > _big
+
+def _shown(node): return ast.unparse(node).splitlines()[0][:60]
 
 # %% ../../nbs/mmflow/10_config.ipynb #294e93c2
 class _Reader:
     "Works out the values of one file"
-    def __init__(self, path, names): self.path, self.names, self.steps, self.modules = path, dict(names), 0, {}
+    def __init__(self, path, names):
+        self.path, self.names = path, dict(names)
+        self.steps, self.modules = 0, {}   # operations so far; names that were imported
 
-    def wrong(self, node, found): return fail(ConfigError, f"{self.path} line {getattr(node, 'lineno', '?')}", found,
-                                              'values that can be read without running the file')
+    def wrong(self, node, found):
+        where = f"{self.path} line {getattr(node, 'lineno', '?')}"
+        return fail(ConfigError, where, found, 'values that can be read without running the file')
 
     def value(self, node):
         self.steps += 1
         if self.steps > _big: raise self.wrong(node, 'a computation that is too long')
         method = getattr(self, '_' + type(node).__name__, None)
-        if method is None: raise self.wrong(node, f"a {type(node).__name__} ({ast.unparse(node)[:60]})")
+        if method is None: raise self.wrong(node, f"a {type(node).__name__} ({_shown(node)})")
         try: out = method(node)
         except ConfigError: raise
-        except Exception as e: raise self.wrong(node, f"{ast.unparse(node)[:60]}, which fails ({type(e).__name__}: {e})") from None
-        if (hasattr(out, '__len__') and len(out) > _big) or (isinstance(out, int) and out.bit_length() > 4096): raise self.wrong(node, 'something too long')
+        except Exception as e:   # of the file's own making: an index, a division
+            raise self.wrong(node, f"{_shown(node)}, which fails ({type(e).__name__}: {e})") from None
+        if _is_long(out): raise self.wrong(node, 'something too long')
         return out
 
     def _Constant(self, n): return n.value
+
     def _Name(self, n):
         if n.id not in self.names: raise self.wrong(n, f"the name {n.id}, which is not set")
         return self.names[n.id]
-    def _items(self, nodes):
-        return [v for n in nodes for v in (self.value(n.value) if isinstance(n, ast.Starred) else [self.value(n)])]
-    def _List(self, n): return self._items(n.elts)
-    def _Tuple(self, n): return tuple(self._items(n.elts))
-    def _Set(self, n): return set(self._items(n.elts))
-    def _Dict(self, n):
-        out = {}
-        for k, v in zip(n.keys, n.values): out.update(self.value(v) if k is None else {self.value(k): self.value(v)})
-        return out
-    def _IfExp(self, n): return self.value(n.body if self.value(n.test) else n.orelse)
-    def _UnaryOp(self, n): return _unary[type(n.op)](self.value(n.operand))
 
-# %% ../../nbs/mmflow/10_config.ipynb #e8a7210b
-def _wide(text): return isinstance(text, str) and any(len(d) > 4 for d in re.findall(r'\d+', text))   # a field of a million blanks
+# %% ../../nbs/mmflow/10_config.ipynb #cc36824e
+@patch
+def _items(self:_Reader, nodes):
+    "Values of a list of nodes, of which some may be starred"
+    values = lambda n: self.value(n.value) if isinstance(n, ast.Starred) else [self.value(n)]
+    return [v for n in nodes for v in values(n)]
 
-def _binop(self, n):
-    a, b, op = self.value(n.left), self.value(n.right), _binary.get(type(n.op))
-    if op is None: raise self.wrong(n, f"the operator of {ast.unparse(n)[:60]}")
-    if isinstance(n.op, ast.Pow) and (abs(b) > 100 or abs(a) > _big): raise self.wrong(n, 'a power that is too large')
-    long = isinstance(n.op, ast.Mult) and any(hasattr(x, '__len__') and isinstance(y, int) and len(x)*y > _big for x, y in ((a, b), (b, a)))
-    if long or (isinstance(n.op, ast.Mod) and _wide(a)): raise self.wrong(n, 'something too long')
-    return op(a, b)
+@patch
+def _List(self:_Reader, n): return self._items(n.elts)
 
-def _boolop(self, n):
+@patch
+def _Tuple(self:_Reader, n): return tuple(self._items(n.elts))
+
+@patch
+def _Set(self:_Reader, n): return set(self._items(n.elts))
+
+@patch
+def _Dict(self:_Reader, n):
+    out = {}
+    for k, v in zip(n.keys, n.values, strict=True):
+        out |= self.value(v) if k is None else {self.value(k): self.value(v)}   # without a key: **v
+    return out
+
+# %% ../../nbs/mmflow/10_config.ipynb #e777a0e8
+@patch
+def _Subscript(self:_Reader, n): return self.value(n.value)[self.value(n.slice)]
+
+@patch
+def _Slice(self:_Reader, n): return slice(*(o and self.value(o) for o in (n.lower, n.upper, n.step)))
+
+@patch
+def _Attribute(self:_Reader, n):
+    owner = self.value(n.value)
+    if isinstance(owner, dict) and n.attr in owner: return owner[n.attr]   # as MMCV's dictionaries do
+    raise self.wrong(n, f"{_shown(n)}, which does not exist")
+
+# %% ../../nbs/mmflow/10_config.ipynb #f79eaadf
+_binary = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+           ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
+           ast.BitOr: operator.or_}
+_unary = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+_compare = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
+            ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
+            ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b}
+
+def _wide(text):
+    "Does `text` ask for a field of ten thousand blanks?"
+    return isinstance(text, str) and any(len(d) > 4 for d in re.findall(r'\d+', text))
+
+def _repeats(a, b): return hasattr(a, '__len__') and isinstance(b, int) and len(a)*b > _big
+
+# %% ../../nbs/mmflow/10_config.ipynb #f6a66384
+@patch
+def _BinOp(self:_Reader, n):
+    a, b = self.value(n.left), self.value(n.right)
+    kind = type(n.op)
+    if kind not in _binary: raise self.wrong(n, f"the operator of {_shown(n)}")
+    if kind is ast.Pow and (abs(b) > 100 or abs(a) > _big): raise self.wrong(n, 'a power that is too large')
+    long = kind is ast.Mult and (_repeats(a, b) or _repeats(b, a))
+    if long or (kind is ast.Mod and _wide(a)): raise self.wrong(n, 'something too long')
+    return _binary[kind](a, b)
+
+@patch
+def _UnaryOp(self:_Reader, n): return _unary[type(n.op)](self.value(n.operand))
+
+@patch
+def _BoolOp(self:_Reader, n):
     for v in n.values:
         out = self.value(v)
         if bool(out) != isinstance(n.op, ast.And): return out
     return out
 
-def _comparison(self, n):
+@patch
+def _Compare(self:_Reader, n):
     left = self.value(n.left)
-    for op, right in zip(n.ops, map(self.value, n.comparators)):
+    for op, right in zip(n.ops, map(self.value, n.comparators), strict=True):
         if not _compare[type(op)](left, right): return False
         left = right
     return True
 
-def _text(self, n): return ''.join(str(self.value(v)) for v in n.values)
-def _formatted(self, n):
-    spec = ''.join(str(self.value(v)) for v in n.format_spec.values) if n.format_spec else ''
+@patch
+def _IfExp(self:_Reader, n): return self.value(n.body if self.value(n.test) else n.orelse)
+
+# %% ../../nbs/mmflow/10_config.ipynb #68a8cd9b
+@patch
+def _JoinedStr(self:_Reader, n): return ''.join(str(self.value(v)) for v in n.values)
+
+@patch
+def _FormattedValue(self:_Reader, n):
+    spec = self.value(n.format_spec) if n.format_spec else ''
     if _wide(spec): raise self.wrong(n, 'something too long')
     return format(self.value(n.value), spec)
 
-def _item(self, n): return self.value(n.value)[self.value(n.slice)]
-def _slice(self, n): return slice(*(o and self.value(o) for o in (n.lower, n.upper, n.step)))
+# %% ../../nbs/mmflow/10_config.ipynb #051904db
+_known = (dict, list, tuple, set, range, len, int, float, str, bool, min, max, sum, abs, round, sorted, zip,
+          enumerate, reversed, deepcopy)
+_calls = {f.__name__: f for f in _known} | dict(copy=deepcopy)
+_methods = {dict: 'copy get keys values items update pop setdefault', tuple: 'index count',
+            list: 'append extend insert copy index count pop remove',
+            str: 'join split replace lower upper strip startswith endswith format'}
+_of_modules = {f"os.path.{k}": getattr(os.path, k) for k in ('join', 'dirname', 'basename', 'splitext')}
+_of_modules |= {'copy.copy': deepcopy, 'copy.deepcopy': deepcopy}
+_lazy = range, zip, enumerate, type({}.keys()), type({}.values()), type({}.items())
 
-_Reader._BinOp, _Reader._BoolOp, _Reader._Compare, _Reader._JoinedStr, _Reader._FormattedValue = _binop, _boolop, _comparison, _text, _formatted
-_Reader._Subscript, _Reader._Slice = _item, _slice
+def _would_be_long(f, args):
+    "Might the answer of `f` not fit into memory?"
+    text = getattr(f, '__self__', None)   # whose method it is
+    if f is range: return len(range(*args)) > _big
+    if not isinstance(text, str): return False
+    longest = max([len(str(a)) for a in args], default=0)
+    return len(text)*longest > _big or (f.__name__ == 'format' and _wide(text))
 
-# %% ../../nbs/mmflow/10_config.ipynb #debd2e2f
-def _module_call(self, n):
-    "The function of `os.path` or `copy` that `n` names, or None"
-    words = ast.unparse(n).split('.')
-    full = '.'.join([self.modules.get(words[0], ''), *words[1:]])
-    if full.startswith('os.path.') and full[8:] in _os_path: return _os_path[full[8:]]
-    return deepcopy if full in ('copy.copy', 'copy.deepcopy') else None
+# %% ../../nbs/mmflow/10_config.ipynb #3e8cf069
+@patch
+def _function(self:_Reader, func):
+    "What is called, or None"
+    if isinstance(func, ast.Name): return None if func.id in self.names else _calls.get(func.id)
+    if not isinstance(func, ast.Attribute): return None
+    first, *words = ast.unparse(func).split('.')
+    known = _of_modules.get('.'.join([self.modules.get(first, ''), *words]))
+    if known: return known
+    owner = self.value(func.value)
+    return getattr(owner, func.attr) if func.attr in _methods.get(type(owner), '').split() else None
 
-def _call(self, n):
-    args, more = self._items(n.args), {}
-    for k in n.keywords: more.update(self.value(k.value) if k.arg is None else {k.arg: self.value(k.value)})
-    if isinstance(n.func, ast.Name) and n.func.id in _calls and n.func.id not in self.names: f = _calls[n.func.id]
-    elif not isinstance(n.func, ast.Attribute): f = None
-    elif not (f := _module_call(self, n.func)):
-        owner = self.value(n.func.value)
-        f = getattr(owner, n.func.attr) if n.func.attr in _methods.get(type(owner), '').split() else None
+@patch
+def _Call(self:_Reader, n):
+    args, named = self._items(n.args), {}
+    for k in n.keywords: named |= self.value(k.value) if k.arg is None else {k.arg: self.value(k.value)}
+    f = self._function(n.func)
     if f is None: raise self.wrong(n, f"a call of {ast.unparse(n.func)[:40]}")
-    if getattr(f, '__name__', '') == 'format' and _wide(getattr(f, '__self__', None)): raise self.wrong(n, 'something too long')
-    if isinstance(n.func, ast.Attribute) and isinstance(owner := getattr(f, '__self__', None), str) and len(owner)*max([len(str(a)) for a in args], default=0) > _big:
-        raise self.wrong(n, 'something too long')
-    if f is range and len(range(*args)) > _big: raise self.wrong(n, 'something too long')
-    out = f(*args, **more)
-    return out if not isinstance(out, (range, zip, enumerate, type({}.keys()), type({}.values()), type({}.items()))) else list(out)
+    if _would_be_long(f, args): raise self.wrong(n, 'something too long')
+    out = f(*args, **named)
+    return list(out) if isinstance(out, _lazy) else out
 
-def _attribute(self, n):
-    owner = self.value(n.value)
-    if isinstance(owner, dict) and n.attr in owner: return owner[n.attr]
-    raise self.wrong(n, f"{ast.unparse(n)[:60]}, which does not exist")
-
-_Reader._Call, _Reader._Attribute = _call, _attribute
-
-# %% ../../nbs/mmflow/10_config.ipynb #7be0a2c6
-def _loops(self, generators, done):
-    "Run `done` for each round of the loops of a comprehension"
-    if not generators: return done()
-    g, rest = generators[0], generators[1:]
-    for v in self.value(g.iter):
-        _assign(self, g.target, v)
-        if all(self.value(c) for c in g.ifs): _loops(self, rest, done)
-
-def _comprehension(self, n):
-    out, before = [], dict(self.names)
-    if isinstance(n, ast.DictComp): _loops(self, n.generators, lambda: out.append((self.value(n.key), self.value(n.value))))
-    else: _loops(self, n.generators, lambda: out.append(self.value(n.elt)))
-    self.names = before
-    return dict(out) if isinstance(n, ast.DictComp) else out
-
-def _assign(self, target, v):
+# %% ../../nbs/mmflow/10_config.ipynb #2fb1834a
+@patch
+def assign(self:_Reader, target, v):
     if isinstance(target, ast.Name): self.names[target.id] = v
     elif isinstance(target, (ast.Tuple, ast.List)):
-        for t, o in zip(target.elts, v, strict=True): _assign(self, t, o)
+        for t, o in zip(target.elts, v, strict=True): self.assign(t, o)
     elif isinstance(target, ast.Subscript): self.value(target.value)[self.value(target.slice)] = v
-    elif isinstance(target, ast.Attribute) and isinstance(owner := self.value(target.value), dict): owner[target.attr] = v
-    else: raise self.wrong(target, f"an assignment to {ast.unparse(target)[:40]}")
+    else:
+        owner = self.value(target.value) if isinstance(target, ast.Attribute) else None
+        if not isinstance(owner, dict): raise self.wrong(target, f"an assignment to {_shown(target)}")
+        owner[target.attr] = v
 
-_Reader._ListComp = _Reader._GeneratorExp = _Reader._DictComp = _comprehension
+@patch
+def _rounds(self:_Reader, generators, done):
+    "Run `done` for each round of the loops of a comprehension"
+    if not generators: return done()
+    g, *rest = generators
+    for v in self.value(g.iter):
+        self.assign(g.target, v)
+        if all(self.value(c) for c in g.ifs): self._rounds(rest, done)
 
-# %% ../../nbs/mmflow/10_config.ipynb #555bcc85
-def _run(self, body):
-    "Go through statements"
+# %% ../../nbs/mmflow/10_config.ipynb #d5b17c0e
+@patch
+def _collect(self:_Reader, n, item):
+    "`item()` in each round; the names of the loops end with it"
+    out, outside = [], dict(self.names)
+    self._rounds(n.generators, lambda: out.append(item()))
+    self.names = outside
+    return out
+
+@patch
+def _ListComp(self:_Reader, n): return self._collect(n, lambda: self.value(n.elt))
+
+@patch
+def _GeneratorExp(self:_Reader, n): return self._ListComp(n)
+
+@patch
+def _DictComp(self:_Reader, n):
+    return dict(self._collect(n, lambda: (self.value(n.key), self.value(n.value))))
+
+# %% ../../nbs/mmflow/10_config.ipynb #c87d15da
+@patch
+def run(self:_Reader, body):
     for s in body:
-        if isinstance(s, ast.Assign):
-            v = self.value(s.value)
-            for t in s.targets: _assign(self, t, v)
-        elif isinstance(s, ast.AnnAssign) and s.value: _assign(self, s.target, self.value(s.value))
-        elif isinstance(s, ast.AugAssign): _assign(self, s.target, self.value(ast.copy_location(ast.BinOp(_as_load(s.target), s.op, s.value), s)))
-        elif isinstance(s, ast.Expr): self.value(s.value)
-        elif isinstance(s, ast.If): _run(self, s.body if self.value(s.test) else s.orelse)
-        elif isinstance(s, ast.For):
-            for v in self.value(s.iter): _assign(self, s.target, v); _run(self, s.body)
-        elif isinstance(s, ast.Delete) and all(isinstance(t, ast.Name) for t in s.targets):
-            for t in s.targets: self.names.pop(t.id, None)
-        elif isinstance(s, ast.Import): self.modules.update({a.asname or a.name.split('.')[0]: a.name if a.asname else a.name.split('.')[0] for a in s.names})
-        elif isinstance(s, ast.ImportFrom): self.modules.update({a.asname or a.name: f"{s.module}.{a.name}" for a in s.names})
-        elif not isinstance(s, ast.Pass): raise self.wrong(s, f"a {type(s).__name__} ({ast.unparse(s).splitlines()[0][:60]})")
+        method = getattr(self, '_' + type(s).__name__, None)
+        if method is None: raise self.wrong(s, f"a {type(s).__name__} ({_shown(s)})")
+        method(s)
 
-def _as_load(target): return ast.parse(ast.unparse(target), mode='eval').body
+@patch
+def _Assign(self:_Reader, s):
+    v = self.value(s.value)
+    for t in s.targets: self.assign(t, v)
+
+@patch
+def _AnnAssign(self:_Reader, s):
+    if s.value is not None: self.assign(s.target, self.value(s.value))
+
+@patch
+def _AugAssign(self:_Reader, s):
+    old = ast.parse(ast.unparse(s.target), mode='eval').body
+    self.assign(s.target, self.value(ast.copy_location(ast.BinOp(old, s.op, s.value), s)))
+
+@patch
+def _Delete(self:_Reader, s):
+    for t in s.targets:
+        if not isinstance(t, ast.Name): raise self.wrong(s, f"a Delete ({_shown(s)})")
+        self.names.pop(t.id, None)
+
+# %% ../../nbs/mmflow/10_config.ipynb #587a8cb6
+@patch
+def _Expr(self:_Reader, s): self.value(s.value)
+
+@patch
+def _Pass(self:_Reader, s): pass
+
+@patch
+def _If(self:_Reader, s): self.run(s.body if self.value(s.test) else s.orelse)
+
+@patch
+def _For(self:_Reader, s):
+    for v in self.value(s.iter):
+        self.assign(s.target, v)
+        self.run(s.body)
+
+@patch
+def _Import(self:_Reader, s):
+    for a in s.names:
+        first = a.name.split('.')[0]
+        self.modules[a.asname or first] = a.name if a.asname else first
+
+@patch
+def _ImportFrom(self:_Reader, s):
+    self.modules |= {a.asname or a.name: f"{s.module}.{a.name}" for a in s.names}
 
 # %% ../../nbs/mmflow/10_config.ipynb #2fbcc593
 def merge_configs(
@@ -183,80 +288,27 @@ def merge_configs(
     "Merge `child` into `base` by MMCV's rules"
     out = dict(base)
     for k, v in child.items():
-        if isinstance(v, dict):
-            fresh = v.get('_delete_') or k not in out
-            if not fresh and not isinstance(out[k], dict):
-                raise fail(ConfigError, f"{where}{k}", f"a dictionary over {out[k]!r}", "another value of its kind, or _delete_=True")
-            out[k] = merge_configs({} if fresh else out[k], {n: o for n, o in v.items() if n != '_delete_'}, f"{where}{k}.")
-        else: out[k] = v
+        if not isinstance(v, dict):
+            out[k] = v
+            continue
+        fresh = v.get('_delete_') or k not in out
+        if not fresh and not isinstance(out[k], dict):
+            found = f"a dictionary over {out[k]!r}"
+            raise fail(ConfigError, f"{where}{k}", found, "another value of its kind, or _delete_=True")
+        said = {n: o for n, o in v.items() if n != '_delete_'}
+        out[k] = merge_configs({} if fresh else out[k], said, f"{where}{k}.")
     return out
 
-# %% ../../nbs/mmflow/10_config.ipynb #d40c294a
-def read_mmconfig(
-    path,                      # `.py`, `.json` or `.yaml` file
-    allow_imports:bool=False,  # Import the modules that `custom_imports` names? They run as any program does
-    _seen:tuple=()             # Files that led here
-)->dict:                       # Its names and values, those of its bases included
-    "Read a config file in MMFlow's manner"
-    path = Path(path)
-    here = path.resolve()
-    if not path.is_file(): raise fail(ConfigError, path, 'no such file', 'a config file')
-    if here in _seen: raise fail(ConfigError, path, 'itself among its bases', 'bases that end somewhere')
-    if path.stat().st_size > 2**22: raise fail(ConfigError, path, f"{path.stat().st_size} bytes", 'a config file')
-    try: text = _templates(path.read_text(encoding='utf-8'), here)
-    except UnicodeDecodeError: raise fail(ConfigError, path, 'no UTF-8 text', 'a config file') from None
-    bases = lambda names: _bases(path, names, (*_seen, here))
-    own, base = _read_data(path, text, bases) if path.suffix in ('.json', '.yaml', '.yml') else _read_python(path, text, bases)
-    for k in ('filename', 'text', 'pretty_text'):
-        if k in own: raise fail(ConfigError, f"{path} {k}", 'a reserved name', 'another name')
-    out = merge_configs(base, own)
-    if out.get('custom_imports') and not _seen: _import(path, out['custom_imports'], allow_imports)
-    return out
-
-def _templates(text, path):
-    known = dict(fileDirname=path.parent.as_posix(), fileBasename=path.name, fileBasenameNoExtension=path.stem, fileExtname=path.suffix)
-    for k, v in known.items(): text = re.sub(r'\{\{\s*' + k + r'\s*\}\}', lambda m: v, text)
-    return text
-
-# %% ../../nbs/mmflow/10_config.ipynb #49001c5f
-def _bases(path, names, seen):
-    "The union of the files `names`"
-    out, origin = {}, {}
-    for name in [names] if isinstance(names, str) else names:
-        found = read_mmconfig(path.parent/name, _seen=seen)
-        for k in found:
-            if k in origin: raise fail(ConfigError, f"{path} _base_", f"{k} in {origin[k]} and in {name}", 'each name in one base only')
-        out |= found
-        origin |= dict.fromkeys(found, name)
-    return out
-
-def _base_value(path, base, key):
-    for part in key.split('.'):
-        try: base = base[int(part) if isinstance(base, (list, tuple)) else part]
-        except (KeyError, IndexError, ValueError, TypeError): raise fail(ConfigError, f"{path} _base_.{key}", 'nothing', 'a value of the bases') from None
-    return deepcopy(base)
-
+# %% ../../nbs/mmflow/10_config.ipynb #4ac94131
 _var = r'\{\{\s*_base_\.([\w.]+)\s*\}\}'
 
-# %% ../../nbs/mmflow/10_config.ipynb #4a4096a2
-def _read_python(path, text, bases):
-    "Names of a Python file, and of its bases"
-    variables = {}
-    def name(m):
-        key = m[m.lastindex]
-        return variables.setdefault(key, f"_base_value_{len(variables)}_")
-    text = re.sub(_var, name, re.sub(r'(["\'])' + _var + r'\1', name, text))
-    try: body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError) as e: raise fail(ConfigError, f"{path} line {getattr(e, 'lineno', '?')}",
-                                                                      f"no Python ({e.args[0] if e.args else e})", 'a config file') from None
-    first = _Reader(path, {})
-    _run(first, [s for s in body if isinstance(s, ast.Assign) and any(isinstance(t, ast.Name) and t.id == '_base_' for t in s.targets)])
-    base = bases(first.names.get('_base_', []))
-    values = {n: _base_value(path, base, k) for k, n in variables.items()}
-    reader = _Reader(path, values)
-    _run(reader, body)
-    own = {k: _fill(v, values) for k, v in reader.names.items() if k != '_base_' and k not in values and not k.startswith('__')}
-    return own, base
+def _base_value(path, base, key):
+    "The value of the bases that `key` names"
+    for part in key.split('.'):
+        try: base = base[int(part) if isinstance(base, (list, tuple)) else part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise fail(ConfigError, f"{path} _base_.{key}", 'nothing', 'a value of the bases') from None
+    return deepcopy(base)
 
 def _fill(v, values):
     "Put values of the bases into texts"
@@ -266,28 +318,119 @@ def _fill(v, values):
         for n, o in values.items(): v = v.replace(n, str(o))
     return v
 
+def _name_variables(text):
+    "`text` with names in the place of values of the bases, and these names by key"
+    names = {}
+    def name(m): return names.setdefault(m[m.lastindex], f"_base_value_{len(names)}_")
+    text = re.sub(r'(["\'])' + _var + r'\1', name, text)   # those that are all of a text become values
+    return re.sub(_var, name, text), names
+
+# %% ../../nbs/mmflow/10_config.ipynb #631c5289
+def _parse(path, text):
+    try: return ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError) as e:
+        why = e.args[0] if e.args else e
+        where = f"{path} line {getattr(e, 'lineno', '?')}"
+        raise fail(ConfigError, where, f"no Python ({why})", 'a config file') from None
+
+def _sets_bases(s):
+    if not isinstance(s, ast.Assign): return False
+    return any(isinstance(t, ast.Name) and t.id == '_base_' for t in s.targets)
+
+def _read_python(path, text, bases):
+    "Names of a Python file, and of its bases"
+    text, keys = _name_variables(text)
+    body = _parse(path, text)
+    first = _Reader(path, {})
+    first.run([s for s in body if _sets_bases(s)])
+    base = bases(first.names.get('_base_', []))
+    values = {n: _base_value(path, base, k) for k, n in keys.items()}
+    reader = _Reader(path, values)
+    reader.run(body)
+    hidden = lambda k: k == '_base_' or k in values or k.startswith('__')
+    return _fill({k: v for k, v in reader.names.items() if not hidden(k)}, values), base
+
 # %% ../../nbs/mmflow/10_config.ipynb #f9649454
 def _read_data(path, text, bases):
     "Names of a JSON or YAML file, and of its bases"
-    try:
-        if path.suffix == '.json': found = json.loads(text)
-        else:
-            import yaml
-            found = yaml.safe_load(text)
-    except (ValueError, RecursionError) as e: raise fail(ConfigError, path, f"no readable {path.suffix[1:]} ({e})", 'a config file') from None
-    except Exception as e: raise fail(ConfigError, path, f"no readable {path.suffix[1:]} ({str(e).splitlines()[0]})", 'a config file') from None
-    if not isinstance(found, dict): raise fail(ConfigError, path, f"a {type(found).__name__}", 'names and values')
-    return {k: v for k, v in found.items() if k != '_base_'}, bases(found.get('_base_', []))
+    try: found = _loaded(path, text)
+    except Exception as e:   # yaml has its own kinds
+        why = (str(e).splitlines() or [''])[0]
+        raise fail(ConfigError, path, f"no readable {path.suffix[1:]} ({why})", 'a config file') from None
+    if not isinstance(found, dict):
+        raise fail(ConfigError, path, f"a {type(found).__name__}", 'names and values')
+    base = bases(found.pop('_base_', []))
+    return found, base
 
-def _import(path, spec, allow):
-    "Import what `custom_imports` asks for"
-    names = spec.get('imports', []) if isinstance(spec, dict) else []
-    names = [names] if isinstance(names, str) else list(names)
-    if not allow: raise fail(ConfigError, f"{path} custom_imports", ', '.join(names), '--allow-imports or allow_imports=True: importing runs these modules')
+def _loaded(path, text):
+    if path.suffix == '.json': return json.loads(text)
+    import yaml
+    return yaml.safe_load(text)
+
+# %% ../../nbs/mmflow/10_config.ipynb #7f42b38a
+def _text(path):
+    "The text of a file, with what `{{ fileDirname }}` and the like stand for"
+    if not path.is_file(): raise fail(ConfigError, path, 'no such file', 'a config file')
+    size = path.stat().st_size
+    if size > 2**22: raise fail(ConfigError, path, f"{size} bytes", 'a config file')
+    try: text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError: raise fail(ConfigError, path, 'no UTF-8 text', 'a config file') from None
+    here = path.resolve()
+    known = dict(fileDirname=here.parent.as_posix(), fileBasename=here.name,
+                 fileBasenameNoExtension=here.stem, fileExtname=here.suffix)
+    for k, v in known.items(): text = re.sub(r'\{\{\s*' + k + r'\s*\}\}', lambda m, v=v: v, text)
+    return text
+
+def _union(path, names, seen):
+    "Names and values of all bases of `path`"
+    out, origin = {}, {}
+    for name in [names] if isinstance(names, str) else names:
+        found = _read(path.parent/name, seen)
+        twice = [k for k in found if k in origin]
+        if twice:
+            found = f"{twice[0]} in {origin[twice[0]]} and in {name}"
+            raise fail(ConfigError, f"{path} _base_", found, 'each name in one base only')
+        out |= found
+        origin |= dict.fromkeys(found, name)
+    return out
+
+def _read(path, seen=()):
+    "Names and values of a file, those of its bases included; `seen` are the files that led here"
+    text, here = _text(path), path.resolve()
+    if here in seen: raise fail(ConfigError, path, 'itself among its bases', 'bases that end somewhere')
+    read = _read_data if path.suffix in ('.json', '.yaml', '.yml') else _read_python
+    own, base = read(path, text, lambda names: _union(path, names, (*seen, here)))
+    for k in ('filename', 'text', 'pretty_text'):
+        if k in own: raise fail(ConfigError, f"{path} {k}", 'a reserved name', 'another name')
+    return merge_configs(base, own)
+
+# %% ../../nbs/mmflow/10_config.ipynb #1598d030
+def _import_custom(path, spec):
+    "Import what `custom_imports` asks for, from the config's folder, too"
     for folder in (str(path.resolve().parent), os.getcwd()):
         if folder not in sys.path: sys.path.append(folder)
-    for n in names:
+    for n in _names_of_modules(spec):
         try: import_module(n)
-        except Exception as e:
-            if not spec.get('allow_failed_imports'): raise fail(ConfigError, f"{path} custom_imports", f"{n}, which fails ({type(e).__name__}: {e})",
-                                                                'a module that can be imported') from None
+        except Exception as e:   # whatever these modules may do
+            if spec.get('allow_failed_imports'): continue
+            found = f"{n}, which fails ({type(e).__name__}: {e})"
+            raise fail(ConfigError, f"{path} custom_imports", found, 'a module that can be imported') from e
+
+def _names_of_modules(spec):
+    names = spec.get('imports', []) if isinstance(spec, dict) else []
+    return [names] if isinstance(names, str) else list(names)
+
+# %% ../../nbs/mmflow/10_config.ipynb #d40c294a
+def read_mmconfig(
+    path,                      # `.py`, `.json` or `.yaml` file
+    allow_imports:bool=False   # Import the modules that `custom_imports` names? They run as any program does
+)->dict:                       # Its names and values, those of its bases included
+    "Read a config file in MMFlow's manner"
+    path = Path(path)
+    out = _read(path)
+    custom = out.get('custom_imports')
+    if custom and not allow_imports:
+        expected = '--allow-imports or allow_imports=True: importing runs these modules'
+        raise fail(ConfigError, f"{path} custom_imports", ', '.join(_names_of_modules(custom)), expected)
+    if custom: _import_custom(path, custom)
+    return out

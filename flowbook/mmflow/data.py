@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['describe_steps', 'translate_pipeline', 'single_datasets', 'translate_dataset', 'build_dataset', 'translate_data']
 
-# %% ../../nbs/mmflow/32_data.ipynb #2bd7ef1e
+# %% ../../nbs/mmflow/32_data.ipynb #3df77255
 import inspect, re
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from ..core.errors import ConfigError, fail, unknown
 from ..recipes.data import FOLDERS, build_dataset as build_own
 from .parts import plain
 
-# %% ../../nbs/mmflow/32_data.ipynb #fd0be42b
+# %% ../../nbs/mmflow/32_data.ipynb #1d89b8d5
 _elsewhere = '''LoadImageFromFile LoadAnnotations LoadImageFromWebcam Normalize BGR2RGB InputResize InputPad
     DefaultFormatBundle TestFormatBundle Collect ToTensor ImageToTensor ToDataContainer Transpose'''.split()
 
@@ -27,7 +27,7 @@ def _changes(steps, where):
         except ConfigError as e: raise ConfigError(f"{where}: {e}") from e
     return kept
 
-# %% ../../nbs/mmflow/32_data.ipynb #9ed66cd0
+# %% ../../nbs/mmflow/32_data.ipynb #9cbe5a2a
 def describe_steps(
     steps # A list of steps, or a `Compose`
 )->list:  # Class name and numbers of each transform
@@ -46,7 +46,7 @@ def _spoken(value):
     value = plain(value)
     return {k: v for k, v in value.items() if neutral.get(k) != v} if isinstance(value, dict) else value
 
-# %% ../../nbs/mmflow/32_data.ipynb #f612677b
+# %% ../../nbs/mmflow/32_data.ipynb #f1c1cd0d
 def _last_crop(steps):
     crops = [s['crop_size'] for s in steps if 'crop_size' in s]
     return crops[-1] if crops else None
@@ -67,7 +67,7 @@ def _same_augmentation(steps):
         alike = bool(usual[name]) == bool(crop)
         if alike and said == describe_steps(create_augmentation(name, crop=crop)): return name
 
-# %% ../../nbs/mmflow/32_data.ipynb #e3a7441a
+# %% ../../nbs/mmflow/32_data.ipynb #cc400077
 _fields = dict(flow_bw_gt=('flow_bw', 'valid_bw'), occ_gt=('occ',), occ_fw_gt=('occ',), occ_bw_gt=('occ_bw',))
 
 def _collected(steps):
@@ -75,7 +75,7 @@ def _collected(steps):
     keys = next((s.get('keys', ()) for s in steps if s.get('type') == 'Collect'), ())
     return [f for k, names in _fields.items() if k in keys for f in names]
 
-# %% ../../nbs/mmflow/32_data.ipynb #b2bafa9e
+# %% ../../nbs/mmflow/32_data.ipynb #db39df6a
 def translate_pipeline(
     steps:list,      # MMFlow's pipeline
     where='pipeline' # For messages
@@ -87,7 +87,7 @@ def translate_pipeline(
     augment = (_same_augmentation(kept) or kept) if kept else None
     return augment, _last_crop(kept), _collected(steps)
 
-# %% ../../nbs/mmflow/32_data.ipynb #b98e8b9e
+# %% ../../nbs/mmflow/32_data.ipynb #6a3204dd
 def single_datasets(
     config,      # A dataset of MMFlow, alone, joined or repeated; or a list of them
     where:str,   # Its key, for messages
@@ -102,7 +102,7 @@ def single_datasets(
     if kind != 'RepeatDataset': return [(config, where, times)]
     return single_datasets(config.get('dataset'), f"{where}.dataset", times*config.get('times', 1))
 
-# %% ../../nbs/mmflow/32_data.ipynb #4a29079a
+# %% ../../nbs/mmflow/32_data.ipynb #6e3d658c
 _names = dict(FlyingChairs='flyingchairs', FlyingChairsOcc='flyingchairsocc', FlyingThings3D='flyingthings3d',
               FlyingThings3DSubset='flyingthings3dsubset', ChairsSDHom='chairssdhom', Sintel='sintel',
               KITTI2012='kitti2012', KITTI2015='kitti2015', HD1K='hd1k')
@@ -119,7 +119,7 @@ def _name(kind, where):
     if kind in list_datasets(): return kind
     raise unknown(f"{where}.type", kind, [*_names, 'ConcatDataset', 'RepeatDataset', *list_datasets()])
 
-# %% ../../nbs/mmflow/32_data.ipynb #52ac1367
+# %% ../../nbs/mmflow/32_data.ipynb #a4ddac10
 def _checked_options(config, where):
     "Options of a dataset, as MMFlow has them"
     kind = config['type']
@@ -142,7 +142,7 @@ def _unusual_root(name, root):
     usual = f"data/{FOLDERS.get(name, name)}"
     return dict(root=root) if root and Path(root).as_posix().rstrip('/') != usual else {}
 
-# %% ../../nbs/mmflow/32_data.ipynb #8e1ce89d
+# %% ../../nbs/mmflow/32_data.ipynb #edf89863
 def translate_dataset(
     config:dict,   # One data set of MMFlow
     where='data',  # For messages
@@ -158,7 +158,7 @@ def translate_dataset(
     if times > 1: entry['times'] = times
     return entry | _unusual_root(name, config.get('data_root', '')), crop, fields
 
-# %% ../../nbs/mmflow/32_data.ipynb #84cdc16c
+# %% ../../nbs/mmflow/32_data.ipynb #56a9ad8a
 def build_dataset(
     config,         # Of MMFlow, with `type`; or of a recipe, with `name`; a list: one after the other
     root:str='data',# Folder of all data sets
@@ -176,7 +176,7 @@ def _entries(config):
     found = [translate_dataset(c, w, t)[0] for c, w, t in single_datasets(config, 'data')]
     return found[0] if len(found) == 1 else found
 
-# %% ../../nbs/mmflow/32_data.ipynb #c43352c8
+# %% ../../nbs/mmflow/32_data.ipynb #649bbf43
 def _share(train, entries, ratios):
     "Entries with their ratios; those of one member share its"
     members = train if isinstance(train, (list, tuple)) else [train]
@@ -199,7 +199,7 @@ def _merged(entries):
         raise fail(ConfigError, 'data.train', found, 'one data set for each share')
     return entries[0] | dict(options=entries[0]['options'] | dict(pass_style='both'))
 
-# %% ../../nbs/mmflow/32_data.ipynb #b2b3e364
+# %% ../../nbs/mmflow/32_data.ipynb #a69b371e
 _loader_keys = '''samples_per_gpu workers_per_gpu shuffle drop_last persistent_workers sample_ratio
     pin_memory prefetch_factor timeout'''.split()
 
@@ -215,7 +215,7 @@ def _batch_size(loader, stem, say):
     say(f"data.bs={per}: samples_per_gpu of one GPU, as the file's name does not say how many there were")
     return per
 
-# %% ../../nbs/mmflow/32_data.ipynb #d7ec6bb6
+# %% ../../nbs/mmflow/32_data.ipynb #b86cc3c6
 def _train_loader(data):
     "Options of the training loader, which may stand beside the datasets"
     sets = 'train', 'val', 'test'
@@ -235,7 +235,7 @@ def _label(entry):
     said = [str(entry['options'][k]) for k in ('pass_style', 'split') if k in entry['options']]
     return ' '.join([entry['name'], *said])
 
-# %% ../../nbs/mmflow/32_data.ipynb #151bb71e
+# %% ../../nbs/mmflow/32_data.ipynb #84559c06
 def translate_data(
     data:dict, # MMFlow's `data`
     stem:str,  # Name of the config without its suffix: it says how many GPUs there were

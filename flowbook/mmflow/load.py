@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['translate_config', 'load_config', 'export_recipe', 'find_recipe']
 
-# %% ../../nbs/mmflow/40_load.ipynb #34b17893
+# %% ../../nbs/mmflow/40_load.ipynb #b9607734
 import ast, warnings
 from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown
@@ -16,7 +16,7 @@ from .data import describe_steps, translate_data
 from .model import translate_model
 from .plan import name_unread, translate_optimizer, translate_runtime, translate_schedule
 
-# %% ../../nbs/mmflow/40_load.ipynb #815b7ff5
+# %% ../../nbs/mmflow/40_load.ipynb #e061a25e
 _twins = ({'pwcnet', 'pwcnet_plus'}, {'flownet2css', 'flownet2css_sd'},
           {'liteflownet', 'liteflownet_pre_M2S2R2'}, {'liteflownet2', 'liteflownet2_pre_M3S3R3'})
 
@@ -30,7 +30,7 @@ def _same_names(model, data, published):
         named = isinstance(mine.get('augment'), str)
         if named and described(mine) == described(theirs): mine['augment'] = theirs['augment']
 
-# %% ../../nbs/mmflow/40_load.ipynb #db39df6a
+# %% ../../nbs/mmflow/40_load.ipynb #79ef5d1d
 def translate_config(
     config:dict,        # What `read_mmconfig` returns
     name:str='',        # Of the file, without its suffix: it says how many GPUs there were
@@ -50,7 +50,7 @@ def translate_config(
     runtime = translate_runtime(config, name, of_model, say)
     return dict(model=model, data=data, optimizer=optimizer, schedule=schedule, runtime=runtime)
 
-# %% ../../nbs/mmflow/40_load.ipynb #7f8ca103
+# %% ../../nbs/mmflow/40_load.ipynb #0716cb6b
 def load_config(
     config,                   # Name of a recipe; `.py`, `.json` or `.yaml` file; or a dictionary
     overrides:list=(),        # Strings `'key.sub=value'`, for the recipe
@@ -78,7 +78,7 @@ def _own_recipe(found, name):
         raise fail(ConfigError, f"config {name}".strip(), f"parts {', '.join(found)}", expected)
     return {k: dict(found[k]) for k in RECIPE_PARTS}
 
-# %% ../../nbs/mmflow/40_load.ipynb #27ae00e1
+# %% ../../nbs/mmflow/40_load.ipynb #66c6dd30
 def export_recipe(
     recipe:dict, # A recipe
     path         # `.py` file to write
@@ -97,7 +97,7 @@ def export_recipe(
     with atomic_path(path) as tmp: Path(tmp).write_text(text + '\n', encoding='utf-8')
     return path
 
-# %% ../../nbs/mmflow/40_load.ipynb #02f9eec6
+# %% ../../nbs/mmflow/40_load.ipynb #9fcaf4cb
 def find_recipe(
     name:str,                 # One of `list_recipes()` or `list_models()`, or a config file
     overrides:list=(),        # Strings `'key.sub=value'`

@@ -5,334 +5,70 @@
 # %% auto #0
 __all__ = ['translate_model']
 
-# %% ../../nbs/mmflow/30_model.ipynb #788289a7
-import inspect
-from ..core.errors import ConfigError, fail, unknown
-from .parts import CONV, WARP, Only, context_rule, correlation_numbers, ignore, init_rules, levels_of, number, only, plain, read_part, translate_loss
+# %% ../../nbs/mmflow/30_model.ipynb #50aaba6b
+from .parts import READERS, changed_numbers, init_rules, levels_of, translate_loss
 
-# %% ../../nbs/mmflow/30_model.ipynb #57eda5f8
-_readers = {}
-def _reader(name):
-    def enter(f):
-        _readers[name] = f
-        return f
-    return enter
-
-_top = ignore('encoder', 'decoder', 'init_cfg', 'train_cfg', 'test_cfg', 'freeze_net') | only(pretrained=None)
-
-def _half(m, name, kinds, rules, found, where='model'):
-    "Read `encoder` or `decoder`, of one of the types `kinds`"
-    part = m.get(name)
-    if not isinstance(part, dict): raise fail(ConfigError, f"{where}.{name}", repr(part), f"a dictionary with type {' or '.join(kinds)}")
-    if part.get('type') in kinds: return read_part(part, rules, f"{where}.{name}", found)
-    from flowbook.models.parts import list_parts
-    if part.get('type') not in list_parts(name): raise unknown(f"{where}.{name}.type", part.get('type'), [*kinds, *list_parts(name)])
-    found.setdefault('parts', {})[name] = part
-    return found
-
-# %% ../../nbs/mmflow/30_model.ipynb #445c1861
-_kinds = dict(Basic=3, Small=2)   # of an encoder, and convolutions per level
-
-def _convs(v):
-    Only(*_kinds).check(v, 'model.encoder.net_type')
-    return dict(convs=_kinds[v])
-
-def _finest(v): return dict(finest=levels_of(v)[0])
-
-_pwc_encoder = CONV | ignore('pyramid_levels') | only(in_channels=3, strides=(2,)*6, dilations=(1,)*6) | number(out_channels='channels') | dict(net_type=_convs)
-
-def _pwc_decoder(where='model', distance='max_displacement'):
-    return (CONV | ignore('flow_loss') | only(scaled=False) | number('flow_div', densefeat_channels='dense')
-            | dict(in_channels=_finest, corr_cfg=lambda v: correlation_numbers(v, distance), warp_cfg=WARP,
-                   post_processor=context_rule(f"{where}.decoder.post_processor")))
-
-@_reader('PWCNet')
-def _pwcnet(m):
-    found = read_part(m, _top, 'model', {})
-    _half(m, 'encoder', ['PWCNetEncoder'], _pwc_encoder, found)
-    return 'pwcnet', _half(m, 'decoder', ['PWCNetDecoder'], _pwc_decoder(), found)
-
-# %% ../../nbs/mmflow/30_model.ipynb #0b797a27
-def _one_number(where, name):
-    "One number, or the same for every level"
-    def rule(v):
-        values = set(v.values() if isinstance(v, dict) else [v])
-        if len(values) > 1: raise fail(ConfigError, where, repr(v), 'one number for all levels')
-        return {name: values.pop()}
-    return rule
-
-def _mask_decoder(where, warp, **kwargs):
-    return (_pwc_decoder(where, **kwargs) | ignore('warp_in_channels', 'with_mask') | only(with_deform_bias=True)
-            | dict(up_channels=_one_number(f"{where}.decoder.up_channels", 'up'), warp_type=Only(warp, missing='AsymOFMM')))
-
-@_reader('MaskFlowNetS')
-def _maskflownets(m, where='model'):
-    found = read_part(m, _top, where, {})
-    _half(m, 'encoder', ['PWCNetEncoder'], _pwc_encoder, found, where)
-    return 'maskflownets', _half(m, 'decoder', ['MaskFlowNetSDecoder'], _mask_decoder(where, 'AsymOFMM'), found, where)
-
-@_reader('MaskFlowNet')
-def _maskflownet(m):
-    if not isinstance(m.get('maskflownetS'), dict): raise fail(ConfigError, 'model.maskflownetS', repr(m.get('maskflownetS')), 'a MaskFlowNetS')
-    _, found = _maskflownets(m['maskflownetS'], 'model.maskflownetS')
-    read_part(m, _top | ignore('maskflownetS') | only(out_level='level2'), 'model', found)
-    _half(m, 'encoder', ['PWCNetEncoder'], _pwc_encoder | only(in_channels=4), found)
-    return 'maskflownet', _half(m, 'decoder', ['MaskFlowNetDecoder'], _mask_decoder('model', 'Basic', distance='second_displacement'), found)
-
-# %% ../../nbs/mmflow/30_model.ipynb #1071dd4a
-def _first_kernels(v): return dict(ks=tuple(o[0] if isinstance(o, (list, tuple)) else o for o in v) if isinstance(v, (list, tuple)) else v)
-
-def _flow_encoder(n, kernel=_first_kernels, **more):
-    return CONV | ignore('pyramid_levels') | only(strides=(2,)*n, dilations=(1,)*n) | number('num_convs', 'out_channels') | dict(kernel_size=kernel) | more
-
-def _up(v): return dict(up=tuple(v[f"level{l}"] for l in levels_of(v)[::-1]))
-
-def _flow_decoder(bias, **more):
-    true = {k: Only(True, missing=False) for k in ('deconv_bias', 'pred_bias')}
-    return CONV | ignore('in_channels', 'flow_loss') | only(pred_channels=2,
-                                                            inter_channels=None) | number('flow_div') | true | dict(upsample_bias=Only(bias, missing=False),
-                                                                                                                    out_channels=_up) | more
-
-def _widths(found, convs, channels, name='widths'):
-    "Replace numbers of convolutions and widths of levels by the widths of all convolutions"
-    n, c = found.pop('num_convs', convs), found.pop('out_channels', channels)
-    found[name] = tuple(o if isinstance(o, tuple) else (o,)*k for o, k in zip(c, n))
-    return found
-
-# %% ../../nbs/mmflow/30_model.ipynb #126b4108
-@_reader('FlowNetS')
-def _flownets(m, where='model'):
-    found, small = read_part(m, _top, where, {}), (m.get('encoder') or {}).get('type') == 'FlowNetSDEncoder'
-    if small:
-        _half(m, 'encoder', ['FlowNetSDEncoder'], _flow_encoder(6, Only(3, (3,)*6), **only(in_channels=6), **number(plugin_channels='stem')), found, where)
-        _half(m, 'decoder', ['FlowNetSDecoder'], _flow_decoder(True, inter_channels=None), found, where)
-        return 'flownet2sd', _widths(found, (2,)*6, ((64, 128), 128, 256, 512, 512, 1024))
-    _half(m, 'encoder', ['FlowNetEncoder'], _flow_encoder(6, **number(in_channels='ni')), found, where)
-    _half(m, 'decoder', ['FlowNetSDecoder'], _flow_decoder(False), found, where)
-    return 'flownets', found if 'parts' in found else _widths(found, (1, 1, 2, 2, 2, 2), (64, 128, 256, 512, 512, 1024))
-
-@_reader('FlowNetC')
-def _flownetc(m, where='model'):
-    found, part = read_part(m, _top | ignore('corr_encoder') | only(corr_level='level3'), where, {}), m.get('corr_encoder') or {}
-    _widths(_half(m, 'encoder', ['FlowNetEncoder'], _flow_encoder(3, **only(in_channels=3)), found, where), (1, 1, 1), (64, 128, 256))
-    if part.get('type') != 'CorrEncoder': raise fail(ConfigError, f"{where}.corr_encoder.type", repr(part.get('type')), "'CorrEncoder'")
-    corr = (_flow_encoder(4, Only((3,)*4, 3)) | ignore('in_channels', 'redir_in_channels') | only(strides=(1, 2, 2, 2),
-                                                                                                  scaled=False) | number(redir_channels='redir')
-            | dict(corr_cfg=lambda v: correlation_numbers(v, step='step', where=f"{where}.corr_encoder.corr_cfg")))
-    _widths(read_part(part, corr, f"{where}.corr_encoder", found), (1, 2, 2, 2), (256, 512, 512, 1024), 'corr_widths')
-    return 'flownetc', _half(m, 'decoder', ['FlowNetCDecoder'], _flow_decoder(True), found, where)
-
-# %% ../../nbs/mmflow/30_model.ipynb #b66ac362
-def _sub(m, name):
-    "Numbers of a sub-network where they are not the usual ones"
-    net = m.get(name)
-    read = _readers.get(net.get('type')) if isinstance(net, dict) else None
-    if read not in (_flownets, _flownetc): raise unknown(f"model.{name}.type", (net or {}).get('type') if isinstance(net, dict) else net,
-                                                         ['FlowNetS', 'FlowNetC'])
-    kind, numbers = read(net, f"model.{name}")
-    return changed_numbers(kind, {k: v for k, v in numbers.items() if k != 'ni'})   # which follows from its place
-
-_stack_top = {k: r for k, r in _top.items() if k not in ('encoder', 'decoder')} | only(flow_div=20., out_level='level2')
-def _link(mode): return dict(link_cfg=Only(dict(scale_factor=4, mode=mode), dict(scale_factor=4, mode=mode, align_corners=False)))
-
-@_reader('FlowNetCSS')
-def _stack(m):
-    nets = [n for n in ('flownetC', 'flownetS1', 'flownetS2') if m.get(n) or n == 'flownetS1']
-    read_part(m, _stack_top | ignore('flownetC', 'flownetS1', 'flownetS2') | _link('bilinear'), 'model', {})
-    first, refine, *more = [_sub(m, n) for n in nets]
-    if any(o != refine for o in more): raise fail(ConfigError, 'model.flownetS2', more[0], f"{refine} as flownetS1 has")
-    robust = ((m[nets[-1]].get('decoder') or {}).get('flow_loss') or {}).get('q') is not None
-    name = 'flownet2cs' if not more else 'flownet2css_sd' if robust else 'flownet2css'
-    return name, {k: v for k, v in dict(first=first, refine=refine).items() if v}
-
-# %% ../../nbs/mmflow/30_model.ipynb #f5e0e16a
-@_reader('FlowNet2')
-def _flownet2(m):
-    parts = 'flownetCSS', 'flownetSD', 'flownet_fusion'
-    read_part(m, _stack_top | ignore(*parts) | _link('nearest'), 'model', {})
-    for n in parts:
-        if not isinstance(m.get(n), dict): raise fail(ConfigError, f"model.{n}", repr(m.get(n)), 'a network')
-    _, found = _stack(m['flownetCSS'])
-    found |= dict(small=_sub(m, 'flownetSD'), fusion=_fusion(m['flownet_fusion']))
-    return 'flownet2', {k: v for k, v in found.items() if v}
-
-def _fusion(m, where='model.flownet_fusion'):
-    "Numbers of the fusion net where they are not the usual ones"
-    found = read_part(m, _top, where, {})
-    _half(m, 'encoder', ['FlowNetEncoder'], _flow_encoder(3, Only(3, (3,)*3), **only(in_channels=11, strides=(1, 2, 2))), found, where)
-    _widths(found, (1, 2, 2), (64, (64, 128), 128))
-    _half(m, 'decoder', ['FlowNetSDecoder'], _flow_decoder(True, inter_channels=None, flow_div=Only(1.)), found, where)
-    return {k: v for k, v in found.items() if v != dict(widths=((64,), (64, 128), (128, 128)), up=(32, 16)).get(k)}
-
-# %% ../../nbs/mmflow/30_model.ipynb #d2d91c63
-def _coarse_first(v): return [v[f"level{l}"] for l in levels_of(v)[::-1]]
-
-def _cells(v):
-    "Pixels per search cell of each level"
-    rules = only(kernel_size=1, padding=0, dilation=1) | number('max_displacement', 'stride', 'dilation_patch')
-    found = [read_part(c, rules, 'model.decoder.corr_cfg', {}) for c in _coarse_first(v)]
-    cells, far = tuple(c.get('stride', 1) for c in found), {c.get('max_displacement') for c in found}
-    if len(far) > 1 or any(c.get('dilation_patch', 1) != s for c, s in zip(found, cells)):
-        raise fail(ConfigError, 'model.decoder.corr_cfg', repr(v), 'one max_displacement, and dilation_patch equal to stride')
-    return dict(max_displacement=far.pop(), cells=cells)
-
-_lite_encoder = (CONV | ignore('pyramid_levels') | only(in_channels=3, strides=(1,) + (2,)*5, dilations=(1,)*6,
-                                                        kernel_size=(7,) + (3,)*5) | number(out_channels='channels', num_convs='convs'))
-_lite_decoder = (CONV | ignore('corr_channels', 'sin_channels', 'rin_channels', 'sfeat_channels', 'flow_loss')
-                 | number('flow_div', feat_channels='feat', mfeat_channels='widths', rfeat_channels='reg_widths', regularized_flow='regularize',
-                          extra_training_loss='full_size')
-                 | dict(in_channels=_finest, patch_size=lambda v: dict(kernels=tuple(_coarse_first(v))), corr_cfg=_cells, warp_cfg=WARP,
-                        scaled_corr=Only(False, missing=True)))
-
-@_reader('LiteFlowNet')
-def _liteflownet(m):
-    found, usual = read_part(m, _top, 'model', {}), (128, 64, 32)
-    _half(m, 'encoder', ['NetC'], _lite_encoder, found)
-    _half(m, 'decoder', ['NetE'], _lite_decoder, found)
-    d = m['decoder']
-    if plain(d.get('mfeat_channels', usual)) != plain(d.get('sfeat_channels', usual)): raise fail(ConfigError, 'model.decoder.sfeat_channels',
-                                                                                                  repr(d.get('sfeat_channels')), 'the widths of mfeat_channels')
-    return _stage(found)
-
-# %% ../../nbs/mmflow/30_model.ipynb #a27bc5c1
-def _stage(found):
-    "The name of a stage, and numbers that may not be its own"
-    for k, usual in dict(kernels=(3, 3, 5, 5, 7), cells=(1, 1, 1, 2, 2)).items():
-        if k in found: found[k] += usual[len(found[k]):]   # of the levels that come later
-    finest, full = found.get('finest', 2), found.pop('full_size', False)
-    second = full or found.get('widths') == (128, 128, 96, 64, 32)
-    if second: found['full_size'] = full
-    done = finest == 3 and full if second else finest == 2
-    part = '' if done else f"_pre_M{finest}S{finest}" + f"R{finest}"*bool(found.get('regularize', True))
-    return ('liteflownet2' if second else 'liteflownet') + part, found
-
-# %% ../../nbs/mmflow/30_model.ipynb #74eec84b
-_refine = CONV | ignore('in_channels') | only(patch_size=3) | dict(warp_cfg=WARP) | number(feat_channels='refine')
-_occ_up = CONV | ignore('in_channels', 'feat_channels', 'infeat_channels') | only(out_channels=1) | dict(warp_cfg=WARP)
-def _by(rules, name): return lambda v: read_part(v, rules, f"model.decoder.{name}", {})
-
-_irr_decoder = (CONV | ignore('flow_levels', 'corr_in_channels', 'flow_decoder_in_channels', 'occ_decoder_in_channels', 'flow_loss', 'occ_loss')
-                | only(scaled=True, occ_refined_levels=('level0', 'level1'), upsample_cfg=dict(mode='bilinear',
-                                                                                               align_corners=True)) | number('flow_div',
-                                                                                                                             densefeat_channels='dense')
-                | {k: context_rule(f"model.decoder.{k}") for k in ('flow_post_processor',
-                                                                   'occ_post_processor')} | {k: _by(_refine, k) for k in ('flow_refine', 'occ_refine')}
-                | dict(corr_cfg=correlation_numbers, warp_cfg=WARP, corr_feat_channels=_one_number('model.decoder.corr_feat_channels', 'width'),
-                       occ_upsample=_by(_occ_up, 'occ_upsample')))
-
-@_reader('IRRPWC')
-def _irrpwc(m):
-    found = read_part(m, _top, 'model', {})
-    _half(m, 'encoder', ['PWCNetEncoder'], _pwc_encoder, found)
-    return 'irrpwc', _half(m, 'decoder', ['IRRPWCDecoder'], _irr_decoder, found)
-
-# %% ../../nbs/mmflow/30_model.ipynb #98183e27
-_norms = {'IN': 'instance', 'BN': 'batch', 'SyncBN': 'batch', None: 'none'}
-
-def _norm(name):
-    def rule(v):
-        kind = (v or {}).get('type')
-        if kind not in _norms: raise unknown(f"model.{name}.type", kind, ['IN', 'BN', 'SyncBN'])
-        return {name: _norms[kind]}
-    return rule
-
-def _raft_encoder(kind, norm, **more):
-    same = only(conv_cfg=None, in_channels=3, net_type=kind, frozen_stages=-1, with_cp=False, deep_stem=False, avg_down=False, plugins=None)
-    shape = {k: Only(None) for k in ('stem_channels', 'base_channels', 'num_stages', 'strides', 'dilations')}
-    return same | shape | ignore('init_cfg', 'norm_eval') | dict(norm_cfg=_norm(norm)) | more
-
-def _raft_decoder(m, kind, small):
-    levels, radius = m.get('num_levels', 4), m.get('radius', 4)
-    lookup = [dict(type='CorrLookup', align_corners=True) | o for o in ({}, dict(radius=radius), dict(mode='bilinear'), dict(padding_mode='zeros'))]
-    width = (128,) if small else (256,)
-    return (only(conv_cfg=None, norm_cfg=None, net_type=kind, num_levels=levels, radius=radius, gru_type='Conv' if small else 'SeqConv',
-                 mask_channels=64) | ignore('act_cfg', 'flow_loss')
-            | number('iters') | dict(corr_op_cfg=Only(*lookup), feat_channels=Only(*width, width)))
-
-# %% ../../nbs/mmflow/30_model.ipynb #be95702d
-_gma = number('heads') | only(motion_channels=128) | dict(position_only=lambda v: dict(content=False) if v else {},
-                                                          max_pos_size=lambda v: dict(positions=v) if v else {})
-
-@_reader('RAFT')
-def _raft(m):
-    d, e = m.get('decoder') or {}, m.get('encoder') or {}
-    small, gma = 'Small' in (e.get('net_type'), d.get('net_type')), d.get('type') == 'GMADecoder'
-    kind = 'Small' if small else 'Basic'
-    found = read_part(m, _top | ignore('cxt_encoder', 'freeze_bn') | number(num_levels='levels', radius='radius', cxt_channels='context',
-                                                                            h_channels='hidden'), 'model', {})
-    _half(m, 'encoder', ['RAFTEncoder'], _raft_encoder(kind, 'norm', **number(out_channels='features')), found)
-    read_part(m.get('cxt_encoder') or {}, _raft_encoder(kind, 'context_norm', **ignore('out_channels')), 'model.cxt_encoder', found)
-    _half(m, 'decoder', ['RAFTDecoder', 'GMADecoder'], _raft_decoder(m, kind, small) | (_gma if gma else {}), found)
-    if not gma: return 'raft_small' if small else 'raft', found
-    return 'gma_p_only' if found.get('content') is False else 'gma_plus_p' if found.get('positions') else 'gma', found
-
-# %% ../../nbs/mmflow/30_model.ipynb #de56f4ea
-_presets = {'raft_small': dict(features=128, context_norm='none', hidden=96, context=64, radius=3), 'gma_p_only': dict(content=False, positions=160),
-            'gma_plus_p': dict(positions=160),
-            'liteflownet2': dict(widths=(128, 128, 96, 64, 32), finest=3, full_size=True)}
-
-def _usual(name):
-    "Numbers of the entry point `name`"
-    from flowbook.models.registry import list_models, model_builder
-    list_models()
-    base, _, stage = name.partition('_pre_')
-    same = 'raft' if name == 'raft_small' else name
-    known = {k: p.default for k, p in inspect.signature(model_builder(same)).parameters.items() if p.default is not p.empty} | _presets.get(base, {})
-    if not stage: return known
-    return known | dict(finest=int(stage[1]), regularize='R' in stage) | (dict(full_size=stage[:2] == 'M3') if base == 'liteflownet2' else {})
-
-def changed_numbers(name, numbers):
-    usual = _usual(name)
-    return {k: v for k, v in numbers.items() if k not in usual or plain(usual[k]) != plain(v)}
-
-# %% ../../nbs/mmflow/30_model.ipynb #a951e637
-_pyramid, _irr_weights = (.32, .08, .02, .01, .005), (.32, .08, .02, .01, .005, .00125, .0003125)
+# %% ../../nbs/mmflow/30_model.ipynb #714af01f
+_pyramid = .32, .08, .02, .01, .005                 # of levels 6 to 2
+_irr_weights = *_pyramid, .00125, .0003125          # and 1 and 0
 
 def _loss(config, name):
-    "The loss of the network whose flow comes out"
+    "The loss of the network whose flow comes out, or None"
     last = next((config[k] for k in ('flownet_fusion', 'flownetS2', 'flownetS1') if config.get(k)), config)
-    d = last.get('decoder') or {}
-    if name == 'irrpwc': return _irr_loss(d)
-    if name == 'flownet2': return _fusion_loss(d.get('flow_loss') or {})
-    finest = levels_of(d['in_channels'])[0] if isinstance(d.get('in_channels'), dict) else 2
-    return translate_loss(d.get('flow_loss'), _pyramid[:7 - finest] + (.000625,)*bool(d.get('extra_training_loss')))
+    decoder = last.get('decoder') or {}
+    if name == 'irrpwc': return _irr_loss(decoder)
+    if name == 'flownet2': return _fusion_loss(decoder.get('flow_loss') or {})
+    channels = decoder.get('in_channels')
+    finest = levels_of(channels)[0] if isinstance(channels, dict) else 2
+    usual = _pyramid[:7 - finest] + (.000625,)*bool(decoder.get('extra_training_loss'))
+    return translate_loss(decoder.get('flow_loss'), usual)
 
 def _fusion_loss(flow):
     "FlowNet2's fusion predicts levels 3, 2 and 1; those that are not named have no weight"
-    weights, usual = flow.get('weights', dict(level1=.005)), dict(type='MultiLevelEPE', weights=(0, 0, .005), flow_div=1.)
+    weights = flow.get('weights', dict(level1=.005))
+    usual = dict(type='MultiLevelEPE', weights=(0, 0, .005), flow_div=1.)
     found = translate_loss({k: v for k, v in flow.items() if k != 'weights'}) or dict(type='MultiLevelEPE')
     found |= dict(weights=tuple(weights.get(f"level{l}", 0) for l in (3, 2, 1)), flow_div=1.)
     return found if found != usual else None
 
-def _irr_loss(d):
-    "Two losses of MMFlow as one"
-    flow, occ = translate_loss(d.get('flow_loss'), _irr_weights), translate_loss(d.get('occ_loss'), _irr_weights, 'model.decoder.occ_loss')
+# %% ../../nbs/mmflow/30_model.ipynb #88dd361a
+def _irr_loss(decoder):
+    "Two losses of MMFlow as one, which balances them as MMFlow's model does"
+    flow = translate_loss(decoder.get('flow_loss'), _irr_weights)
     if flow and flow['type'] != 'MultiLevelEPE': return flow
-    found = {k: v for k, v in (flow or {}).items() if k != 'type'} | {k: v for k, v in (occ or {}).items() if k == 'balance'}
+    occ = translate_loss(decoder.get('occ_loss'), _irr_weights, 'model.decoder.occ_loss') or {}
+    found = {k: v for k, v in (flow or {}).items() if k != 'type'}
+    if 'balance' in occ: found['balance'] = occ['balance']
     return dict(type='IRRLoss') | found if found else None
+
+# %% ../../nbs/mmflow/30_model.ipynb #79404aa4
+_stages = dict(maskflownetS='stage1', flownetC='first', flownetS1='refine.0', flownetCSS='stack',
+               flownetSD='small')
+
+def _frozen(config):
+    return [ours for theirs, ours in _stages.items() if (config.get(theirs) or {}).get('freeze_net')]
+
+def _checkpoint(config):
+    init = config.get('init_cfg') if isinstance(config, dict) else None
+    pretrained = isinstance(init, dict) and init.get('type') == 'Pretrained'
+    return init.get('checkpoint') if pretrained else None
+
+def _start(config):
+    "What the network or its parts start from"
+    parts = {ours: _checkpoint(config.get(theirs)) for theirs, ours in _stages.items()}
+    return _checkpoint(config) or {k: c for k, c in parts.items() if c}
 
 # %% ../../nbs/mmflow/30_model.ipynb #07089a06
 def translate_model(
     config:dict # MMFlow's `model`
 )->tuple:       # The `model` part of a recipe, and what else it says: `freeze_bn`, `load_from`
     "Turn MMFlow's dictionary of a network into the model part of a recipe"
-    kind = config.get('type') if isinstance(config, dict) else config
-    if kind not in _readers: raise unknown('model.type', kind, _readers)
-    name, numbers = _readers[kind](config)
-    iters, frozen = (config.get('test_cfg') or {}).get('iters'), [ours for theirs, ours in _stages.items() if (config.get(theirs) or {}).get('freeze_net')]
-    out = dict(name=name) | changed_numbers(name, numbers) | dict(loss=_loss(config, name), freeze=frozen, init=init_rules(config, name))
-    if iters != numbers.get('iters', 12): out['test_iters'] = iters
-    return {k: v for k, v in out.items() if v or k not in ('loss', 'freeze', 'init',
-                                                           'test_iters')}, (dict(freeze_bn=True) if config.get('freeze_bn') else {}) | _pretrained(config)
-
-_stages = dict(maskflownetS='stage1', flownetC='first', flownetS1='refine.0', flownetCSS='stack', flownetSD='small')   # sub-networks, and what they are called here
-
-def _checkpoint(config):
-    init = config.get('init_cfg') if isinstance(config, dict) else None
-    return init.get('checkpoint') if isinstance(init, dict) and init.get('type') == 'Pretrained' else None
-
-def _pretrained(config):
-    "What the network or its parts start from"
-    found = {ours: c for theirs, ours in _stages.items() if (c := _checkpoint(config.get(theirs)))}
-    start = _checkpoint(config) or found
-    return dict(load_from=start) if start else {}
+    name, numbers = READERS[config.get('type') if isinstance(config, dict) else config](config)
+    out = dict(name=name) | changed_numbers(name, numbers)
+    more = dict(loss=_loss(config, name), freeze=_frozen(config), init=init_rules(config))
+    iters = (config.get('test_cfg') or {}).get('iters')
+    if iters != numbers.get('iters', 12): more['test_iters'] = iters
+    besides = {}
+    if config.get('freeze_bn'): besides['freeze_bn'] = True
+    if _start(config): besides['load_from'] = _start(config)
+    return out | {k: v for k, v in more.items() if v}, besides

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['translate_optimizer', 'translate_schedule', 'translate_runtime', 'name_unread']
 
-# %% ../../nbs/mmflow/34_plan.ipynb #d038801c
+# %% ../../nbs/mmflow/34_plan.ipynb #d58501cd
 from difflib import get_close_matches
 from ..core.errors import ConfigError, fail, unknown
 from ..recipes.base import get_recipe, list_recipes
 from .parts import ignore, plain, read_part
 
-# %% ../../nbs/mmflow/34_plan.ipynb #8922354c
+# %% ../../nbs/mmflow/34_plan.ipynb #a44cc5dc
 def _clip(v):
     "`clip` of a recipe: a norm, or a dictionary where it is not the usual norm"
     if not v: return {}
@@ -25,7 +25,7 @@ def _accumulate(v): return dict(accumulate=v)
 _optimizer_config = dict(grad_clip=_clip, cumulative_iters=_accumulate) | ignore(
     'type', 'detect_anomalous_params', 'loss_scale', 'distributed', 'coalesce', 'bucket_size_mb')
 
-# %% ../../nbs/mmflow/34_plan.ipynb #006c6bd6
+# %% ../../nbs/mmflow/34_plan.ipynb #2b86cc25
 def translate_optimizer(
     config:dict, # A config of MMFlow
     say          # Called with a line for each thing that is not taken over
@@ -42,7 +42,7 @@ def translate_optimizer(
     out['args'] = {k: plain(v) for k, v in o.items()}
     return read_part(config.get('optimizer_config') or {}, _optimizer_config, 'optimizer_config', out)
 
-# %% ../../nbs/mmflow/34_plan.ipynb #9ab2f75e
+# %% ../../nbs/mmflow/34_plan.ipynb #ed8252bd
 def _iterations(config):
     "How many, or None"
     runner = config.get('runner') or {}
@@ -60,7 +60,7 @@ def _interval(config, *sections):
     "The first `interval` in `sections`, or None"
     return next((i for s in sections if (i := (config.get(s) or {}).get('interval'))), None)
 
-# %% ../../nbs/mmflow/34_plan.ipynb #036b6152
+# %% ../../nbs/mmflow/34_plan.ipynb #1328ec63
 def translate_schedule(
     config:dict # A config of MMFlow
 )->dict:        # The part `schedule` of a recipe
@@ -77,7 +77,7 @@ def translate_schedule(
     _try_policy('momentum_config', momentum_schedule, momentum, .9, iters)
     return out | dict(momentum=dict(momentum))
 
-# %% ../../nbs/mmflow/34_plan.ipynb #b57644b7
+# %% ../../nbs/mmflow/34_plan.ipynb #25c0a538
 _loggers = dict(TextLoggerHook='text', TensorboardLoggerHook='tensorboard', WandbLoggerHook='wandb')
 
 def _logging(config, say):
@@ -100,7 +100,7 @@ def _checkpoints(config, say):
     if every and evaluated and every != evaluated: out['save_every'] = every
     return out
 
-# %% ../../nbs/mmflow/34_plan.ipynb #fbd83693
+# %% ../../nbs/mmflow/34_plan.ipynb #70f15eab
 def _numbered(hook):
     "`hook` with numbers for levels, as they are here"
     levels = [k for k in ('src_level', 'dst_level') if isinstance(hook.get(k), str)]
@@ -123,7 +123,7 @@ def _workflow(config):
     steps = [tuple(w) for w in config.get('workflow') or []]
     return dict(workflow=steps) if steps not in ([], [('train', 1)]) else {}
 
-# %% ../../nbs/mmflow/34_plan.ipynb #4b25ffee
+# %% ../../nbs/mmflow/34_plan.ipynb #eda20cf4
 def _start(load, stem, say):
     "What `load_from` stands for"
     if isinstance(load, dict): return {k: _start(v, '', say) for k, v in load.items()}
@@ -137,7 +137,7 @@ def _own_start(stem, file, say):
     say(f"load_from={file}: the result of this very run, so it starts from {start or 'nothing'}")
     return start
 
-# %% ../../nbs/mmflow/34_plan.ipynb #cbe4b514
+# %% ../../nbs/mmflow/34_plan.ipynb #5f91c918
 def _published_start(name):
     "Model and weights whose file is called `name`, with or without its date; or None"
     from flowbook.models.published import list_weights
@@ -146,7 +146,7 @@ def _published_start(name):
         alike = theirs.startswith(name) or name.startswith(theirs)
         if w.source == 'MMFlow' and alike: return f"{w.model}:{w.name}"
 
-# %% ../../nbs/mmflow/34_plan.ipynb #02c55fde
+# %% ../../nbs/mmflow/34_plan.ipynb #b6a3bba5
 def translate_runtime(
     config:dict,  # A config of MMFlow
     stem:str,     # Its name, without its suffix
@@ -162,15 +162,17 @@ def translate_runtime(
     load = config.get('load_from') or of_model.get('load_from')
     return out | (dict(load_from=_start(load, stem, say)) if load else {})
 
-# %% ../../nbs/mmflow/34_plan.ipynb #4f548274
-_read = '''model data optimizer optimizer_config lr_config momentum_config runner total_iters checkpoint_config
-    evaluation log_config workflow custom_hooks load_from fp16 seed deterministic find_unused_parameters'''.split()
+# %% ../../nbs/mmflow/34_plan.ipynb #7b0d33d6
+_read = '''model data optimizer optimizer_config lr_config momentum_config runner total_iters
+    checkpoint_config evaluation log_config workflow custom_hooks load_from fp16 seed deterministic
+    find_unused_parameters'''.split()
 _flags = dict(work_dir='--work-dir', resume_from='--resume', auto_resume='--resume', gpu_ids='--gpus')
 _usual = dict(dist_params=[dict(backend='nccl')], log_level=['INFO'], resume_from=[None],
               cudnn_benchmark=[True, False])
 _idle = *_usual, *'mp_start_method opencv_num_threads omp_num_threads mkl_num_threads _deprecation_'.split()
 _sections = dict(evaluation='interval metric by_epoch save_best', runner='type max_iters', fp16='loss_scale',
-                 log_config='interval hooks', checkpoint_config='interval by_epoch max_keep_ckpts save_optimizer')
+                 log_config='interval hooks',
+                 checkpoint_config='interval by_epoch max_keep_ckpts save_optimizer')
 
 def _remark(k, v):
     "What to say about the name `k`, or None"
@@ -180,7 +182,7 @@ def _remark(k, v):
     if k in _flags: return f"{k}={v!r}: not read; say {_flags[k]}"
     return f"{k}={v!r}: not read; it has no meaning here" if k in _idle else None
 
-# %% ../../nbs/mmflow/34_plan.ipynb #986815d1
+# %% ../../nbs/mmflow/34_plan.ipynb #5e259289
 def name_unread(
     config:dict, # A config of MMFlow
     say          # Called with a line of text for each
