@@ -369,4 +369,4 @@ def _check(f1, f2, args):
         low = 0 if k in ('max_displacement','padding') else 1
         if v<low: raise fail(ConfigError, f'correlation {k}', v, f'{low} or more')
     size = _out_size(*f1.shape[-2:], *(args[k] for k in ('kernel_size','stride','padding','dilation')))
-    if min(size)<1: raise fail(FlowbookError, 'correlation', f'features {tuple(f1.shape)} smaller than the window', 'room for one output pixel')
+    if any(s<1 for s in size): raise fail(FlowbookError, 'correlation', f'features {tuple(f1.shape)} smaller than the window', 'room for one output pixel')

@@ -180,7 +180,7 @@ def warp(
     use_mask:bool=True          # Zero every sample that is mixed with anything outside
 )->Tensor:                      # `(B,C,H,W)` `x` seen from image 1, type of `x`
     "Read `x` where `flow` points to: MMFlow's `Warp`"
-    if x.dim()!=4 or flow.shape!=(len(x), 2, *x.shape[-2:]):
+    if x.dim()!=4 or flow.shape!=(x.shape[0], 2, *x.shape[-2:]):
         raise fail(FlowbookError, 'warp', f'x {tuple(x.shape)} and flow {tuple(flow.shape)}', '(B,C,H,W) and (B,2,H,W)')
     same_device('warp', x, flow)
     for k,v,known in (('mode',mode,_modes), ('padding_mode',padding_mode,_pads)):
