@@ -7,8 +7,8 @@ __all__ = ['FlowOutput', 'Estimator', 'prepare_image', 'restore_flows']
 
 # %% ../../nbs/models/00_base.ipynb #49ac0dd2
 from dataclasses import dataclass
-import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import resize_flow
@@ -16,51 +16,72 @@ from ..core.grid import resize_flow
 # %% ../../nbs/models/00_base.ipynb #5eb373e9
 @dataclass
 class FlowOutput:
-    "What an estimator knows about a batch of image pairs"
+    "What an estimator knows about a batch of image pairs; what it does not know is None"
     flow:Tensor              # `(B,2,H,W)` flow from `img1` to `img2` at the input's own size, pixels
-    flows:list               # All predictions a loss needs, `(B,2,h,w)` each, coarse to fine or first to last iteration, pixels of the input; the last is the final one
-    flow_bw:Tensor=None      # `(B,2,H,W)` flow from `img2` to `img1`, pixels, where the model has it
-    occ:Tensor=None          # `(B,1,H,W)` occlusion logits of `img1` (above 0: occluded), where the model has them
-    occ_bw:Tensor=None       # `(B,1,H,W)` occlusion logits of `img2`, where the model has them
-    confidence:Tensor=None   # `(B,1,H,W)` in [0,1], where the model has it
-    flow_prev:Tensor=None    # `(B,2,H,W)` flow from the middle image to the one before, pixels, where `frames` is 3
-    flows_bw:list=None       # The predictions behind `flow_bw`, one for each in `flows`, where the model has them
+    flows:list               # Predictions for a loss, last = final: `(B,2,h,w)` each, pixels of the input
+    flow_bw:Tensor=None      # `(B,2,H,W)` flow from `img2` to `img1`, pixels
+    occ:Tensor=None          # `(B,1,H,W)` occlusion logits of `img1`, above 0: occluded
+    occ_bw:Tensor=None       # `(B,1,H,W)` occlusion logits of `img2`
+    confidence:Tensor=None   # `(B,1,H,W)` in [0,1]
+    flow_prev:Tensor=None    # `(B,2,H,W)` flow from the middle image to the one before, pixels, see `frames`
+    flows_bw:list=None       # The predictions behind `flow_bw`, one for each in `flows`
     occs:list=None           # The logits behind `occ`, `(B,1,h,w)` each, likewise
     occs_bw:list=None        # The logits behind `occ_bw`
 
     def __repr__(self):
-        has = [k for k in ('flow_bw', 'occ', 'occ_bw', 'confidence', 'flow_prev') if getattr(self, k) is not None]
+        fields = 'flow_bw', 'occ', 'occ_bw', 'confidence', 'flow_prev'
+        more = [k for k in fields if getattr(self, k) is not None]
         b, _, h, w = self.flow.shape
-        return f"FlowOutput({b} pair{'s'*(b != 1)} of {w}x{h}, {len(self.flows)} prediction{'s'*(len(self.flows) != 1)}{''.join(f', {k}' for k in has)})"
+        several = lambda n, word: f"{n} {word}{'s'*(n != 1)}"
+        said = [f"{several(b, 'pair')} of {w}x{h}", several(len(self.flows), 'prediction'), *more]
+        return f"FlowOutput({', '.join(said)})"
 
 # %% ../../nbs/models/00_base.ipynb #7b8fe5f1
 class Estimator(nn.Module):
     "Base of all models: `model(img1, img2)` returns a `FlowOutput`"
     family = ''           # Name of the family in tables, as its authors call it
     paper = ''            # Where it was published
-    stride = 1            # Pixels of the image, along a side, to a cell of the coarsest grid; sides are padded or resized to multiples
+    stride = 1            # Pixels, along a side, to a cell of the coarsest grid: sides become multiples
     min_size = 64         # Smallest height and width, pixels
-    max_cells = None      # Largest height and width in cells of `stride` pixels; None: memory is the only limit
-    frames = 2            # Images of a call; 3: the flow leads from the middle to the next, `flow_prev` to the one before
+    max_cells = None      # Most cells of `stride` pixels along a side; None: memory is the only limit
+    frames = 2            # Images of a call; 3: `flow` leads from the middle to the next, `flow_prev` back
     iterates = False      # Does a call take `iters`?
     takes_init = False    # Does a call take `flow_init`?
     bidirectional = False # Does one call answer both directions, with `flow_bw`?
     occlusion = False     # Does it return `occ`?
     confidence = False    # Does it return `confidence`?
+    refines = False       # Does `refine` correct a flow, in both directions, that `begin` finds?
+    corr = None           # How all pairs are compared: 'auto', 'volume' or 'on_the_fly'; None: they are not
+    network = True        # Is it made of PyTorch's operators: to be trained, counted, exported?
     loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: the name of a loss, and its numbers
 
-    def check_images(self, img1, img2):
-        for name, x in (('img1', img1), ('img2', img2)):
-            if x.ndim != 4 or x.shape[1] != 3: raise fail(FlowbookError, name, f"shape {tuple(x.shape)}", '(B, 3, H, W)')
-            if not x.is_floating_point(): raise fail(FlowbookError, name, x.dtype, 'float values in [0, 1]: divide by 255')
-        if img1.shape != img2.shape: raise fail(FlowbookError, 'img2', f"shape {tuple(img2.shape)}", f"{tuple(img1.shape)} as img1 has")
-        if min(img1.shape[-2:]) < self.min_size:
-            raise fail(FlowbookError, 'images', f"{img1.shape[-1]}x{img1.shape[-2]} pixels", f"at least {self.min_size}x{self.min_size}")
+# %% ../../nbs/models/00_base.ipynb #a6fa2e2d
+@patch
+def check_images(self:Estimator,
+    img1:Tensor, # `(B,3,H,W)` RGB in [0,1], at least `min_size` high and wide
+    img2:Tensor  # The next frame, same shape
+)->None:
+    "Raise unless this is a batch of pairs"
+    for name, x in (('img1', img1), ('img2', img2)):
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise fail(FlowbookError, name, f"shape {tuple(x.shape)}", '(B, 3, H, W)')
+        if not x.is_floating_point():
+            raise fail(FlowbookError, name, x.dtype, 'float values in [0, 1]: divide by 255')
+    (h, w), least = img1.shape[-2:], self.min_size
+    if img1.shape != img2.shape:
+        raise fail(FlowbookError, 'img2', f"shape {tuple(img2.shape)}", f"{tuple(img1.shape)} as img1 has")
+    if h < least or w < least:
+        raise fail(FlowbookError, 'images', f"{w}x{h} pixels", f"at least {least}x{least}")
 
-    def refuse_start(self, why='it has no iterations to count or to start', **given):
-        "For models that neither iterate nor take a first guess"
-        for k,v in given.items():
-            if v is not None: raise fail(ConfigError, f'{type(self).__name__} {k}', 'a value', f'None: {why}')
+# %% ../../nbs/models/00_base.ipynb #5e1e9d47
+@patch
+def refuse_start(self:Estimator,
+    why:str='it has no iterations to count or to start', # Reason, for the message
+    **given                                              # Keywords of the call
+)->None:
+    "Raise where a keyword in `given` has a value"
+    for k, v in given.items():
+        if v is not None: raise fail(ConfigError, f'{type(self).__name__} {k}', 'a value', f'None: {why}')
 
 # %% ../../nbs/models/00_base.ipynb #15e03f36
 def prepare_image(
@@ -78,8 +99,9 @@ def restore_flows(
     flows:list,   # `(B,2,h,w)` each, coarse to fine, pixels of the `inner` size
     inner:tuple,  # `(H,W)` that the network saw
     size:tuple    # `(H,W)` of the images
-)->FlowOutput:    # All of `flows` in pixels of `size`; the last of them enlarged to it as `flow`
+)->FlowOutput:    # All of `flows` in pixels of `size`; the last of them, enlarged, as `flow`
     "Bring `flows` from pixels of the `inner` size to pixels of `size`"
     flow = F.interpolate(flows[-1], inner, mode='bilinear', align_corners=False)
     scale = flow.new_tensor([size[1]/inner[1], size[0]/inner[0]]).view(1, 2, 1, 1)
-    return FlowOutput(flow=resize_flow(flow, size), flows=[f*scale for f in flows] if size != inner else flows)
+    if size != inner: flows = [f*scale for f in flows]
+    return FlowOutput(flow=resize_flow(flow, size), flows=flows)

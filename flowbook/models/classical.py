@@ -14,11 +14,12 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from .base import Estimator, FlowOutput
 from .registry import register_model
 
-# %% ../../nbs/models/03_classical.ipynb #093f2153
-_presets = dict(ultrafast='ULTRAFAST', fast='FAST', medium='MEDIUM')
+# %% ../../nbs/models/03_classical.ipynb #93151339
+_presets = dict(ultrafast=cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, fast=cv2.DISOPTICAL_FLOW_PRESET_FAST,
+                medium=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 def _dis(a, b, preset, flow_init=None):
-    return cv2.DISOpticalFlow_create(getattr(cv2, f'DISOPTICAL_FLOW_PRESET_{_presets[preset]}')).calc(a, b, flow_init)   # writes over flow_init
+    return cv2.DISOpticalFlow_create(_presets[preset]).calc(a, b, flow_init)   # writes over flow_init
 
 def _farneback(a, b, scale, levels, window, iterations, poly_n, poly_sigma):
     return cv2.calcOpticalFlowFarneback(a, b, None, scale, levels, window, iterations, poly_n, poly_sigma, 0)
@@ -26,11 +27,13 @@ def _farneback(a, b, scale, levels, window, iterations, poly_n, poly_sigma):
 def _variational(a, b, scale, smallest, sigma, iterations):
     "Coarse to fine: enlarge the flow of the level above, then minimise the variational energy of this one"
     levels = [[cv2.GaussianBlur(np.float32(x), (0, 0), sigma) for x in (a, b)]]
-    while min(size := [round(n*scale) for n in levels[-1][0].shape]) > smallest: levels.append([cv2.resize(x, size[::-1]) for x in levels[-1]])
-    solver,flow = cv2.VariationalRefinement_create(),np.zeros((*levels[-1][0].shape, 2), np.float32)
+    while min(size := [round(n*scale) for n in levels[-1][0].shape]) > smallest:
+        levels.append([cv2.resize(x, size[::-1]) for x in levels[-1]])
+    solver = cv2.VariationalRefinement_create()
     solver.setSorIterations(iterations)
-    for x,y in reversed(levels):
-        (h,w),(h0,w0) = x.shape,flow.shape[:2]
+    flow = np.zeros((*levels[-1][0].shape, 2), np.float32)
+    for x, y in reversed(levels):
+        (h, w), (h0, w0) = x.shape, flow.shape[:2]
         flow = solver.calc(x, y, np.ascontiguousarray(cv2.resize(flow, (w, h))*np.float32([w/w0, h/h0])))
     return flow
 
@@ -44,15 +47,18 @@ def _contrib(name):
 def _deepflow(a, b): return _contrib('createOptFlow_DeepFlow')().calc(a, b, None)
 
 def _tvl1(a, b, tau, smoothness, theta, scales, warps):
-    return _contrib('DualTVL1OpticalFlow_create')(tau=tau, lambda_=smoothness, theta=theta, nscales=scales, warps=warps).calc(a, b, None)
+    create = _contrib('DualTVL1OpticalFlow_create')
+    return create(tau=tau, lambda_=smoothness, theta=theta, nscales=scales, warps=warps).calc(a, b, None)
 
-_methods = dict(dis=_dis, farneback=_farneback, variational=_variational, deepflow=_deepflow, tvl1=_tvl1, zero=_zero)
+_methods = dict(dis=_dis, farneback=_farneback, variational=_variational,
+                deepflow=_deepflow, tvl1=_tvl1, zero=_zero)
 _needs = dict(deepflow='createOptFlow_DeepFlow', tvl1='DualTVL1OpticalFlow_create')
 
 # %% ../../nbs/models/03_classical.ipynb #2b8ed49a
 class Classical(Estimator):
     "A method of OpenCV as a model without weights"
     family = 'classical, OpenCV'
+    network = False
     def __init__(self, *,
         method:str, # 'dis', 'farneback', 'variational', 'deepflow', 'tvl1' or 'zero'
         **options   # Its options, all of them
@@ -60,11 +66,16 @@ class Classical(Estimator):
         super().__init__()
         if method not in _methods: raise unknown('method', method, _methods)
         if method in _needs and _contrib(_needs[method]) is None:
-            raise fail(FlowbookError, f'method {method}', f'OpenCV {cv2.__version__} without its module optflow',
-                       'opencv-contrib-python: pip uninstall opencv-python, then pip install opencv-contrib-python')
-        self.method,self.options,self.training = method,options,False
+            found = f'OpenCV {cv2.__version__} without its module optflow'
+            advice = 'pip uninstall opencv-python, pip install opencv-contrib-python'
+            raise fail(FlowbookError, f'method {method}', found, f'opencv-contrib-python: {advice}')
+        self.method, self.options = method, options
+        self.training = False
 
-    def extra_repr(self): return ', '.join([self.method, *(f'{k}={v!r}' for k,v in self.options.items())])
+@patch
+def extra_repr(self:Classical)->str: # For `print`
+    "The method and its options"
+    return ', '.join([self.method, *(f'{k}={v!r}' for k, v in self.options.items())])
 
 # %% ../../nbs/models/03_classical.ipynb #7513a2f0
 @patch
@@ -72,26 +83,32 @@ def train(self:Classical,
     mode:bool=True # True is refused
 )->Classical:      # Itself
     "Stay in eval mode"
-    if mode: raise fail(ConfigError, f'method {self.method}', 'a request to train it', 'a network: a classical method has no weights')
+    if mode:
+        expected = 'a network: a classical method has no weights'
+        raise fail(ConfigError, f'method {self.method}', 'a request to train it', expected)
     return Estimator.train(self, False)
 
 # %% ../../nbs/models/03_classical.ipynb #57d2a944
 @patch
 def estimate(self:Classical,
-    img1:np.ndarray,  # `(H,W,3)` uint8 RGB
-    img2:np.ndarray,  # `(H,W,3)` uint8 RGB
+    img1:np.ndarray,          # `(H,W,3)` uint8 RGB
+    img2:np.ndarray,          # `(H,W,3)` uint8 RGB
     flow_init:np.ndarray=None # `(H,W,2)` where DIS begins its search, pixels; None: no motion
-)->np.ndarray:        # `(H,W,2)` float32, pixels
+)->np.ndarray:                # `(H,W,2)` float32, pixels
     "Estimate the flow of a pair of arrays"
-    for name,o in dict(img1=img1, img2=img2).items():
-        if o.dtype!=np.uint8 or o.ndim!=3 or o.shape[2]!=3: raise fail(FlowbookError, name, f'{o.dtype} {o.shape}', 'uint8 (H, W, 3)')
+    for name, o in dict(img1=img1, img2=img2).items():
+        if o.dtype != np.uint8 or o.ndim != 3 or o.shape[2] != 3:
+            raise fail(FlowbookError, name, f'{o.dtype} {o.shape}', 'uint8 (H, W, 3)')
     grey = [cv2.cvtColor(o, cv2.COLOR_RGB2GRAY) for o in (img1, img2)]
     start = {} if flow_init is None else dict(flow_init=_first_guess(self.method, flow_init, img1))
     return np.ascontiguousarray(_methods[self.method](*grey, **self.options, **start), np.float32)
 
 def _first_guess(method, flow, img):
-    if method!='dis': raise fail(ConfigError, f'method {method} flow_init', 'a value', 'None: of the classical methods DIS alone takes a first guess')
-    if flow.shape!=(*img.shape[:2], 2): raise fail(FlowbookError, 'flow_init', f'shape {flow.shape}', f'{(*img.shape[:2], 2)}')
+    if method != 'dis':
+        expected = 'None: of the classical methods DIS alone takes a first guess'
+        raise fail(ConfigError, f'method {method} flow_init', 'a value', expected)
+    shape = (*img.shape[:2], 2)
+    if flow.shape != shape: raise fail(FlowbookError, 'flow_init', f'shape {flow.shape}', f'{shape}')
     return np.array(flow, np.float32, order='C')   # a copy
 
 # %% ../../nbs/models/03_classical.ipynb #bb3c93f1
@@ -114,9 +131,9 @@ def forward(self:Classical,
 )->FlowOutput:        # On the device of `img1`, without gradient
     "Estimate the flow from `img1` to `img2`, pair by pair on the CPU"
     self.check_images(img1, img2)
-    for k,v in dict(iters=iters, flow_init=flow_init).items():
+    for k, v in dict(iters=iters, flow_init=flow_init).items():
         if v is not None: raise fail(ConfigError, f'{self.method} {k}', 'a value', 'None')
-    flows = [self.estimate(a, b) for a,b in zip(image_bytes(img1), image_bytes(img2))]
+    flows = [self.estimate(a, b) for a, b in zip(image_bytes(img1), image_bytes(img2), strict=True)]
     flows = np.stack(flows) if flows else np.zeros((0, *img1.shape[-2:], 2), np.float32)
     flow = torch.from_numpy(flows).permute(0, 3, 1, 2).contiguous().to(img1.device, img1.dtype)
     return FlowOutput(flow=flow, flows=[flow])
@@ -146,13 +163,14 @@ def farneback(*,
     poly_sigma:float=1.1 # Width of the Gaussian weights of that fit, pixels
 )->Classical:
     "Farneback's polynomial expansion; no weights"
-    return Classical(method='farneback', scale=scale, levels=levels, window=window, iterations=iterations, poly_n=poly_n, poly_sigma=poly_sigma)
+    return Classical(method='farneback', scale=scale, levels=levels, window=window, iterations=iterations,
+                     poly_n=poly_n, poly_sigma=poly_sigma)
 
 @register_model
 def variational(*,
-    scale:float=.9,      # Size of each pyramid level relative to the one below, from 0.5 to 0.95; less is quicker and loses what is thin
+    scale:float=.9,      # Size of a level relative to the one below, 0.5 to 0.95; less loses thin objects
     smallest:int=25,     # Shorter side of the coarsest level at least, pixels
-    sigma:float=.6,      # Width of the Gaussian that smooths the pictures first, pixels
+    sigma:float=.6,      # Width of the Gaussian that smooths the images first, pixels
     iterations:int=25    # Of the solver, for each of its five linear systems per level
 )->Classical:
     "Variational flow from coarse to fine: exact on small motion, slow; no weights"
@@ -166,10 +184,12 @@ def zero()->Classical:
     return Classical(method='zero')
 
 # %% ../../nbs/models/03_classical.ipynb #da06ea2c
+@register_model(listed=_contrib(_needs['deepflow']) is not None)
 def deepflow()->Classical:
     "DeepFlow's variational part, from OpenCV's contrib package; no weights"
     return Classical(method='deepflow')
 
+@register_model(listed=_contrib(_needs['tvl1']) is not None)
 def tvl1(*,
     tau:float=.25,        # Time step of the dual variables
     smoothness:float=.15, # Weight of the images against the smoothness (lambda): smaller is smoother
@@ -180,8 +200,6 @@ def tvl1(*,
     "Duality-based TV-L1, from OpenCV's contrib package; no weights"
     return Classical(method='tvl1', tau=tau, smoothness=smoothness, theta=theta, scales=scales, warps=warps)
 
-for _build in deepflow,tvl1: register_model(_build.__name__, listed=_contrib(_needs[_build.__name__]) is not None)(_build)
-
 # %% ../../nbs/models/03_classical.ipynb #afb205b9
 _builders = {f.__name__: f for f in (dis, dis_fast, farneback, variational, deepflow, tvl1, zero)}
 classical_methods = tuple(_builders)   # names of the models above
@@ -190,7 +208,7 @@ def opencv_flow(
     img1:np.ndarray,   # `(H,W,3)` uint8 RGB
     img2:np.ndarray,   # `(H,W,3)` uint8 RGB
     method:str='dis',  # One of `classical_methods`
-    flow_init:np.ndarray=None # `(H,W,2)` where DIS begins its search, pixels; None: no motion
+    flow_init:np.ndarray=None # As for `Classical.estimate`
 )->np.ndarray:         # `(H,W,2)` float32, pixels
     "Estimate the flow of a pair of arrays with OpenCV"
     if method not in _builders: raise unknown('method', method, _builders)

@@ -114,7 +114,7 @@ class DISRefiner(Estimator):
     "A classical flow, and a few learned corrections of it"
     family = 'refiner of DIS'
     paper = 'flowbook'
-    iterates = takes_init = True
+    iterates = takes_init = refines = True
     loss = dict(type='SequenceLoss')
     stride = 16   # sides are padded to multiples of this
     flowbook_rules = [(rf'^update\.{old}(\.|$)', rf'update.{new}\1') for old, new in _first_names.items()]
@@ -206,7 +206,8 @@ def encode(self:DISRefiner,
     units = x1.new_tensor([1.]*3 + [.2]*2).view(1, 5, 1, 1)   # five pixels weigh as much as full contrast
     residuals = flow_residuals(x1, x2, flow, flow_bw).mul_(units).clamp_(-2, 2)   # in place: that is quicker
     net, share = self.context(torch.cat([x1, residuals, .1*flow], 1)).chunk(2, 1)
-    return [g[:len(x1)] for g in scales], [g[len(x1):] for g in scales], net.tanh(), share
+    b = x1.shape[0]
+    return [g[:b] for g in scales], [g[b:] for g in scales], net.tanh(), share
 
 # %% ../../nbs/models/32_dis_refiner.ipynb #13b85174
 @patch

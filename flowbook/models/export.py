@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['plain_correlation', 'PlainOps', 'FlowOnly', 'trace_model', 'load_exported', 'Exported', 'export_model']
 
-# %% ../../nbs/models/95_export.ipynb #fe3e563a
-import builtins, copy, json, sys, warnings
-from contextlib import contextmanager
+# %% ../../nbs/models/95_export.ipynb #a5988c1a
+import copy, json, warnings
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 import flowbook
@@ -19,7 +19,6 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from .contract import texture_pair
 from ..io.files import atomic_path, check_file
 from .base import Estimator
-from .classical import Classical
 from .dis_refiner import both_ways
 from ..ops.correlation import correlation_ref
 from ..ops.lookup import corr_lookup_ref
@@ -37,13 +36,17 @@ def plain_correlation(
     dilation_patch:int=1    # Pixels per search cell
 )->Tensor:                  # `(B,D,D,oH,oW)` sums of products, y displacement first
     "Compute `correlation` with few operators that every runtime has"
-    if kernel_size>1: return correlation_ref(f1, f2, kernel_size, max_displacement, stride, padding, dilation, dilation_patch)
-    D,reach = 2*max_displacement+1, max_displacement*dilation_patch
-    f1,f2 = F.pad(f1, (padding,)*4)[..., ::stride, ::stride], F.pad(f2, (padding+reach,)*4)
-    h,w = f1.shape[-2:]
-    shifts,places = (torch.arange(n, device=f1.device)*step for n,step in ((D, dilation_patch), (w, stride)))
+    if kernel_size > 1:
+        sizes = kernel_size, max_displacement, stride, padding, dilation, dilation_patch
+        return correlation_ref(f1, f2, *sizes)
+    D, reach = 2*max_displacement + 1, max_displacement*dilation_patch
+    f1 = F.pad(f1, (padding,)*4)[..., ::stride, ::stride]
+    f2 = F.pad(f2, (padding + reach,)*4)
+    h, w = f1.shape[-2:]
+    shifts = torch.arange(D, device=f1.device)*dilation_patch
+    places = torch.arange(w, device=f1.device)*stride
     wide = f2.index_select(3, (shifts[:,None] + places).flatten()).unflatten(3, (D, w))         # (B,C,H2,D,w)
-    rows = [wide[:,:,i:i+(h-1)*stride+1:stride] for i in range(0, D*dilation_patch, dilation_patch)]
+    rows = [wide[:,:,i:i + (h - 1)*stride + 1:stride] for i in range(0, D*dilation_patch, dilation_patch)]
     return torch.stack([(f1[...,None,:]*r).sum(1) for r in rows], 1).transpose(2, 3)
 
 # %% ../../nbs/models/95_export.ipynb #b7923afa
@@ -51,37 +54,44 @@ _modes,_pads = ('bilinear','nearest','bicubic'),('zeros','border','reflection')
 
 def _sampler(x, y, size, mode='bilinear', pad='zeros', align_corners=True):
     "A function that reads a map of `size` at `x`, `y`, `(B,H,W)` pixels each"
-    h,w = size
-    grid = torch.stack([x*2/max(w-1, 1) - 1, y*2/max(h-1, 1) - 1], -1)
+    h, w = (n - 1 if n != 1 else 1 for n in size)   # not `max`: sizes may be symbols, see `trace_model`
+    grid = torch.stack([x*2/w - 1, y*2/h - 1], -1)
     return partial(F.grid_sample, grid=grid, mode=mode, padding_mode=pad, align_corners=align_corners)
 
 def _plain_warp(x, flow, mode, pad, align_corners, use_mask):
     h,w = x.shape[-2:]
     rows,cols = (torch.arange(n, device=x.device, dtype=flow.dtype) for n in (h, w))
-    read = _sampler(flow[:,0] + cols, flow[:,1] + rows[:,None], (h, w), _modes[mode], _pads[pad], align_corners)
+    x_to, y_to = flow[:,0] + cols, flow[:,1] + rows[:,None]
+    read = _sampler(x_to, y_to, (h, w), _modes[mode], _pads[pad], align_corners)
     out = read(x)
     return out*(read(torch.ones_like(x[:,:1])) > .9999).to(out.dtype) if use_mask else out
 
 # %% ../../nbs/models/95_export.ipynb #4e8241fe
 def _plain_deform(x, weight, offset, mask, bias, sy, sx, py, px, dy, dx, groups, offset_groups, use_mask):
-    if groups!=1 or offset_groups!=1: raise fail(ConfigError, 'deform_conv2d', f'{groups} groups, {offset_groups} of offsets', 'one, to be exported')
-    (kh,kw),(h,w) = weight.shape[-2:],offset.shape[-2:]
-    rows,cols = (torch.arange(n, device=x.device, dtype=x.dtype)*s - p for n,s,p in ((h, sy, py), (w, sx, px)))
+    if groups != 1 or offset_groups != 1:
+        found = f'{groups} groups, {offset_groups} of offsets'
+        raise fail(ConfigError, 'deform_conv2d', found, 'one, to be exported')
+    (kh, kw), (h, w) = weight.shape[-2:], offset.shape[-2:]
+    rows = torch.arange(h, device=x.device, dtype=x.dtype)*sy - py
+    cols = torch.arange(w, device=x.device, dtype=x.dtype)*sx - px
     taps = []
     for k in range(kh*kw):
-        i,j = divmod(k, kw)
-        tap = _sampler(offset[:,2*k+1] + (cols + j*dx), offset[:,2*k] + (rows + i*dy)[:,None], x.shape[-2:])(x)
+        i, j = divmod(k, kw)
+        x_to, y_to = offset[:,2*k+1] + (cols + j*dx), offset[:,2*k] + (rows + i*dy)[:,None]
+        tap = _sampler(x_to, y_to, x.shape[-2:])(x)
         taps.append(tap*mask[:,k:k+1] if use_mask else tap)
-    kernel = weight.permute(0, 2, 3, 1).flatten(1)[..., None, None]    # (O,kh*kw*C,1,1), channel fastest as in `taps`
+    kernel = weight.permute(0, 2, 3, 1).flatten(1)[..., None, None]   # (O,kh*kw*C,1,1), as in `taps`
     return F.conv2d(torch.cat(taps, 1), kernel, bias)
 
 # %% ../../nbs/models/95_export.ipynb #720e142b
 def _plain_unfold(x, kernel_size, dilation=1, padding=0, stride=1):
     pairs = [(o, o) if isinstance(o, int) else tuple(o) for o in (kernel_size, dilation, padding, stride)]
-    (kh,kw),(dy,dx),(py,px),(sy,sx) = pairs
+    (kh, kw), (dy, dx), (py, px), (sy, sx) = pairs
     x = F.pad(x, (px, px, py, py))
-    h,w = ((s - d*(k-1) - 1)//t + 1 for s,d,k,t in zip(x.shape[-2:], (dy, dx), (kh, kw), (sy, sx)))
-    views = [x[:, :, i*dy:i*dy+(h-1)*sy+1:sy, j*dx:j*dx+(w-1)*sx+1:sx] for i in range(kh) for j in range(kw)]
+    h = (x.shape[2] - dy*(kh - 1) - 1)//sy + 1
+    w = (x.shape[3] - dx*(kw - 1) - 1)//sx + 1
+    along = lambda start, n, step: slice(start, start + (n - 1)*step + 1, step)
+    views = [x[:, :, along(i*dy, h, sy), along(j*dx, w, sx)] for i in range(kh) for j in range(kw)]
     return torch.stack(views, 2).flatten(3).flatten(1, 2)
 
 def _plain_chunk(x, chunks, dim=0):
@@ -91,21 +101,25 @@ def _plain_chunk(x, chunks, dim=0):
 
 # %% ../../nbs/models/95_export.ipynb #55005b76
 def _plain_corr_fly(f1, f2s, coords, radius):
-    (b,c,h,w),n = f1.shape,2*radius+1
-    side,out = torch.arange(-radius, radius+1, device=f1.device, dtype=coords.dtype).view(1, n, 1, 1),[]
-    for l,f2 in enumerate(f2s):
-        x,y = (coords/2**l).split(1, 1)
-        ys = (y + side).flatten(1, 2)                                      # (B,D*H,W): the rows of a window below each other
-        for d in range(-radius, radius+1):                                 # x offset slow
+    c, h, n = *f1.shape[1:3], 2*radius + 1
+    side = torch.arange(-radius, radius + 1, device=f1.device, dtype=coords.dtype).view(1, n, 1, 1)
+    out = []
+    for l, f2 in enumerate(f2s):
+        x, y = (coords/2**l).split(1, 1)
+        ys = (y + side).flatten(1, 2)            # (B,D*H,W): the rows of a window below each other
+        for d in range(-radius, radius + 1):     # x offset slow
             read = _sampler((x + d).expand(-1, n, -1, -1).flatten(1, 2), ys, f2.shape[-2:])(f2)
             out.append((read.unflatten(2, (n, h))*f1[:,:,None]).sum(1))    # (B,D,H,W)
     return torch.cat(out, 1)/c**.5
 
 # %% ../../nbs/models/95_export.ipynb #fc9e1c12
 class PlainOps(TorchFunctionMode):
-    "Inside `with PlainOps():` operators that only PyTorch with flowbook has are replaced by equal ones that every runtime has"
-    forms = {'flowbook.correlation': plain_correlation, 'flowbook.warp': _plain_warp, 'torchvision.deform_conv2d': _plain_deform,
-             'flowbook.corr_lookup': corr_lookup_ref, 'flowbook.corr_fly': _plain_corr_fly, 'flowbook.convex_upsample': convex_upsample_ref, F.unfold: _plain_unfold, torch.chunk: _plain_chunk, Tensor.chunk: _plain_chunk}
+    "Inside `with PlainOps():` operators of flowbook's own are replaced by equal ones that every runtime has"
+    forms = {
+        'flowbook.correlation': plain_correlation, 'flowbook.corr_lookup': corr_lookup_ref,
+        'flowbook.corr_fly': _plain_corr_fly, 'flowbook.warp': _plain_warp,
+        'flowbook.convex_upsample': convex_upsample_ref, 'torchvision.deform_conv2d': _plain_deform,
+        F.unfold: _plain_unfold, torch.chunk: _plain_chunk, Tensor.chunk: _plain_chunk}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         key = str(func) if isinstance(func, torch._ops.OpOverloadPacket) else func
@@ -119,53 +133,34 @@ class FlowOnly(nn.Module):
         iters:int=None   # Iterations of a recurrent model; None: its own number
     ):
         super().__init__()
-        self.model,self.options = model,{} if iters is None else dict(iters=iters)
-        if hasattr(model, 'corr'): self.options['corr'] = 'volume'   # what the file's sizes are is known when it runs
+        self.model = model
+        self.options = {} if iters is None else dict(iters=iters)
+        if model.corr: self.options['corr'] = 'volume'   # sizes, which decide otherwise, are open
 
-    def forward(self, img1, img2, *start):
-        with PlainOps():
-            if start: return self.model.refine(img1, img2, *start, self.options.get('iters') or self.model.iters)[-1]
-            return self.model(img1, img2, **self.options).flow
-
-# %% ../../nbs/models/95_export.ipynb #c7ead6bd
-def _length(x): return x.shape[0] if isinstance(x, Tensor) else builtins.len(x)
-
-def _extreme(pick, symbolic):
-    "`pick` (min or max), but of symbols the symbolic one where it is not known"
-    def two(a, b):
-        from torch.fx.experimental.symbolic_shapes import statically_known_true as known
-        return pick(a, b) if isinstance(a, int) and isinstance(b, int) or known(a<=b) or known(a>=b) else symbolic(a, b)
-    def f(*args, **kwargs):
-        if kwargs: return pick(*args, **kwargs)
-        values = args if len(args)>1 else tuple(args[0])
-        return reduce(two, values) if any(isinstance(v, torch.SymInt) for v in values) else pick(values)
-    return f
-
-# %% ../../nbs/models/95_export.ipynb #4af07b95
-@contextmanager
-def _symbols_stay():
-    "Let `len`, `min` and `max` in flowbook's modules keep symbolic sizes symbolic"
-    modules = [m for n,m in list(sys.modules.items()) if n.startswith('flowbook.') and m is not None]
-    names = dict(len=_length, min=_extreme(min, torch.sym_min), max=_extreme(max, torch.sym_max))
-    for m in modules: vars(m).update(names)
-    try: yield
-    finally:
-        for m in modules:
-            for k in names: vars(m).pop(k, None)
+@patch
+def forward(self:FlowOnly,
+    img1:Tensor,   # `(B,3,H,W)` RGB in [0,1]
+    img2:Tensor,   # The next frame, same shape
+    *start:Tensor  # Where the model `refines`: what its `begin` returns
+)->Tensor:         # `(B,2,H,W)` flow, pixels
+    "Estimate the flow from `img1` to `img2`"
+    with PlainOps():
+        if not start: return self.model(img1, img2, **self.options).flow
+        return self.model.refine(img1, img2, *start, self.options.get('iters') or self.model.iters)[-1]
 
 # %% ../../nbs/models/95_export.ipynb #b8529fb8
 def _limits(model):
     "Multiples of the stride that the sides of a dynamic model may have: least and most"
-    cells = [len(m.steps) for m in model.modules() if type(m).__name__=='RelativePositions']   # GMA with positions knows so many
-    return -(-128//model.stride), min([8192//model.stride, *cells])
+    most = 8192//model.stride
+    return -(-128//model.stride), most if model.max_cells is None else min(most, model.max_cells)
 
 def _check_size(model, size, dynamic):
-    h,w = size
-    if min(h, w) < model.min_size: raise fail(ConfigError, 'size', f'{h} {w}', f'at least {model.min_size} {model.min_size}')
-    if not dynamic: return
-    n,(low,high) = model.stride,_limits(model)
-    if h%n or w%n or not low*n <= min(h, w) <= max(h, w) <= high*n:
-        raise fail(ConfigError, 'size', f'{h} {w}', f'multiples of {n} from {low*n} to {high*n}: the rule of a file for all sizes')
+    if min(size) < model.min_size:
+        raise fail(ConfigError, 'size', '{} {}'.format(*size), f'at least {model.min_size} {model.min_size}')
+    n, (low, high) = model.stride, _limits(model)
+    if dynamic and any(s%n or not low*n <= s <= high*n for s in size):
+        expected = f'multiples of {n} from {low*n} to {high*n}: the rule of a file for all sizes'
+        raise fail(ConfigError, 'size', '{} {}'.format(*size), expected)
 
 # %% ../../nbs/models/95_export.ipynb #c0dfd39a
 def trace_model(
@@ -173,19 +168,24 @@ def trace_model(
     size:tuple,         # `(H,W)` of the images, pixels
     dynamic:bool=False, # Leave batch, height and width open?
     iters:int=None      # Iterations of a recurrent model; None: its own number
-)->torch.export.ExportedProgram: # Takes `img1`, `img2` `(B,3,H,W)` in [0,1], and what a refiner starts from; returns `(B,2,H,W)` pixels
+)->torch.export.ExportedProgram: # As `FlowOnly.forward`
     "Record what `model` does with a pair of images"
-    if isinstance(model, Classical): raise fail(ConfigError, f'method {model.method}', 'nothing to export', 'a network: classical methods are calls of OpenCV')
+    if not model.network:
+        expected = 'a network: this one calls other programs'
+        raise fail(ConfigError, f'model {type(model).__name__}', 'nothing to export', expected)
     _check_size(model, size, dynamic)
-    net,shapes,b = FlowOnly(copy.deepcopy(model).cpu().float(), iters).eval(),None,1
+    net = FlowOnly(copy.deepcopy(model).cpu().float(), iters).eval()
+    low, high = _limits(model)
+    if dynamic: size = (low + 1)*model.stride, (low + 2)*model.stride   # no two symbols of the same value
+    imgs = texture_pair(size, batch=2 if dynamic else 1)
+    start = model.begin(*imgs) if model.refines else ()
+    sizes = None
     if dynamic:
-        n,(low,high) = model.stride,_limits(model)
-        h,w = (n*torch.export.Dim(s, min=low, max=high) for s in ('height_cells', 'width_cells'))
-        b,size,shapes = 2,((low+1)*n, (low+2)*n),({0: torch.export.Dim('batch', min=1, max=1024), 2: h, 3: w},)*2   # no two symbols of the same value
-    imgs,start = texture_pair(size, batch=b),()
-    if hasattr(model, 'begin'): start = model.begin(*imgs)
-    if dynamic and start: shapes = (*shapes, shapes[:1]*len(start))
-    with torch.no_grad(), _symbols_stay(): return torch.export.export(net, (*imgs, *start), dynamic_shapes=shapes, strict=False)
+        h, w = (model.stride*torch.export.Dim(s, min=low, max=high) for s in ('height_cells', 'width_cells'))
+        sizes = ({0: torch.export.Dim('batch', min=1, max=1024), 2: h, 3: w},)*2
+        if start: sizes = *sizes, sizes[:1]*len(start)
+    with torch.no_grad():
+        return torch.export.export(net, (*imgs, *start), dynamic_shapes=sizes, strict=False)
 
 # %% ../../nbs/models/95_export.ipynb #2b3ae4a8
 _opset = 20   # GridSample and all that goes with symbolic sizes
@@ -195,17 +195,42 @@ def _need(*names):
     "Import packages of the extra `export`"
     from importlib import import_module
     try: return [import_module(n) for n in names]
-    except ImportError as e: raise fail(FlowbookError, 'export', f'no {e.name or names[0]}', 'the packages of pip install "flowbook[export]"') from None
+    except ImportError as e:
+        expected = 'the packages of pip install "flowbook[export]"'
+        raise fail(FlowbookError, 'export', f'no {e.name or names[0]}', expected) from e
 
 # %% ../../nbs/models/95_export.ipynb #c6bd9e35
 def _write_onnx(program, path, notes):
     _need('onnx', 'onnxscript', 'onnxruntime')
-    names = ['img1','img2','start','start_bw'] if 'start' in notes else ['img1','img2']
-    found = torch.onnx.export(program, dynamo=True, input_names=names, output_names=['flow'], opset_version=_opset, verbose=False)
+    names = [k for k in ('img1', 'img2', 'start', 'start_bw') if k in notes]
+    found = torch.onnx.export(program, dynamo=True, input_names=names, output_names=['flow'],
+                              opset_version=_opset, verbose=False)
     found.model.metadata_props.update(notes)
     found.save(path, external_data=False)
 
-def _write_torch(program, path, notes): torch.export.save(program, path, extra_files={'flowbook.json': json.dumps(notes)})
+def _write_torch(program, path, notes):
+    torch.export.save(program, path, extra_files={'flowbook.json': json.dumps(notes)})
+
+_writers = dict(onnx=_write_onnx, torch_export=_write_torch)
+
+# %% ../../nbs/models/95_export.ipynb #47b9723f
+def _read_torch(path):
+    said = {'flowbook.json': ''}
+    module = torch.export.load(path, extra_files=said).module()
+    def run(*inputs):
+        with torch.no_grad(): return module(*inputs)
+    return run, json.loads(said['flowbook.json'] or '{}')
+
+def _read_onnx(path):
+    onnxruntime, = _need('onnxruntime')
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    names = [o.name for o in session.get_inputs()]
+    def run(*inputs):
+        flow, = session.run(None, {n: t.numpy() for n, t in zip(names, inputs, strict=True)})
+        return torch.from_numpy(flow)
+    return run, session.get_modelmeta().custom_metadata_map
+
+_readers = {'.onnx': _read_onnx, '.pt2': _read_torch}
 
 # %% ../../nbs/models/95_export.ipynb #bcd1fb43
 def load_exported(
@@ -213,17 +238,9 @@ def load_exported(
 ):          # A function: two tensors `(B,3,H,W)` in [0,1] to flow `(B,2,H,W)`, pixels
     "Open an exported model, ready to run on the CPU"
     check_file(path)
-    if Path(path).suffix=='.pt2':
-        said = {'flowbook.json': ''}
-        module = torch.export.load(path, extra_files=said).module()
-        notes = json.loads(said['flowbook.json'] or '{}')
-        def run(*inputs):
-            with torch.no_grad(): return module(*inputs)
-    elif Path(path).suffix=='.onnx':
-        session = _need('onnxruntime')[0].InferenceSession(str(path), providers=['CPUExecutionProvider'])
-        names,notes = [o.name for o in session.get_inputs()],session.get_modelmeta().custom_metadata_map
-        def run(*inputs): return torch.from_numpy(session.run(None, {n: t.numpy() for n,t in zip(names, inputs)})[0])
-    else: raise fail(ConfigError, path, f'the suffix {Path(path).suffix!r}', "'.onnx' or '.pt2'")
+    suffix = Path(path).suffix
+    if suffix not in _readers: raise fail(ConfigError, path, f'the suffix {suffix!r}', "'.onnx' or '.pt2'")
+    run, notes = _readers[suffix](path)
     if 'method' not in notes: return lambda img1, img2: run(img1, img2)
     return lambda img1, img2: run(img1, img2, *both_ways(img1, img2, notes['method']))
 
@@ -241,22 +258,37 @@ class Exported:
     def delta(self): return max(c[3] for c in self.checks)
 
     def __repr__(self):
-        runs = ', '.join(f'{b} of {w}x{h}: {d:.1e} px of {m:.0f}' for b,h,w,d,m in self.checks)
-        kind = f'ONNX opset {_opset}' if self.format=='onnx' else 'torch.export'
-        return f"{self.path.name}: {kind}, {'any size' if self.dynamic else 'one size'}, {self.bytes/1e6:.1f} MB; largest difference {runs}"
+        runs = ', '.join(f'{b} of {w}x{h}: {d:.1e} px of {m:.0f}' for b, h, w, d, m in self.checks)
+        kind = f'ONNX opset {_opset}' if self.format == 'onnx' else 'torch.export'
+        sizes = 'any size' if self.dynamic else 'one size'
+        return f"{self.path.name}: {kind}, {sizes}, {self.bytes/1e6:.1f} MB; largest difference {runs}"
 
 # %% ../../nbs/models/95_export.ipynb #6330ca98
 @torch.no_grad()
 def _compare(run, model, iters, b, size):
     "Largest difference between file and model on a procedural pair, and largest flow, pixels"
-    img1,img2 = texture_pair(size, batch=b)
-    flow = model(img1, img2, **({} if iters is None else dict(iters=iters))).flow
-    return (b, *size, (run(img1, img2) - flow).abs().max().item(), flow.abs().max().item())
+    pair = texture_pair(size, batch=b)
+    flow = model(*pair, **{} if iters is None else dict(iters=iters)).flow
+    return b, *size, (run(*pair) - flow).abs().max().item(), flow.abs().max().item()
 
 def _other_size(model, size):
     "A second size for a file of open size: a landscape's portrait, a square's neighbour"
-    (h,w),n = size,model.stride
-    return (w, h) if h!=w else (h+n, w) if h+n <= _limits(model)[1]*n else (h, w-n)
+    (h, w), n = size, model.stride
+    if h != w: return w, h
+    return h + n if h + n <= _limits(model)[1]*n else h - n, w
+
+# %% ../../nbs/models/95_export.ipynb #a48d5cce
+def _notes(model, size, dynamic):
+    "What a file says about itself"
+    h, w = size
+    rule = f'height {h}, width {w}, one pair'
+    if dynamic: rule = f'height and width are multiples of {model.stride}'
+    notes = dict(producer=f'flowbook {flowbook.__version__}', model=type(model).__name__, size=rule,
+                 img1='(B,3,H,W) RGB in [0,1]', img2='the next frame',
+                 flow='(B,2,H,W) pixels from img1 to img2: u right, v down')
+    if not model.refines: return notes
+    start = f"(B,2,H,W) pixels, flow from img1 to img2 by {model.start}, see flowbook's both_ways"
+    return notes | dict(method=model.start, start=start, start_bw='the same from img2 to img1')
 
 # %% ../../nbs/models/95_export.ipynb #f4762895
 def export_model(
@@ -264,30 +296,30 @@ def export_model(
     path,                # File to write: `.onnx` for 'onnx', `.pt2` for 'torch_export'
     size:tuple,          # `(H,W)` of the images, pixels
     format:str='onnx',   # 'onnx' or 'torch_export'
-    dynamic:bool=False,  # Leave batch, height and width open? Then the sides must be multiples of the stride, see above
+    dynamic:bool=False,  # Leave batch, height and width open? Sides must be multiples of the stride then
     iters:int=None       # Iterations of a recurrent model; None: its own number
 )->Exported:             # With the largest difference between file and model
-    "Write `model` as a file that runs without flowbook, and run that beside the model"
+    "Write `model` as a file that runs without flowbook, and compare the two"
     if format not in _suffix: raise fail(ConfigError, 'format', repr(format), "'onnx' or 'torch_export'")
-    if Path(path).suffix!=_suffix[format]: raise fail(ConfigError, path, f'the suffix {Path(path).suffix!r}', f'{_suffix[format]!r} for the format {format}')
-    if format=='onnx': _need('onnx', 'onnxscript', 'onnxruntime')
-    rule = f'height and width are multiples of {model.stride}' if dynamic else f'height {size[0]}, width {size[1]}, one pair'
-    notes = dict(producer=f'flowbook {flowbook.__version__}', model=type(model).__name__, size=rule,
-                 img1='(B,3,H,W) RGB in [0,1]', img2='the next frame', flow='(B,2,H,W) pixels from img1 to img2: u right, v down')
-    if hasattr(model, 'begin'): notes |= dict(method=model.start, start=f"(B,2,H,W) pixels, flow from img1 to img2 by {model.start}, see flowbook's both_ways", start_bw='the same from img2 to img1')
+    suffix = Path(path).suffix
+    if suffix != _suffix[format]:
+        expected = f'{_suffix[format]!r} for the format {format}'
+        raise fail(ConfigError, path, f'the suffix {suffix!r}', expected)
+    if format == 'onnx': _need('onnx', 'onnxscript', 'onnxruntime')
     with atomic_path(path) as tmp, warnings.catch_warnings():
         warnings.simplefilter('ignore')   # what the exporters say to their developers
-        program = trace_model(model, size, dynamic, iters)
-        (_write_onnx if format=='onnx' else _write_torch)(program, tmp, notes)
+        _writers[format](trace_model(model, size, dynamic, iters), tmp, _notes(model, size, dynamic))
         checks = _check_file(tmp, model, size, dynamic, iters)
         return Exported(Path(path), format, dynamic, Path(tmp).stat().st_size, checks)
 
 # %% ../../nbs/models/95_export.ipynb #00aa3403
 def _check_file(path, model, size, dynamic, iters):
-    "Run the file beside the model, at a second size and batch where it claims to take any; raise where they disagree"
-    run,model = load_exported(path),copy.deepcopy(model).cpu().float().eval()
-    cases = [(1, size), *([(2, _other_size(model, size))] if dynamic else [])]
-    checks = [_compare(run, model, iters, *c) for c in cases]
-    for b,h,w,delta,largest in checks:
-        if not delta <= .01 + .001*largest: raise fail(FlowbookError, 'export', f'a file that differs from the model by {delta:.3g} px', f'less, with flow up to {largest:.3g} px')
+    "Run the file next to the model, at two sizes where it takes any; raise where they disagree"
+    run, model = load_exported(path), copy.deepcopy(model).cpu().float().eval()
+    cases = [(1, size), (2, _other_size(model, size))]
+    checks = [_compare(run, model, iters, *c) for c in cases[:1 + dynamic]]
+    for *_, delta, largest in checks:
+        if not delta <= .01 + .001*largest:
+            found = f'a file that differs from the model by {delta:.3g} px'
+            raise fail(FlowbookError, 'export', found, f'less, with flow up to {largest:.3g} px')
     return checks

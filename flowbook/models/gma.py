@@ -36,7 +36,7 @@ def forward(self:RelativePositions,
 )->Tensor:   # `(B,heads,h,w,h,w)` scores, from and to
     "Score the steps between all cells"
     (h, w), reach = q.shape[-2:], len(self.steps)
-    if max(h, w) > reach:
+    if h > reach or w > reach:
         limit = f"at most {reach} in height and width: without positions any"
         raise fail(FlowbookError, 'images', f"{w}x{h} cells", limit)
     by_row = torch.einsum('bncij,iuc->bniju', q, self.rows(self.steps[:h, :h]))

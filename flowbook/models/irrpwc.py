@@ -170,7 +170,7 @@ def forward(self:IRRDecoder,
 )->tuple:        # Coarse to fine: flows `(2B,2,h,w)`, pixels of the input; occlusions `(2B,1,h,w)`, logits
     "Search each level near the flow of the level above, forward (the first half of the batch) and backward"
     maps = [torch.cat(o) for o in zip(fmaps1, fmaps2, strict=True)]
-    flow,occ = (maps[0].new_zeros(len(maps[0]), n, *maps[-1].shape[-2:]) for n in (2,1))
+    flow,occ = (maps[0].new_zeros(maps[0].shape[0], n, *maps[-1].shape[-2:]) for n in (2,1))
     flows,occs = [],[]
     for l in self.levels:
         if l!=self.levels[0]: flow = bilinear_upsample(flow, 2)

@@ -97,7 +97,7 @@ def encode(self:RAFT,
     imgs, about = torch.cat([x1, x2]), x1
     if self.shared:
         imgs = self.features.trunk(imgs)
-        about = imgs[:len(x1)]
+        about = imgs[:x1.shape[0]]
     fmap1, fmap2 = (self.features.head if self.shared else self.features)(imgs).chunk(2)
     both, sizes = self.context(about), (self.update.hidden, self.update.context)
     if both.shape[1] != sum(sizes):
@@ -117,7 +117,7 @@ def start(self:RAFT,
 )->tuple: # Lookup, see `AllPairs`; prepared context, state, flow
     "Do all that precedes the iterations"
     fmap1, fmap2, net, inp = self.encode(x1, x2)
-    shape = (len(x1), 2, *fmap1.shape[-2:])
+    shape = (x1.shape[0], 2, *fmap1.shape[-2:])
     flow = x1.new_zeros(shape) if flow_init is None else flow_init
     if flow.shape != shape: raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow.shape)}", shape)
     return self.correlation(fmap1, fmap2, iters, corr), self.update.prepare(inp), net, flow

@@ -175,7 +175,7 @@ def _check(f1, f2, args):
         low = 0 if k in ('max_displacement','padding') else 1
         if v<low: raise fail(ConfigError, f'correlation {k}', v, f'{low} or more')
     size = _out_size(*f1.shape[-2:], *(args[k] for k in ('kernel_size','stride','padding','dilation')))
-    if min(size) < 1:
+    if any(s < 1 for s in size):
         found = f'features {tuple(f1.shape)} smaller than the window'
         raise fail(FlowbookError, 'correlation', found, 'room for one output pixel')
 

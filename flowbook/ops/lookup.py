@@ -41,7 +41,8 @@ def corr_pyramid(
     pyramid = [corr_volume(f1, f2)]
     for _ in range(levels - 1):
         h, w = pyramid[-1].shape[-2:]
-        pyramid.append(F.avg_pool2d(pyramid[-1], (min(h, 2), min(w, 2))))
+        block = 1 if h < 2 else 2, 1 if w < 2 else 2   # not `min`: sizes may be symbols, see `trace_model`
+        pyramid.append(F.avg_pool2d(pyramid[-1], block))
     return pyramid
 
 # %% ../../nbs/ops/30_lookup.ipynb #dda4efb0
@@ -276,7 +277,7 @@ def corr_on_the_fly(
     radius:int=4   # Reach of the window, cells of each level
 )->Tensor: # What `corr_lookup` of `corr_pyramid` gives, up to rounding
     "Look up correlation that is computed where it is read"
-    size,(b,c) = (len(f1), 2, *f1.shape[-2:]),f2s[0].shape[:2]
+    size,(b,c) = (f1.shape[0], 2, *f1.shape[-2:]),f2s[0].shape[:2]
     if coords.shape != size: raise fail(FlowbookError, 'coords', f"shape {tuple(coords.shape)}", size)
     if (b,c) != f1.shape[:2]:
         raise fail(FlowbookError, 'f2s', f"batch of {b}, {c} channels", f"those of f1, {tuple(f1.shape)}")

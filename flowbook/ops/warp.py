@@ -107,7 +107,7 @@ def warp(
     use_mask:bool=True          # Zero every sample that is mixed with anything outside
 )->Tensor:                      # `(B,C,H,W)` `x` seen from image 1, type of `x`
     "Read `x` where `flow` points to: MMFlow's `Warp`"
-    if x.dim()!=4 or flow.shape!=(len(x), 2, *x.shape[-2:]):
+    if x.dim()!=4 or flow.shape!=(x.shape[0], 2, *x.shape[-2:]):
         found = f'x {tuple(x.shape)} and flow {tuple(flow.shape)}'
         raise fail(FlowbookError, 'warp', found, '(B,C,H,W) and (B,2,H,W)')
     same_device('warp', x, flow)
