@@ -51,7 +51,7 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
     ext_modules=[Extension('flowbook.ops.kernels', [])] if os.environ.get('FLOWBOOK_KERNELS') != '0' else [],
-    cmdclass=dict(build_ext=BuildKernels, build_py=CopyBook, bdist_wheel=PlatformWheel), include_package_data=False, package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt']}, zip_safe=False,
+    cmdclass=dict(build_ext=BuildKernels, build_py=CopyBook, bdist_wheel=PlatformWheel), include_package_data=False, package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt', 'py.typed', '**/*.pyi']}, zip_safe=False,
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]}, # doclinks from other nbdev projects

@@ -34,7 +34,8 @@ def read(wheel, name):
 def test_wheel_holds_package_and_assets(wheel):
     names = [o for o in wheel.namelist() if '.dist-info/' not in o]
     assert all(o.startswith('flowbook/') for o in names) # no tests or tools; of the notebooks only the tutorials
-    assert {o for o in names if o.endswith('.py')} == {p.relative_to(root).as_posix() for p in (root/'flowbook').rglob('*.py')}
+    code = lambda o: o.endswith(('.py', '.pyi', 'py.typed'))
+    assert {o for o in names if code(o)} == {p.relative_to(root).as_posix() for p in (root/'flowbook').rglob('*') if code(p.name)}
     assets = [o for o in names if o.startswith('flowbook/assets/')]
     assert [o for o in assets if o.endswith('.safetensors')], 'no weights in the wheel'
     assert len([o for o in assets if o.endswith(('.png', '.jpg'))]) >= 2, 'no demo frames in the wheel'
@@ -65,6 +66,26 @@ def imported(*args, cwd):
 
 def test_import_is_light(tmp_path):
     assert not imported('-c', 'import flowbook', cwd=tmp_path) & {'torch', 'torchvision', 'fastai', 'fastcore', 'matplotlib', 'cv2', 'nbdev'}
+
+def test_the_door_is_light(tmp_path):
+    "A name brings what it needs, and a room's names nothing before they are asked for"
+    ask = "import flowbook, flowbook.data, flowbook.models; dir(flowbook); dir(flowbook.data); flowbook.FlowbookError"
+    assert not imported('-c', ask, cwd=tmp_path) & {'torch', 'fastai', 'fastcore', 'matplotlib', 'cv2'}
+    assert not imported('-c', 'from flowbook import estimate_flow, create_model, read_flow', cwd=tmp_path) & {'fastai.learner', 'nbdev'}
+
+def test_the_door_opens_quickly(tmp_path):
+    "`import flowbook` takes less than a tenth of a second; the best of five, as other programs run on this machine"
+    ask = 'import time; start = time.perf_counter(); import flowbook; print(time.perf_counter() - start)'
+    assert min(float(python('-c', ask, cwd=tmp_path).stdout) for _ in range(5)) < .1
+
+def test_type_checkers_find_the_door():
+    "Stubs name what the doors offer: all of it, and from where it is"
+    import ast, flowbook
+    for package in (flowbook, *(__import__(f'flowbook.{o}', fromlist=['x']) for o in ('data', 'infer', 'models'))):
+        tree = ast.parse((Path(package.__file__).parent/'__init__.pyi').read_text())
+        named = {o.asname: n.module for n in tree.body if isinstance(n, ast.ImportFrom) for o in n.names if n.module}
+        assert sorted(named)==package.__all__
+        for name, module in named.items(): assert hasattr(__import__(f'{package.__name__}.{module}', fromlist=[name]), name)
 
 @pytest.mark.parametrize('args', [['--help'], ['--version'], ['infer', '--help'], ['train', '--help']])
 def test_asking_the_program_is_light(args, tmp_path):

@@ -36,12 +36,13 @@ def notebooks():
     hidden = lambda p: any(o[0] in '._' for o in p.relative_to(root).parts)
     return sorted(p for p in (root/'nbs').rglob('*.ipynb') if not hidden(p))
 
-def changed(paths, *args):
-    "Files that the command `args` writes differently, appears or removes"
+def changed(paths, *args, after=None):
+    "Files that the command `args`, and the function `after` it, write differently, make or remove"
     before = {p: p.read_bytes() for p in paths()}
     need(tool(*args), args[0])
-    after = {p: p.read_bytes() for p in paths()}
-    return [str(p.relative_to(root)) for p in sorted(before.keys()|after.keys()) if before.get(p)!=after.get(p)]
+    if after: after()
+    now = {p: p.read_bytes() for p in paths()}
+    return [str(p.relative_to(root)) for p in sorted(before.keys()|now.keys()) if before.get(p)!=now.get(p)]
 
 def not_run():
     "Cells that this test leaves out, by notebook, with the directive that says so"
@@ -77,14 +78,22 @@ def exported():
         src = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'])
         yield from (m.replace('.', '/')+'.py' for m in re.findall(r'^#\| *default_exp +(\S+)', src, re.M))
 
+def write_stubs():
+    "What type checkers read of the faces of the packages"
+    sys.path.insert(0, str(root))
+    import flowbook
+    from flowbook.core.faces import stub
+    for o in ROOMS: (root/f'flowbook/{o}/__init__.pyi').write_text(stub(f'flowbook.{o}'), encoding='utf-8')
+    (root/'flowbook/__init__.pyi').write_text(stub('flowbook', flowbook.DOOR), encoding='utf-8')
+
 def check_export():
-    "each module has its notebook, and nbdev_export changes nothing"
+    "each module has its notebook, and neither nbdev_export nor the stubs that follow from it change anything"
     package = root/'flowbook'
-    modules = lambda: sorted(package.rglob('*.py'))
+    modules = lambda: sorted(p for p in package.rglob('*.py*') if p.suffix in ('.py', '.pyi'))
     known = set(exported())
-    orphans = [p for p in modules() if p.name not in HAND_WRITTEN and p.relative_to(package).as_posix() not in known]
+    orphans = [p for p in package.rglob('*.py') if p.name not in HAND_WRITTEN and p.relative_to(package).as_posix() not in known]
     if orphans: raise Failed(f"no notebook exports {', '.join(str(p.relative_to(root)) for p in orphans)}: delete by hand")
-    if names := changed(modules, 'nbdev_export'): raise Failed(f"nbdev_export changed {', '.join(names)}: commit that")
+    if names := changed(modules, 'nbdev_export', after=write_stubs): raise Failed(f"nbdev_export changed {', '.join(names)}: commit that")
 
 def imports():
     "What modules import of each other, wherever it stands: the module, what it imports from, and the name, None for a whole module"

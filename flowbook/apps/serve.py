@@ -16,9 +16,9 @@ from typing import Literal
 import cv2, numpy as np
 from PIL import Image
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
-from ..io.flowfiles import _formats
-from ..io.images import _pixels
-from ..io.pngflow import _check_chunks
+from ..io.flowfiles import flow_to_bytes
+from ..io.images import decode_pillow
+from ..io.png import check_png
 from ..viz.color import flow_to_color, max_motion
 
 # %% ../../nbs/apps/50_serve.ipynb #10ffb3b7
@@ -86,8 +86,8 @@ def decode_upload(
     except Image.DecompressionBombError: raise refuse(413, name, 'more pixels than any picture has', f'at most {max_pixels}') from None
     except Exception: raise refuse(415, name, f'{len(data)} bytes that are no picture', 'a PNG, JPEG or WebP file') from None
     if im.width*im.height > max_pixels: raise refuse(413, name, f'{im.width}x{im.height} pixels', f'at most {max_pixels} pixels')
-    if im.format=='PNG': _check_chunks(data, name, ImageFileError)
-    return _pixels(im, name)
+    if im.format=='PNG': check_png(data, name, ImageFileError)
+    return decode_pillow(im, name)
 
 # %% ../../nbs/apps/50_serve.ipynb #0ed1e9ea
 _containers = {'.mp4': lambda d: d[4:8]==b'ftyp', '.avi': lambda d: d[:4]==b'RIFF' and d[8:12]==b'AVI ', '.mkv': lambda d: d[:4]==b'\x1aE\xdf\xa3'}
@@ -110,12 +110,12 @@ def decode_clip(
     limits:ServeLimits=ServeLimits()     # `max_pixels` and `max_frames` count
 )->tuple: # List of `(H,W,3)` RGB uint8 frames, two or more; and frames per second
     "Decode a short video that came over the network"
-    from flowbook.io.video import _open_video, read_frames
+    from flowbook.io.video import open_video, read_frames
     with tempfile.TemporaryDirectory() as d:
         path = Path(d)/f'video{_container(data)}'
         path.write_bytes(data)
         try:
-            cap = _open_video(str(path), 'video')
+            cap = open_video(str(path), 'video')
             w,h = (int(cap.get(o)) for o in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
             cap.release()
             most = _frames_allowed(w, h, limits)
@@ -135,8 +135,8 @@ def encode_answer(
     "Pack `flow` for the way back"
     if format=='png': return cv2.imencode('.png', flow_to_color(flow, max_flow)[...,::-1])[1].tobytes(),'image/png'
     known = np.isfinite(flow).all(-1)
-    data = _formats['kitti' if format=='kitti' else 'flo'].encode(np.asarray(flow, np.float32), known, 'flow')
-    if format!='json': return bytes(data),'image/png' if format=='kitti' else 'application/octet-stream'
+    data = flow_to_bytes(flow, 'kitti' if format=='kitti' else 'flo', known)
+    if format!='json': return data,'image/png' if format=='kitti' else 'application/octet-stream'
     ranges = {k: [round(float(f(flow[...,i])), 3) for f in (np.min, np.max)] for i,k in enumerate('uv')}
     text = base64.b64encode(data).decode()
     return dict(width=flow.shape[1], height=flow.shape[0], unit='pixels, img1 to img2', **ranges, max=round(max_motion(flow), 3), flo=text),'application/json'

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from ..core.errors import ConfigError, FlowbookError, FlowFileError, ImageFileError, fail, unknown
 from .base import DatasetError, create_dataset, dataset_class
-from ..io.arrays import _npy_head
+from ..io.arrays import npy_head
 from ..io.files import check_file
-from ..io.flo import _flo_size
+from ..io.flo import flo_size
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import read_image, write_image
 from ..io.pfm import read_pfm
@@ -29,14 +29,14 @@ def peek_size(
     "Read the size of the picture or flow in `path`, from its header where that is enough"
     n = check_file(path)
     with open(path, 'rb') as f: head = f.read(64)
-    if head[:4] == b'PIEH': return _flo_size(head, n, path)
+    if head[:4] == b'PIEH': return flo_size(head, n, path)
     if head[:2] in (b'PF', b'Pf'): return read_pfm(path).shape[:2]
     if head[:6] == b'\x93NUMPY': return _peek_npy(path, n)
     if head[:4] == b'\x89HDF' or head[:2] == b'PK': return read_flow_valid(path, kind=kind)[0].shape[:2]
     return _peek_picture(path, head, n)
 
 def _peek_npy(path, n):
-    with open(path, 'rb') as f: dtype, shape, _, start = _npy_head(f.read(2**16), path)
+    with open(path, 'rb') as f: dtype, shape, _, start = npy_head(f.read(2**16), path)
     need = start + math.prod(shape)*dtype.itemsize
     if n != need or len(shape) < 2: raise fail(FlowFileError, path, f"{n} bytes", f"{need} for {dtype} of shape {shape}")
     return shape[:2]

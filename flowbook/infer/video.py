@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..io.files import atomic_path, ensure_dir
-from ..io.flowfiles import _suffixes, read_flow_valid, write_flow
+from ..io.formats import flow_suffixes
+from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
 from ..io.video import VideoWriter, join_videos, list_frames, read_frames
 from .stream import Sink, StageClock, _check_predictor, stream_flow
@@ -201,7 +202,7 @@ def _truth_files(folder, every, layout):
     if folder is None: return
     if every!=1: raise fail(ConfigError, 'every', every, '1 with true flow, which is between neighbours')
     if not Path(folder).is_dir(): raise fail(FlowbookError, folder, 'no such folder', 'a folder of flow files')
-    return list_frames(folder, _suffixes)
+    return list_frames(folder, flow_suffixes())
 
 def _settings(source, predictor, **kw):
     "What must be the same for a run to go on with the work of another"

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 from ..core.errors import FlowFileError
+from .checks import LARGEST, bad_file, clear_unknown, fill_unknown, known_pixels, read_all
 from .files import atomic_path, check_file, check_size
-from .flo import LARGEST, _bad, _clear, _fill, _known, _read_all
-from .pngflow import _check_bomb
+from .formats import register_flow_format
+from .png import check_packed
 
-# %% ../../nbs/io/24_arrays.ipynb #c64acda1
-def _npy_head(data, where):
+# %% ../../nbs/io/24_arrays.ipynb #80ad1b26
+def npy_head(data, where):
     "Check the header of the .npy `data`; return type, shape, whether columns come first, and where the numbers begin"
     f = io.BytesIO(data[:2**16])
     try:
@@ -24,33 +25,33 @@ def _npy_head(data, where):
         read = {(1,0):npy.read_array_header_1_0, (2,0):npy.read_array_header_2_0}[version] # 3.0 is for named fields
         shape,fortran,dtype = read(f)
     except Exception as e:
-        raise _bad(where, f"a .npy header that cannot be read ({type(e).__name__})", 'that of an array of numbers') from None
-    if dtype.kind not in 'fiub': raise _bad(where, f"an array of {dtype}", 'numbers')
+        raise bad_file(where, f"a .npy header that cannot be read ({type(e).__name__})", 'that of an array of numbers') from None
+    if dtype.kind not in 'fiub': raise bad_file(where, f"an array of {dtype}", 'numbers')
     return dtype,shape,fortran,f.tell()
 
 # %% ../../nbs/io/24_arrays.ipynb #1ed79862
 def _npy_array(data, where):
     "View the bytes of a .npy as an array; it is read-only"
-    dtype,shape,fortran,start = _npy_head(data, where)
+    dtype,shape,fortran,start = npy_head(data, where)
     need = start + math.prod(shape)*dtype.itemsize
     if len(data)!=need or min(shape, default=1) < 0:
-        raise _bad(where, f"{len(data)} bytes", f"{need} for {dtype} of shape {shape}")
+        raise bad_file(where, f"{len(data)} bytes", f"{need} for {dtype} of shape {shape}")
     return np.frombuffer(data, dtype, offset=start).reshape(shape, order='F' if fortran else 'C')
 
 # %% ../../nbs/io/24_arrays.ipynb #96cd878c
 def _layout(a, where):
     "Copy an array `(H,W,2)` or `(2,H,W)` of numbers to `(H,W,2)` float32"
     if a.ndim!=3 or 2 not in (a.shape[2], a.shape[0]) or a.dtype.kind not in 'fiu':
-        raise _bad(where, f"{a.dtype} of shape {a.shape}", 'numbers of shape (H,W,2) or (2,H,W)')
+        raise bad_file(where, f"{a.dtype} of shape {a.shape}", 'numbers of shape (H,W,2) or (2,H,W)')
     if a.shape[2]!=2: a = a.transpose(1,2,0)
     check_size(*a.shape[:2], where, FlowFileError)
     with np.errstate(over='ignore'): return a.astype(np.float32, order='C')
 
-def _decode_npy(data, where):
+def decode_npy(data, where):
     "Decode the bytes of a .npy to flow and mask"
     flow = _layout(_npy_array(data, where), where)
-    known = _known(flow)
-    return _clear(flow, known), known
+    known = known_pixels(flow)
+    return clear_unknown(flow, known), known
 
 # %% ../../nbs/io/24_arrays.ipynb #e9f7eeb3
 def _save_npy(a):
@@ -58,51 +59,55 @@ def _save_npy(a):
     np.save(f, a, allow_pickle=False)
     return f.getvalue()
 
-def _encode_npy(flow, valid, where):
+def encode_npy(flow, valid, where):
     "Encode flow and mask as the bytes of a .npy"
-    return _save_npy(_fill(flow, valid, np.nan, where))
+    return _save_npy(fill_unknown(flow, valid, np.nan, where))
 
 # %% ../../nbs/io/24_arrays.ipynb #bca0c11c
 def _npz_array(z, info, n, where):
     "Read the array in the member `info` of the zip `z`, a file of `n` bytes"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > LARGEST:
-        raise _bad(where, f"{info.file_size} bytes packed by method {info.compress_type}", f"at most {LARGEST}, stored or deflated")
-    _check_bomb(n, info.file_size, where)
+        raise bad_file(where, f"{info.file_size} bytes packed by method {info.compress_type}", f"at most {LARGEST}, stored or deflated")
+    check_packed(n, info.file_size, where)
     with z.open(info) as f: data = f.read(info.file_size)
     return _npy_array(data, f"{where} {info.filename}")
 
-# %% ../../nbs/io/24_arrays.ipynb #ac0eab7a
-def _decode_npz(data, where):
+# %% ../../nbs/io/24_arrays.ipynb #758fc2f9
+def decode_npz(data, where):
     "Decode the bytes of a .npz to flow and mask"
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
             names = {i.filename.removesuffix('.npy'):i for i in z.infolist()}
             name = 'flow' if 'flow' in names else next(iter(names)) if len(names)==1 else None
             if name is None:
-                raise _bad(where, f"arrays {', '.join(list(names)[:9]) or 'none'}", "an array 'flow', or a single one")
+                raise bad_file(where, f"arrays {', '.join(list(names)[:9]) or 'none'}", "an array 'flow', or a single one")
             flow = _layout(_npz_array(z, names[name], len(data), where), where)
             valid = _npz_array(z, names['valid'], len(data), where) if name=='flow' and 'valid' in names else None
     except FlowFileError: raise
     except Exception as e:
-        raise _bad(where, f"a damaged .npz ({e or type(e).__name__})", 'a whole one') from None # zipfile raises anything
+        raise bad_file(where, f"a damaged .npz ({e or type(e).__name__})", 'a whole one') from None # zipfile raises anything
     return _with_valid(flow, valid, where)
 
 # %% ../../nbs/io/24_arrays.ipynb #68e2b338
 def _with_valid(flow, valid, where):
     "Clear unknown pixels of `flow`: those not `valid`, and those that are no numbers"
-    known = _known(flow)
+    known = known_pixels(flow)
     if valid is not None:
         if [o for o in valid.shape if o!=1] != [o for o in flow.shape[:2] if o!=1]:
-            raise _bad(where, f"valid of shape {valid.shape}", f"the flow's size {flow.shape[:2]}")
+            raise bad_file(where, f"valid of shape {valid.shape}", f"the flow's size {flow.shape[:2]}")
         valid = valid.reshape(flow.shape[:2]) != 0
         known = valid if known is None else known & valid
-    return _clear(flow, known), known
+    return clear_unknown(flow, known), known
 
-def _encode_npz(flow, valid, where):
+def encode_npz(flow, valid, where):
     "Encode flow and mask as the bytes of a compressed .npz"
     f = io.BytesIO()
-    np.savez_compressed(f, flow=_fill(flow, valid, 0, where), **({} if valid.all() else dict(valid=valid)))
+    np.savez_compressed(f, flow=fill_unknown(flow, valid, 0, where), **({} if valid.all() else dict(valid=valid)))
     return f.getvalue()
+
+# %% ../../nbs/io/24_arrays.ipynb #36f99d48
+register_flow_format('npy', '.npy', b'\x93NUMPY', decode_npy, encode_npy)
+register_flow_format('npz', '.npz', b'PK', decode_npz, encode_npz)
 
 # %% ../../nbs/io/24_arrays.ipynb #2b4fc220
 def read_tartanair_mask(
@@ -110,8 +115,8 @@ def read_tartanair_mask(
 )->np.ndarray:      # `(H,W)` bool, True where hidden in the other image or outside of it
     "Read TartanAir's mask of the pixels that do not count"
     n = check_file(path, FlowFileError)
-    with open(path, 'rb', buffering=0) as f: a = _npy_array(_read_all(f, n, path), path)
-    if a.ndim!=2 or a.dtype.kind not in 'uib': raise _bad(path, f"{a.dtype} of shape {a.shape}", 'uint8 of shape (H,W)')
+    with open(path, 'rb', buffering=0) as f: a = _npy_array(read_all(f, n, path), path)
+    if a.ndim!=2 or a.dtype.kind not in 'uib': raise bad_file(path, f"{a.dtype} of shape {a.shape}", 'uint8 of shape (H,W)')
     check_size(*a.shape, path, FlowFileError)
     return a != 0
 
@@ -123,6 +128,6 @@ def write_tartanair_mask(
     "Write TartanAir's mask of the pixels that do not count"
     if not isinstance(mask, np.ndarray) or mask.ndim!=2 or mask.dtype not in (bool, np.uint8):
         what = f"{getattr(mask, 'dtype', type(mask).__name__)} of shape {getattr(mask, 'shape', ())}"
-        raise _bad(path, what, 'an array (H,W) of bool or uint8')
+        raise bad_file(path, what, 'an array (H,W) of bool or uint8')
     check_size(*mask.shape, path, FlowFileError)
     with atomic_path(path) as tmp: tmp.write_bytes(_save_npy(mask.astype(np.uint8)))

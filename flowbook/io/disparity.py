@@ -9,24 +9,25 @@ __all__ = ['read_disparity', 'write_disparity']
 from pathlib import Path
 import numpy as np
 from torch import Tensor
+from ..core.array_checks import describe_array, mask_array, to_numpy
 from ..core.errors import FlowFileError
+from .checks import UNKNOWN, bad_file, read_all
 from .files import atomic_path, check_file, check_size
-from .flo import UNKNOWN, _bad, _read_all, _valid_array
-from .hdf5 import _read_hdf5, _write_hdf5
-from .pfm import _decode_pfm, _encode_pfm
-from .pngflow import _png_bytes, _png_pixels
+from .hdf5 import read_hdf5, write_hdf5
+from .pfm import decode_pfm, encode_pfm
+from .png import png_bytes, png_pixels
 
 # %% ../../nbs/io/26_disparity.ipynb #415cd19b
 def _decode_disparity(data, where):
     "Decode the bytes of a disparity file to `(H,W)` float32; unknown is not finite"
     if data[:4]==b'\x89PNG':
-        raw = _png_pixels(data, where, colour=0)
+        raw = png_pixels(data, where, colour=0)
         return np.where(raw > 0, raw.astype(np.float32)/256, np.float32(np.nan))
-    if data[:4]==b'\x89HDF': return _read_hdf5(data, 'disparity', where)
+    if data[:4]==b'\x89HDF': return read_hdf5(data, 'disparity', where)
     if data[:2] not in (b'PF', b'Pf'):
-        raise _bad(where, f"first bytes {bytes(data[:8])!r}", 'those of a .png, .dsp5 or .pfm file')
-    d = _decode_pfm(data, where)
-    if d.ndim!=2: raise _bad(where, 'a .pfm of 3 channels', '1 channel (`read_flow` takes 3)')
+        raise bad_file(where, f"first bytes {bytes(data[:8])!r}", 'those of a .png, .dsp5 or .pfm file')
+    d = decode_pfm(data, where)
+    if d.ndim!=2: raise bad_file(where, 'a .pfm of 3 channels', '1 channel (`read_flow` takes 3)')
     return d.astype(np.float32, order='C')
 
 # %% ../../nbs/io/26_disparity.ipynb #1a975663
@@ -35,7 +36,7 @@ def read_disparity(
 )->tuple[np.ndarray,np.ndarray]:   # `(H,W)` disparity, px, float32, 0 where unknown; `(H,W)` bool, True = known
     "Read the disparity in the file `path` and where it is known"
     n = check_file(path, FlowFileError)
-    with open(path, 'rb', buffering=0) as f: d = _decode_disparity(_read_all(f, n, path), path)
+    with open(path, 'rb', buffering=0) as f: d = _decode_disparity(read_all(f, n, path), path)
     valid = np.abs(d) <= UNKNOWN # False for NaN
     d[~valid] = 0
     return d, valid
@@ -43,16 +44,16 @@ def read_disparity(
 # %% ../../nbs/io/26_disparity.ipynb #ea26f9bd
 def _encode_disparity(d, valid, suffix):
     "Encode `(H,W)` float32 and its mask as the bytes of a file named `suffix`"
-    if suffix=='.png': return _png_bytes((np.rint(np.where(valid, d, 0)*256).clip(1) * valid).astype(np.uint16))
-    if suffix=='.pfm': return _encode_pfm(np.where(valid, d, np.float32(np.inf)), 'little', suffix)
-    return _write_hdf5(np.where(valid, d, np.float32(np.nan)), 'disparity', suffix)
+    if suffix=='.png': return png_bytes((np.rint(np.where(valid, d, 0)*256).clip(1) * valid).astype(np.uint16))
+    if suffix=='.pfm': return encode_pfm(np.where(valid, d, np.float32(np.inf)), 'little', suffix)
+    return write_hdf5(np.where(valid, d, np.float32(np.nan)), 'disparity', suffix)
 
 # %% ../../nbs/io/26_disparity.ipynb #01c29874
 def _disparity_array(d, where):
     "Convert an array or tensor `(H,W)`, up to leading ones, to float32 `(H,W)`"
-    a = np.asarray(d.detach().cpu() if isinstance(d, Tensor) else d)
+    a = to_numpy(d)
     if a.ndim < 2 or a.size!=np.prod(a.shape[-2:]) or a.dtype.kind not in 'fiu':
-        raise _bad(where, f"{a.dtype} of shape {a.shape}", 'numbers of shape (H,W)')
+        raise bad_file(where, describe_array(a), 'numbers of shape (H,W)')
     check_size(*a.shape[-2:], where, FlowFileError)
     with np.errstate(over='ignore'): return a.reshape(a.shape[-2:]).astype(np.float32)
 
@@ -60,17 +61,17 @@ def _disparity_array(d, where):
 def write_disparity(
     disparity:np.ndarray|Tensor,  # `(H,W)`, up to leading ones; px, finite where valid, in a .png 0 to 255.99
     path:str|Path,                # A .png, .dsp5 or .pfm file to write
-    valid:np.ndarray|Tensor=None  # `(H,W)` bool, False = unknown; None: all known
+    valid:np.ndarray|Tensor=None  # `(H,W)` bool, False = unknown; None: unknown is NaN
 ):
     "Write `disparity` to the file `path`, in the coding that its suffix names"
     suffix = Path(path).suffix.lower()
-    if suffix not in ('.png', '.dsp5', '.pfm'): raise _bad(path, f"suffix {suffix!r}", "'.png', '.dsp5' or '.pfm'")
+    if suffix not in ('.png', '.dsp5', '.pfm'): raise bad_file(path, f"suffix {suffix!r}", "'.png', '.dsp5' or '.pfm'")
     d = _disparity_array(disparity, path)
-    valid = _valid_array(valid, *d.shape, path)
+    valid = ~np.isnan(d) if valid is None else mask_array(valid, d.shape, f'{path} valid', FlowFileError)
     high = 65535/256 if suffix=='.png' else UNKNOWN
     low = 0 if suffix=='.png' else -UNKNOWN
     bad = valid & ~((d >= low) & (d <= high)) # True for NaN
     if bad.any():
-        raise _bad(path, f"disparity {d[bad][0]} ({bad.sum()} such pixels)", f"finite disparity from {low:g} to {high:g} px")
+        raise bad_file(path, f"disparity {d[bad][0]} ({bad.sum()} such pixels)", f"finite disparity from {low:g} to {high:g} px")
     data = _encode_disparity(d, valid, suffix)
     with atomic_path(path) as tmp: tmp.write_bytes(data)

@@ -9,16 +9,17 @@ __all__ = []
 import io, math, zlib
 import numpy as np
 from ..core.errors import FlowFileError
+from .checks import LARGEST, bad_file, check_length, clear_unknown, fill_unknown, known_pixels
 from .files import check_size
-from .flo import LARGEST, _bad, _clear, _exactly, _fill, _known
-from .pngflow import _check_bomb
+from .formats import register_flow_format
+from .png import check_packed
 
 # %% ../../nbs/io/23_hdf5.ipynb #17505775
 def _h5py(where):
     "Import h5py, or say how to get it"
     try: import h5py
     except ImportError:
-        raise _bad(where, 'an HDF5 file, and no h5py to read or write it', 'h5py: pip install "flowbook[data]"') from None
+        raise bad_file(where, 'an HDF5 file, and no h5py to read or write it', 'h5py: pip install "flowbook[data]"') from None
     return h5py
 
 # %% ../../nbs/io/23_hdf5.ipynb #70f15bb3
@@ -28,16 +29,16 @@ def _array_info(f, key, where):
     link = f.get(key, getlink=True) if key in f else None
     if not isinstance(link, h5py.HardLink) or f.get(key, getclass=True) is not h5py.Dataset:
         names = ', '.join(map(repr, list(f)[:5])) or 'nothing'
-        raise _bad(where, f"an HDF5 file of {names}", f"an array {key!r} in the file itself")
+        raise bad_file(where, f"an HDF5 file of {names}", f"an array {key!r} in the file itself")
     d = f[key]
     flow = key=='flow'
     if d.dtype.kind!='f' or d.dtype.itemsize not in (2,4,8) or d.ndim!=2+flow or flow and d.shape[2]!=2:
-        raise _bad(where, f"{d.dtype} of shape {d.shape}", f"floats of shape {'(H,W,2)' if flow else '(H,W)'}")
+        raise bad_file(where, f"{d.dtype} of shape {d.shape}", f"floats of shape {'(H,W,2)' if flow else '(H,W)'}")
     check_size(*d.shape[:2], where, FlowFileError)
     plist = d.id.get_create_plist()
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     if not set(filters) <= {1,2} or d.external or d.is_virtual:
-        raise _bad(where, f"filters {filters} or data elsewhere", 'gzip, shuffle or nothing, in the file itself')
+        raise bad_file(where, f"filters {filters} or data elsewhere", 'gzip, shuffle or nothing, in the file itself')
     return d,filters
 
 # %% ../../nbs/io/23_hdf5.ipynb #ab12e914
@@ -47,10 +48,10 @@ def _unpack(raw, need, itemsize, filters, where):
         if o==1:
             z = zlib.decompressobj()
             try: raw = z.decompress(raw, need+1)
-            except zlib.error as e: raise _bad(where, f"a damaged block ({e})", 'a whole one') from None
+            except zlib.error as e: raise bad_file(where, f"a damaged block ({e})", 'a whole one') from None
         elif len(raw)==need: # all first bytes, then all second bytes, ...
             raw = np.frombuffer(raw, np.uint8).reshape(itemsize, -1).T.tobytes()
-    if len(raw)!=need: raise _bad(where, f"a block of {len(raw)} bytes", f"{need}")
+    if len(raw)!=need: raise bad_file(where, f"a block of {len(raw)} bytes", f"{need}")
     return raw
 
 # %% ../../nbs/io/23_hdf5.ipynb #957bde13
@@ -58,11 +59,11 @@ def _blocks(d, n, where):
     "Check where the blocks of the array `d` lie in a file of `n` bytes"
     count = math.prod(-(-s//c) for s,c in zip(d.shape, d.chunks))
     if count*8 > n or math.prod(d.chunks)*d.dtype.itemsize > LARGEST:
-        raise _bad(where, f"{count} blocks of {d.chunks} in {n} bytes", 'blocks that fit')
-    _check_bomb(n, d.nbytes, where)
+        raise bad_file(where, f"{count} blocks of {d.chunks} in {n} bytes", 'blocks that fit')
+    check_packed(n, d.nbytes, where)
     blocks = []
     d.id.chunk_iter(blocks.append)
-    if len(blocks)!=count: raise _bad(where, f"{len(blocks)} blocks", f"{count} for {d.shape} in blocks of {d.chunks}")
+    if len(blocks)!=count: raise bad_file(where, f"{len(blocks)} blocks", f"{count} for {d.shape} in blocks of {d.chunks}")
     return blocks
 
 # %% ../../nbs/io/23_hdf5.ipynb #d8c7df7d
@@ -72,42 +73,45 @@ def _read_blocks(d, filters, data, where):
     out = np.empty(d.shape, d.dtype) # not before the blocks are known to be there
     for b in blocks:
         if b.byte_offset is None or b.byte_offset+b.size > len(data):
-            raise _bad(where, f"{len(data)} bytes", f"a block up to {(b.byte_offset or 0)+b.size}")
+            raise bad_file(where, f"{len(data)} bytes", f"a block up to {(b.byte_offset or 0)+b.size}")
         used = [o for i,o in enumerate(filters) if not b.filter_mask>>i & 1]
         block = _unpack(data[b.byte_offset:b.byte_offset+b.size], need, d.dtype.itemsize, used, where)
         part = out[tuple(slice(o, o+c) for o,c in zip(b.chunk_offset, d.chunks))] # cut at the array's end
         part[...] = np.frombuffer(block, d.dtype).reshape(d.chunks)[tuple(map(slice, part.shape))]
     return out
 
-# %% ../../nbs/io/23_hdf5.ipynb #68fe6aa9
-def _read_hdf5(data, key, where):
+# %% ../../nbs/io/23_hdf5.ipynb #e2b53f98
+def read_hdf5(data, key, where):
     "Read the array `key` from the bytes of an HDF5 file, float32"
     h5py = _h5py(where)
     try:
         with h5py.File(io.BytesIO(data), 'r') as f:
             d,filters = _array_info(f, key, where)
             if d.chunks is None: # plain numbers, in one piece or in the header
-                _exactly(min(len(data), d.nbytes), d.nbytes, *d.shape[:2], where)
+                check_length(min(len(data), d.nbytes), d.nbytes, *d.shape[:2], where)
                 out = d[()]
             else: out = _read_blocks(d, filters, memoryview(data), where)
     except FlowFileError: raise
     except Exception as e:
-        raise _bad(where, f"a damaged HDF5 file ({e})", 'a whole one') from None # h5py raises anything
+        raise bad_file(where, f"a damaged HDF5 file ({e})", 'a whole one') from None # h5py raises anything
     with np.errstate(over='ignore'): return np.ascontiguousarray(out, np.float32)
 
-# %% ../../nbs/io/23_hdf5.ipynb #888437d7
-def _write_hdf5(array, key, where):
+# %% ../../nbs/io/23_hdf5.ipynb #d95ca26b
+def write_hdf5(array, key, where):
     "Write `array` as the bytes of an HDF5 file that holds it under `key`"
     f = io.BytesIO()
     with _h5py(where).File(f, 'w') as h: h.create_dataset(key, data=array, compression='gzip', compression_opts=5)
     return f.getvalue()
 
-def _encode_flo5(flow, valid, where):
+def encode_flo5(flow, valid, where):
     "Encode flow and mask as the bytes of a .flo5"
-    return _write_hdf5(_fill(flow, valid, np.nan, where), 'flow', where)
+    return write_hdf5(fill_unknown(flow, valid, np.nan, where), 'flow', where)
 
-def _decode_flo5(data, where):
+def decode_flo5(data, where):
     "Decode the bytes of a .flo5 to flow and mask"
-    flow = _read_hdf5(data, 'flow', where)
-    known = _known(flow)
-    return _clear(flow, known), known
+    flow = read_hdf5(data, 'flow', where)
+    known = known_pixels(flow)
+    return clear_unknown(flow, known), known
+
+# %% ../../nbs/io/23_hdf5.ipynb #fe259d3a
+register_flow_format('flo5', '.flo5', b'\x89HDF\r\n\x1a\n', decode_flo5, encode_flo5)

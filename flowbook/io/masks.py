@@ -9,19 +9,20 @@ __all__ = ['read_mask', 'write_mask']
 from pathlib import Path
 import cv2, numpy as np
 from torch import Tensor
+from ..core.array_checks import describe_array, to_numpy
 from ..core.errors import FlowFileError
+from .checks import bad_file, check_suffix, read_all
 from .files import atomic_path, check_file, check_size
-from .flo import _bad, _read_all
-from .pngflow import _check_bomb, _check_chunks, _check_suffix, _png_bytes, _png_head
+from .png import check_packed, check_png, png_bytes, png_head
 
 # %% ../../nbs/io/25_masks.ipynb #acb4dde0
 def _decode_mask(data, where):
     "Decode the bytes of a PNG to `(H,W)` bool"
-    h,w,bits,_ = _png_head(data[:33], where)
-    _check_bomb(len(data), h*w*bits//8, where)
-    _check_chunks(data, where)
+    h,w,bits,_ = png_head(data[:33], where)
+    check_packed(len(data), h*w*bits//8, where)
+    check_png(data, where)
     grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-    if grey is None or grey.shape!=(h,w): raise _bad(where, 'pixels that cannot be decoded', 'a whole PNG')
+    if grey is None or grey.shape!=(h,w): raise bad_file(where, 'pixels that cannot be decoded', 'a whole PNG')
     return grey >= 128
 
 # %% ../../nbs/io/25_masks.ipynb #1eb7889b
@@ -30,7 +31,7 @@ def read_mask(
 )->np.ndarray:      # `(H,W)` bool, True where the picture is 128 or more of 255
     "Read the black and white picture `path`"
     n = check_file(path, FlowFileError)
-    with open(path, 'rb', buffering=0) as f: return _decode_mask(_read_all(f, n, path), path)
+    with open(path, 'rb', buffering=0) as f: return _decode_mask(read_all(f, n, path), path)
 
 # %% ../../nbs/io/25_masks.ipynb #05f617db
 def write_mask(
@@ -38,10 +39,10 @@ def write_mask(
     path:str|Path           # A .png file to write
 ):
     "Write `mask` to the 8-bit grey PNG `path`: 255 where True, else 0"
-    _check_suffix(path, '.png')
-    m = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+    check_suffix(path, '.png')
+    m = to_numpy(mask)
     if m.ndim < 2 or m.dtype!=bool or m.size!=np.prod(m.shape[-2:]):
-        raise _bad(path, f"a mask of {m.dtype} of shape {m.shape}", '(H,W) bool')
+        raise bad_file(path, f'a mask of {describe_array(m)}', '(H,W) bool')
     check_size(*m.shape[-2:], path, FlowFileError)
-    data = _png_bytes(m.reshape(m.shape[-2:])*np.uint8(255))
+    data = png_bytes(m.reshape(m.shape[-2:])*np.uint8(255))
     with atomic_path(path) as tmp: tmp.write_bytes(data)

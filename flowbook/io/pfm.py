@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from ..core.errors import FlowFileError
 from .files import atomic_path, check_file, check_size
-from .flo import _bad, _clear, _exactly, _fill, _known, _read_all
+from .formats import register_flow_format
+from .checks import bad_file, check_length, clear_unknown, fill_unknown, known_pixels, read_all
 
 # %% ../../nbs/io/22_pfm.ipynb #07316f50
 _number = rb'[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?'
@@ -21,15 +22,15 @@ def _pfm_size(data, where):
     "Check the header of a .pfm; return height, width, channels, type of a number, and where the pixels begin"
     m = _pfm.match(data[:256])
     if not m:
-        raise _bad(where, f"first bytes {bytes(data[:12])!r}", "'PF' or 'Pf', width, height and byte order of a .pfm file")
+        raise bad_file(where, f"first bytes {bytes(data[:12])!r}", "'PF' or 'Pf', width, height and byte order of a .pfm file")
     channels,w,h,scale = 3 if m[1]==b'PF' else 1, int(m[2]), int(m[3]), float(m[4])
     check_size(h, w, where, FlowFileError)
-    if scale==0: raise _bad(where, 'scale 0', 'a negative number (little-endian) or a positive one (big-endian)')
-    _exactly(len(data), m.end() + 4*channels*h*w, h, w, where)
+    if scale==0: raise bad_file(where, 'scale 0', 'a negative number (little-endian) or a positive one (big-endian)')
+    check_length(len(data), m.end() + 4*channels*h*w, h, w, where)
     return h,w,channels,'<f4' if scale < 0 else '>f4',m.end()
 
-# %% ../../nbs/io/22_pfm.ipynb #d32e3733
-def _decode_pfm(data, where):
+# %% ../../nbs/io/22_pfm.ipynb #5eed41af
+def decode_pfm(data, where):
     "Decode the bytes of a .pfm to `(H,W,3)` or `(H,W)`, a view of `data`, top row first"
     h,w,channels,dtype,start = _pfm_size(data, where)
     return np.frombuffer(data, dtype, offset=start).reshape((h,w,3) if channels==3 else (h,w))[::-1]
@@ -41,12 +42,12 @@ def read_pfm(
     "Read the float picture `path`"
     n = check_file(path, FlowFileError)
     with open(path, 'rb', buffering=0) as f:
-        return _decode_pfm(_read_all(f, n, path), path).astype(np.float32, order='C')
+        return decode_pfm(read_all(f, n, path), path).astype(np.float32, order='C')
 
-# %% ../../nbs/io/22_pfm.ipynb #1cd6f622
-def _encode_pfm(array, byteorder, where):
+# %% ../../nbs/io/22_pfm.ipynb #4981cc12
+def encode_pfm(array, byteorder, where):
     "Encode float32 `(H,W,3)` or `(H,W)` as the bytes of a .pfm"
-    if byteorder not in ('little', 'big'): raise _bad(where, f"byteorder {byteorder!r}", "'little' or 'big'")
+    if byteorder not in ('little', 'big'): raise bad_file(where, f"byteorder {byteorder!r}", "'little' or 'big'")
     h,w = array.shape[:2]
     check_size(h, w, where, FlowFileError)
     head = f"{'PF' if array.ndim==3 else 'Pf'}\n{w} {h}\n{'-' if byteorder=='little' else ''}1.0\n"
@@ -61,23 +62,26 @@ def write_pfm(
     "Write `array` to the float picture `path`, whole or not at all"
     what = f"{getattr(array, 'dtype', type(array).__name__)} of shape {tuple(getattr(array, 'shape', ()))}"
     if not isinstance(array, np.ndarray) or array.dtype.kind not in 'fiub' or array.ndim!=2 and array.shape[2:] not in ((1,), (3,)):
-        raise _bad(path, what, 'an array (H,W,3) or (H,W) of numbers')
+        raise bad_file(path, what, 'an array (H,W,3) or (H,W) of numbers')
     if array.shape[2:]==(1,): array = array[...,0]
-    with np.errstate(over='ignore'): data = _encode_pfm(array, byteorder, path)
+    with np.errstate(over='ignore'): data = encode_pfm(array, byteorder, path)
     with atomic_path(path) as tmp: tmp.write_bytes(data)
 
-# %% ../../nbs/io/22_pfm.ipynb #5383665d
-def _decode_pfm_flow(data, where):
+# %% ../../nbs/io/22_pfm.ipynb #0e63e626
+def decode_pfm_flow(data, where):
     "Decode the bytes of a .pfm to flow and mask"
-    pic = _decode_pfm(data, where)
+    pic = decode_pfm(data, where)
     if pic.ndim==2:
-        raise _bad(where, 'a .pfm of 1 channel', '3 channels, u and v first (`read_pfm` or `read_disparity` take 1)')
+        raise bad_file(where, 'a .pfm of 1 channel', '3 channels, u and v first (`read_pfm` or `read_disparity` take 1)')
     flow = np.empty((*pic.shape[:2],2), np.float32)
     flow[...,0],flow[...,1] = pic[...,0],pic[...,1] # 8 times faster than pic[...,:2].copy()
-    known = _known(flow)
-    return _clear(flow, known), known
+    known = known_pixels(flow)
+    return clear_unknown(flow, known), known
 
-def _encode_pfm_flow(flow, valid, where):
+def encode_pfm_flow(flow, valid, where):
     "Encode flow and mask as the bytes of a .pfm"
-    flow = _fill(flow, valid, np.nan, where)
-    return _encode_pfm(np.dstack([flow, np.zeros_like(flow[...,:1])]), 'little', where)
+    flow = fill_unknown(flow, valid, np.nan, where)
+    return encode_pfm(np.dstack([flow, np.zeros_like(flow[...,:1])]), 'little', where)
+
+# %% ../../nbs/io/22_pfm.ipynb #2bc2414b
+register_flow_format('pfm', '.pfm', (b'PF', b'Pf'), decode_pfm_flow, encode_pfm_flow)

@@ -10,57 +10,11 @@ import math, re, struct, zlib
 from pathlib import Path
 import cv2, numpy as np
 from torch import Tensor
-from ..core.errors import FlowFileError, fail
+from ..core.errors import FlowFileError
+from .checks import UNKNOWN, bad_file, check_suffix, check_values, clear_unknown, flow_and_mask, read_all
 from .files import atomic_path, check_file, check_size
-from .flo import UNKNOWN, _bad, _check_values, _clear, _flow_array, _read_all, _valid_array
-
-# %% ../../nbs/io/21_pngflow.ipynb #76cc8335
-_png_kinds = {0:'grey', 2:'RGB', 3:'palette', 4:'grey and alpha', 6:'RGBA'}
-
-def _png_head(head, where, cls=FlowFileError):
-    "Check the first 33 bytes of a PNG; return height, width, bits and colour type"
-    if head[:8] != b'\x89PNG\r\n\x1a\n': raise fail(cls, where, f"first bytes {bytes(head[:8])!r}", 'those of a PNG')
-    if len(head) < 33 or head[12:16] != b'IHDR': raise fail(cls, where, 'a PNG without a header', 'IHDR')
-    w,h,bits,kind = struct.unpack('>IIBB', head[16:26])
-    check_size(h, w, where, cls)
-    return h,w,bits,kind
-
-# %% ../../nbs/io/21_pngflow.ipynb #e5a8c429
-def _check_chunks(data, where, cls=FlowFileError):
-    "Raise unless `data` is a whole PNG: every block there, every checksum right"
-    pos,name,data = 8,b'',memoryview(data)
-    while name != b'IEND':
-        n = int.from_bytes(data[pos:pos+4], 'big')
-        end = pos + n + 12 # length, name, content, checksum
-        if end > len(data):
-            raise fail(cls, where, f"a PNG that stops after {len(data)} bytes", f"at least {max(end, pos+12)}")
-        name = bytes(data[pos+4:pos+8])
-        if zlib.crc32(data[pos+4:end-4]) != int.from_bytes(data[end-4:end], 'big'):
-            raise fail(cls, where, f"a damaged PNG block {name!r}", 'one that fits its checksum')
-        pos = end
-
-# %% ../../nbs/io/21_pngflow.ipynb #10f50727
-def _check_bomb(n, need, where, cls=FlowFileError):
-    "Raise unless `n` bytes of deflated data can hold `need` bytes"
-    if need > 1032*n + 1024:
-        raise fail(cls, where, f"{n} bytes", f"at least {need//1032}: {need} bytes cannot be compressed further")
-
-# %% ../../nbs/io/21_pngflow.ipynb #ed04e773
-def _png_pixels(data, where, bits=16, colour=2):
-    "Decode the bytes of a PNG of `bits` and `colour` type: `(H,W)` or `(H,W,3)` in BGR order"
-    h,w,*kind = _png_head(data[:33], where)
-    if kind != [bits, colour]:
-        what = 'RGB (u, v, valid)' if colour else 'grey'
-        raise _bad(where, f"a PNG of {kind[0]} bits, {_png_kinds.get(kind[1], kind[1])}", f"{bits} bits, {what}")
-    need = h*w*(bits//8)*(colour+1)
-    _check_bomb(len(data), need, where)
-    most = need + need//3 + 2**20
-    if len(data) > most: raise _bad(where, f"{len(data)} bytes", f"at most {most} for {h}x{w} pixels")
-    _check_chunks(data, where)
-    raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if raw is None or raw.shape!=((h,w,3) if colour else (h,w)) or raw.itemsize!=bits//8:
-        raise _bad(where, 'pixels that cannot be decoded', 'a whole PNG')
-    return raw
+from .formats import only_by_name, register_flow_format
+from .png import PNG_MAGIC, png_bytes, png_pixels
 
 # %% ../../nbs/io/21_pngflow.ipynb #98051222
 def _decode_uv(raw, valid):
@@ -74,19 +28,17 @@ def _decode_uv(raw, valid):
     flow *= 1/64
     return flow, valid
 
-def _decode_kitti(data, where):
+def decode_kitti(data, where):
     "Decode the bytes of a KITTI or HD1K flow PNG"
-    raw = _png_pixels(data, where)
+    raw = png_pixels(data, where)
     return _decode_uv(raw, cv2.extractChannel(raw, 0) > 0)
 
-# %% ../../nbs/io/21_pngflow.ipynb #da01d299
-def _png_bytes(raw, level=3): return cv2.imencode('.png', raw, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
-
-def _encode_kitti(flow, valid, where):
+# %% ../../nbs/io/21_pngflow.ipynb #9add4c8a
+def encode_kitti(flow, valid, where):
     "Encode flow and mask as the bytes of a KITTI PNG"
-    _check_values(flow, valid, -512, 511+63/64, where)
+    check_values(flow, valid, -512, 511+63/64, where)
     uv = np.rint(np.where(valid[...,None], flow, -512)*64) + 2**15 # -512 px is 0
-    return _png_bytes(np.dstack([valid, uv[...,1], uv[...,0]]).astype(np.uint16)) # BGR
+    return png_bytes(np.dstack([valid, uv[...,1], uv[...,0]]).astype(np.uint16)) # BGR
 
 # %% ../../nbs/io/21_pngflow.ipynb #9873a93f
 def read_flow_kitti(
@@ -94,62 +46,57 @@ def read_flow_kitti(
 )->tuple[np.ndarray,np.ndarray]: # `(H,W,2)` flow, px, float32, 0 where unknown; `(H,W)` bool, True = known
     "Read the sparse flow in the PNG `path` and where it is known"
     n = check_file(path, FlowFileError)
-    with open(path, 'rb', buffering=0) as f: return _decode_kitti(_read_all(f, n, path), path)
+    with open(path, 'rb', buffering=0) as f: return decode_kitti(read_all(f, n, path), path)
 
 # %% ../../nbs/io/21_pngflow.ipynb #ca68cd37
 def _write(encode, flow, path, valid, *args):
     "Write `flow` and `valid` as `encode` codes them"
-    flow = _flow_array(flow, path)
-    data = encode(flow, _valid_array(valid, *flow.shape[:2], path), path, *args)
+    data = encode(*flow_and_mask(flow, valid, path), path, *args)
     with atomic_path(path) as tmp: tmp.write_bytes(data)
-
-def _check_suffix(path, suffix):
-    "Raise unless `path` ends in `suffix`"
-    if Path(path).suffix.lower()!=suffix: raise _bad(path, f"suffix {Path(path).suffix!r}", repr(suffix))
 
 # %% ../../nbs/io/21_pngflow.ipynb #86faa82e
 def write_flow_kitti(
     flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)` or `(1,2,H,W)` tensor; px, -512 to 511.98 where valid
     path:str|Path,                # A .png file to write
-    valid:np.ndarray|Tensor=None  # `(H,W)` bool, False = unknown; None: all known
+    valid:np.ndarray|Tensor=None  # `(H,W)` bool, False = unknown; None: unknown is NaN
 ):
     "Write `flow` to the 16-bit PNG `path` in steps of 1/64 px"
-    _check_suffix(path, '.png')
-    _write(_encode_kitti, flow, path, valid)
+    check_suffix(path, '.png')
+    _write(encode_kitti, flow, path, valid)
 
-# %% ../../nbs/io/21_pngflow.ipynb #c05f65b1
-def _decode_tartanair(data, where):
+# %% ../../nbs/io/21_pngflow.ipynb #93c4be98
+def decode_tartanair(data, where):
     "Decode the bytes of a TartanAir flow PNG"
-    raw = _png_pixels(data, where)
+    raw = png_pixels(data, where)
     return _decode_uv(raw, cv2.extractChannel(raw, 0) == 0)
 
-def _encode_tartanair(flow, valid, where):
+def encode_tartanair(flow, valid, where):
     "Encode flow and mask as the bytes of a TartanAir PNG"
-    _check_values(flow, valid, -512, 511+63/64, where)
+    check_values(flow, valid, -512, 511+63/64, where)
     uv = np.rint(np.where(valid[...,None], flow, 0)*64) + 2**15
-    return _png_bytes(np.dstack([~valid*200, uv[...,1], uv[...,0]]).astype(np.uint16)) # BGR
+    return png_bytes(np.dstack([~valid*200, uv[...,1], uv[...,0]]).astype(np.uint16)) # BGR
 
 # %% ../../nbs/io/21_pngflow.ipynb #812677f8
 def _frame(h, w): return np.array([w-1, h-1], np.float64) # the largest u and v, px
 
-def _decode_vkitti(data, where):
+def decode_vkitti(data, where):
     "Decode the bytes of a Virtual KITTI 2 flow PNG"
-    raw = _png_pixels(data, where)
+    raw = png_pixels(data, where)
     h,w = raw.shape[:2]
     flow = cv2.merge([raw[...,2], raw[...,1]]).reshape(h, 2*w).astype(np.float32)
     flow *= 2; flow -= 65535 # whole numbers: exact
     flow *= np.tile(_frame(h, w)/65535, w).astype(np.float32)
     valid = cv2.extractChannel(raw, 0) > 0
-    return _clear(flow.reshape(h,w,2), valid), valid
+    return clear_unknown(flow.reshape(h,w,2), valid), valid
 
-# %% ../../nbs/io/21_pngflow.ipynb #11ecab6d
-def _encode_vkitti(flow, valid, where):
+# %% ../../nbs/io/21_pngflow.ipynb #43407b34
+def encode_vkitti(flow, valid, where):
     "Encode flow and mask as the bytes of a Virtual KITTI 2 PNG"
     most = _frame(*flow.shape[:2])
-    _check_values(flow, valid, 0-most, most, where)
+    check_values(flow, valid, 0-most, most, where)
     part = np.where(valid[...,None], flow, 0) / np.maximum(most, 1)
     uv = np.rint((part+1)*(65535/2))
-    return _png_bytes(np.dstack([valid*65535, uv[...,1], uv[...,0]]).astype(np.uint16)) # BGR
+    return png_bytes(np.dstack([valid*65535, uv[...,1], uv[...,0]]).astype(np.uint16)) # BGR
 
 # %% ../../nbs/io/21_pngflow.ipynb #00cf344c
 _note = re.compile(rb'tEXtflowbook\0flow quantum ([-+.e\d]{1,24}) offset ([-+.e\d]{1,24}) ([-+.e\d]{1,24})')
@@ -160,10 +107,10 @@ def _quantum(low, high):
     q = 2.**math.ceil(math.log2(max(*(high-low)/TOP, *np.abs([low, high]).ravel()/2**22, 2**-16)))
     return 2*q if (np.rint(high/q) - np.rint(low/q)).max() > TOP else q # both ends may round outwards
 
-# %% ../../nbs/io/21_pngflow.ipynb #ff9fadf8
-def _encode_png16(flow, valid, where, quantum=None):
+# %% ../../nbs/io/21_pngflow.ipynb #19aa34a9
+def encode_png16(flow, valid, where, quantum=None):
     "Encode flow and mask as two stacked grey planes"
-    _check_values(flow, valid, -1e8, 1e8, where)
+    check_values(flow, valid, -1e8, 1e8, where)
     h,w = flow.shape[:2]
     check_size(2*h, w, where, FlowFileError)
     known = flow[valid].astype(np.float64) if valid.any() else np.zeros((1,2))
@@ -171,7 +118,7 @@ def _encode_png16(flow, valid, where, quantum=None):
     q = _quantum(low, high) if quantum is None else _check_quantum(quantum, low, high, where)
     first = np.rint(low/q)
     raw = np.where(valid[...,None], np.rint(np.where(valid[...,None], flow, 0)/q) - first + 1, 0).astype(np.uint16)
-    png = _png_bytes(raw.transpose(2,0,1).reshape(2*h,w), 6)
+    png = png_bytes(raw.transpose(2,0,1).reshape(2*h,w), 6)
     note = 'tEXtflowbook\0flow quantum {} offset {} {}'.format(q, *first*q).encode()
     block = struct.pack('>I', len(note)-4) + note + struct.pack('>I', zlib.crc32(note))
     return png[:33] + block + png[33:] # after the header
@@ -180,41 +127,50 @@ def _encode_png16(flow, valid, where, quantum=None):
 def _check_quantum(q, low, high, where):
     "Check the caller's step `q` for values from `low` to `high`"
     if not (isinstance(q, (int,float)) and q > 0 and math.frexp(q)[0]==.5):
-        raise _bad(where, f"quantum {q!r}", 'a power of two, such as 1/64')
+        raise bad_file(where, f"quantum {q!r}", 'a power of two, such as 1/64')
     finest = _quantum(low, high)
     if q < finest:
-        raise _bad(where, f"quantum {q:g} px for flow from {low.tolist()} to {high.tolist()}", f"{finest:g} or more")
+        raise bad_file(where, f"quantum {q:g} px for flow from {low.tolist()} to {high.tolist()}", f"{finest:g} or more")
     return float(q)
 
-# %% ../../nbs/io/21_pngflow.ipynb #2d7801cd
-def _png16_note(data):
+# %% ../../nbs/io/21_pngflow.ipynb #545ba576
+def png16_note(data):
     "Quantum, offset of u and of v that the PNG `data` states right after its header, or None"
     m = _note.fullmatch(data, 37, 41+int.from_bytes(data[33:37], 'big')) # after its length, up to its checksum
-    return [float(o) for o in m.groups()] if m else None
+    try: return [float(o) for o in m.groups()] if m else None
+    except ValueError: return None
 
-def _decode_png16(data, where):
+def decode_png16(data, where):
     "Decode two stacked grey planes to flow and mask"
-    try: q,*offset = _png16_note(data)
-    except (TypeError, ValueError):
-        raise _bad(where, 'a PNG without steps and offsets', "the text block 'flowbook' of `write_flow_png16`") from None
-    raw = _png_pixels(data, where, colour=0)
+    note = png16_note(data)
+    if note is None:
+        raise bad_file(where, 'a PNG without steps and offsets', "the text block 'flowbook' of `write_flow_png16`")
+    q,*offset = note
+    raw = png_pixels(data, where, colour=0)
     if not (q > 0 and max(map(abs, offset)) + TOP*q <= UNKNOWN) or len(raw)%2:
-        raise _bad(where, f"quantum {q}, offset {offset}, {len(raw)} rows", 'steps above 0, flow below 1e9 px, an even height')
+        raise bad_file(where, f"quantum {q}, offset {offset}, {len(raw)} rows", 'steps above 0, flow below 1e9 px, an even height')
     u,v = raw.reshape(2, len(raw)//2, -1)
     flow = cv2.merge([u, v]).reshape(len(u), -1).astype(np.float32)
     flow *= q; flow += np.tile(np.array(offset)-q, u.shape[1]).astype(np.float32) # multiples of q below 2**24 q: exact
-    return _clear(flow.reshape(*u.shape, 2), u > 0), u > 0
+    return clear_unknown(flow.reshape(*u.shape, 2), u > 0), u > 0
 
 # %% ../../nbs/io/21_pngflow.ipynb #f6b81969
 def write_flow_png16(
     flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)` or `(1,2,H,W)` tensor; px, within 10⁸ where valid
     path:str|Path,                # A .png file to write
-    valid:np.ndarray|Tensor=None, # `(H,W)` bool, False = unknown; None: all known
+    valid:np.ndarray|Tensor=None, # `(H,W)` bool, False = unknown; None: unknown is NaN
     quantum:float=None            # Step, px, a power of two; None: the finest that covers the flow's range
 ):
     "Write `flow` to the compact 16-bit PNG `path` in steps of `quantum`"
-    _check_suffix(path, '.png')
-    _write(_encode_png16, flow, path, valid, quantum)
+    check_suffix(path, '.png')
+    _write(encode_png16, flow, path, valid, quantum)
+
+# %% ../../nbs/io/21_pngflow.ipynb #f8b573de
+for kind in ('kitti', 'hd1k'):
+    register_flow_format(kind, '.png', PNG_MAGIC, decode_kitti, encode_kitti, sign=only_by_name if kind == 'hd1k' else None)
+register_flow_format('vkitti', '.png', PNG_MAGIC, decode_vkitti, encode_vkitti, sign=only_by_name)
+register_flow_format('tartanair', '.png', PNG_MAGIC, decode_tartanair, encode_tartanair, sign=only_by_name)
+register_flow_format('png16', '.png', PNG_MAGIC, decode_png16, encode_png16, sign=png16_note)
 
 # %% ../../nbs/io/21_pngflow.ipynb #a63f06f9
 def read_flow_png16(
@@ -222,4 +178,4 @@ def read_flow_png16(
 )->tuple[np.ndarray,np.ndarray]: # `(H,W,2)` flow, px, float32, 0 where unknown; `(H,W)` bool, True = known
     "Read the compact flow in the PNG `path` and where it is known"
     n = check_file(path, FlowFileError)
-    with open(path, 'rb', buffering=0) as f: return _decode_png16(_read_all(f, n, path), path)
+    with open(path, 'rb', buffering=0) as f: return decode_png16(read_all(f, n, path), path)

@@ -97,7 +97,7 @@ def kernel_source(
     "Join the C++ of all chapters: this one's first, then by name"
     folder = Path(folder or Path(flowbook.__file__).parent/'ops')
     strings = []
-    for path in sorted(folder.glob('*.py'), key=lambda p: (p.name != 'build.py', p.name)):
+    for path in sorted(folder.glob('[!_]*.py'), key=lambda p: (p.name != 'build.py', p.name)):
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
             if isinstance(node, ast.Assign) and node.targets[0].id.endswith('_cpp'): strings.append(ast.literal_eval(node.value))
     return '\n'.join(strings)

@@ -12,7 +12,8 @@ from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..io.files import ensure_dir
-from ..io.flowfiles import _suffixes, read_flow_valid
+from ..io.formats import flow_suffixes
+from ..io.flowfiles import read_flow_valid
 from ..io.images import read_image, write_image
 from ..io.video import VideoWriter, list_frames, read_frames
 from .color import known_flow
@@ -108,7 +109,7 @@ def merge_frames(
 )->int:                  # Pictures written: one for each flow map
     "Put frame and flow map side by side"
     if not Path(flows).is_dir(): raise fail(FlowbookError, flows, 'no such folder', 'a folder of flow maps or flow files')
-    numbers = [s for s in _suffixes if s!='.png']   # a .png is taken for a picture
+    numbers = [s for s in flow_suffixes() if s!='.png']   # a .png is taken for a picture
     found = [p for p in Path(flows).iterdir() if p.suffix.lower() in numbers]
     files,scale = list_frames(flows, numbers if found else None),FlowScale(max_flow)
     show = (lambda p: paint_flow_file(p, scale)) if found else read_image

@@ -1,0 +1,22 @@
+# Made by tools/check.py export
+from .errors import ConfigError as ConfigError
+from .errors import FlowFileError as FlowFileError
+from .errors import FlowbookError as FlowbookError
+from .errors import ImageFileError as ImageFileError
+from .errors import WeightsError as WeightsError
+from .faces import APART as APART
+from .faces import HELPERS as HELPERS
+from .faces import everything as everything
+from .faces import face as face
+from .faces import public_names as public_names
+from .faces import stub as stub
+from .faces import submodules as submodules
+from .grid import coords_grid as coords_grid
+from .grid import fb_consistency as fb_consistency
+from .grid import pad_to_multiple as pad_to_multiple
+from .grid import resize_flow as resize_flow
+from .grid import resize_to_multiple as resize_to_multiple
+from .grid import unpad as unpad
+from .memory import available_memory as available_memory
+from .register import Register as Register
+from .types import FlowSample as FlowSample

@@ -1,0 +1,27 @@
+# Made by tools/check.py export
+from .api import inference_model as inference_model
+from .api import init_model as init_model
+from .config import merge_configs as merge_configs
+from .config import read_mmconfig as read_mmconfig
+from .data import build_dataset as build_dataset
+from .data import describe_steps as describe_steps
+from .data import single_datasets as single_datasets
+from .data import translate_data as translate_data
+from .data import translate_dataset as translate_dataset
+from .data import translate_pipeline as translate_pipeline
+from .load import export_recipe as export_recipe
+from .load import find_recipe as find_recipe
+from .load import load_config as load_config
+from .load import translate_config as translate_config
+from .model import translate_model as translate_model
+from .online import end_point_error as end_point_error
+from .online import end_point_error_map as end_point_error_map
+from .online import eval_metrics as eval_metrics
+from .online import multi_gpu_online_evaluation as multi_gpu_online_evaluation
+from .online import online_evaluation as online_evaluation
+from .online import optical_flow_outliers as optical_flow_outliers
+from .online import single_gpu_online_evaluation as single_gpu_online_evaluation
+from .plan import name_unread as name_unread
+from .plan import translate_optimizer as translate_optimizer
+from .plan import translate_runtime as translate_runtime
+from .plan import translate_schedule as translate_schedule

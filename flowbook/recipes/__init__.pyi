@@ -1,0 +1,25 @@
+# Made by tools/check.py export
+from .base import RECIPE_PARTS as RECIPE_PARTS
+from .base import apply_overrides as apply_overrides
+from .base import build_learner as build_learner
+from .base import flat_recipe as flat_recipe
+from .base import format_recipe as format_recipe
+from .base import get_recipe as get_recipe
+from .base import list_recipes as list_recipes
+from .base import parse_options as parse_options
+from .base import register_recipe as register_recipe
+from .base import run_recipe as run_recipe
+from .base import with_defaults as with_defaults
+from .data import FOLDERS as FOLDERS
+from .data import build_data_loader as build_data_loader
+from .data import build_dataloaders as build_dataloaders
+from .data import build_dataset as build_dataset
+from .data import build_datasets as build_datasets
+from .data import dataset_root as dataset_root
+from .listing import RecipeTable as RecipeTable
+from .listing import describe_recipe as describe_recipe
+from .listing import recipe_table as recipe_table
+from .listing import weights_of as weights_of
+from .mixtures import MIXTURES as MIXTURES
+from .mixtures import expand_recipe as expand_recipe
+from .model import build_model as build_model
