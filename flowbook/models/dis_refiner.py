@@ -217,7 +217,7 @@ def refine(self:DISRefiner,
     flow:Tensor,          # `(B,2,H,W)` flow to correct, pixels
     flow_bw:Tensor,       # `(B,2,H,W)` flow back, pixels
     iters:int=1,          # Passes
-    all_flows:bool=False  # The first pass's matches, coarse to fine, and each pass's flow? False: the last flow
+    all_flows:bool=False  # The first pass's matches, coarse to fine, and each pass's flow? False: the last
 )->list:                  # Flows `(B,2,H,W)`, pixels
     "Correct `flow`"
     (x1, pads), *rest = (pad_to_multiple(t, self.stride) for t in (2*img1 - 1, 2*img2 - 1, flow, flow_bw))
