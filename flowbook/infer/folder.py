@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..data.pair import load_pair, read_truth, to_bytes
+from ..data.pair import read_pair, read_truth
 from .evaluate import evaluate_pair
 from .predictor import FlowPredictor
 from .results import Prediction, save_extras, save_results
 from ..io.files import staged_folder
+from ..io.images import to_pixels
 
 # %% ../../nbs/infer/22_folder.ipynb #bcc1b63e
 def flow_motion(
@@ -59,11 +60,11 @@ def predict_to_folder(
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
-        x, y = load_pair(img1, img2)
-        truth, valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[-2:])
+        x,y = read_pair(img1, img2)   # as bytes; the predictor makes floats of them on its device
+        truth,valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[-2:])
         start = time.perf_counter()
         p = predictor.predict(x, y, bidirectional, progress=progress)
         ms = 1000*(time.perf_counter() - start)
         scores = {} if truth is None else evaluate_pair(p.flow, truth, valid)
-        files = save_results(stage, to_bytes(x), to_bytes(y), p.flow, truth, valid) + save_extras(stage, p)
+        files = save_results(stage, to_pixels(x), to_pixels(y), p.flow, truth, valid) + save_extras(stage, p)
     return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), scores)
