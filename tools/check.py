@@ -13,7 +13,7 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 bin_dir = Path(sys.executable).parent # of this environment; not resolved, a venv's python is a link
-LEFT = dict(graph=43, lint=1755) # findings from before these steps existed: the numbers may only fall, to zero
+LEFT = dict(graph=21, lint=1171) # findings from before these steps existed: the numbers may only fall, to zero
 SOFT, HARD = 200_000, 1_500_000 # bytes of a notebook: goal and limit
 PICTURE, LINES = 40_000, 15     # goals: bytes of a picture, lines of a text output
 HAND_WRITTEN = {'all.py', '_modidx.py', '__init__.py'}

@@ -37,8 +37,6 @@ from .terminal import print_table as print_table
 from .terminal import working as working
 from .training import count_processes as count_processes
 from .training import join_others as join_others
-from .training import many_processes as many_processes
-from .training import rank as rank
 from .training import slurm_script as slurm_script
 from .training import start_processes as start_processes
 from .video import frames_to_video as frames_to_video

@@ -1,8 +1,4 @@
 # Made by tools/check.py export
-from .array_checks import describe_array as describe_array
-from .array_checks import flow_array as flow_array
-from .array_checks import mask_array as mask_array
-from .array_checks import to_numpy as to_numpy
 from .errors import ConfigError as ConfigError
 from .errors import FlowFileError as FlowFileError
 from .errors import FlowbookError as FlowbookError
@@ -24,5 +20,7 @@ from .grid import resize_to_multiple as resize_to_multiple
 from .grid import unpad as unpad
 from .memory import available_memory as available_memory
 from .moved import keep_old_paths as keep_old_paths
+from .processes import launched_number as launched_number
+from .processes import process_number as process_number
 from .register import Register as Register
 from .types import FlowSample as FlowSample

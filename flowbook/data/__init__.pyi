@@ -44,7 +44,6 @@ from .mixtures import MixedBatchDistributedSampler as MixedBatchDistributedSampl
 from .mixtures import MixedDataset as MixedDataset
 from .mixtures import RepeatDataset as RepeatDataset
 from .mixtures import TransformedDataset as TransformedDataset
-from .mixtures import process_number as process_number
 from .more import Middlebury as Middlebury
 from .more import Spring as Spring
 from .more import TartanAir as TartanAir
@@ -53,8 +52,9 @@ from .pair import demo_paths as demo_paths
 from .pair import load_pair as load_pair
 from .pair import load_sample as load_sample
 from .pair import make_demo_pair as make_demo_pair
+from .pair import pair_names as pair_names
+from .pair import read_pair as read_pair
 from .pair import read_truth as read_truth
-from .pair import to_bytes as to_bytes
 from .sceneflow import Driving as Driving
 from .sceneflow import FlyingThings3D as FlyingThings3D
 from .sceneflow import FlyingThings3DSubset as FlyingThings3DSubset

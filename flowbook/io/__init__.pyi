@@ -18,7 +18,10 @@ from .formats import register_flow_format as register_flow_format
 from .images import decode_pillow as decode_pillow
 from .images import read_image as read_image
 from .images import to_numpy_flow as to_numpy_flow
+from .images import to_pixels as to_pixels
+from .images import to_planes as to_planes
 from .images import to_tensor as to_tensor
+from .images import to_unit as to_unit
 from .images import write_image as write_image
 from .masks import read_mask as read_mask
 from .masks import write_mask as write_mask

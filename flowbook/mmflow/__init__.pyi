@@ -21,6 +21,8 @@ from .online import multi_gpu_online_evaluation as multi_gpu_online_evaluation
 from .online import online_evaluation as online_evaluation
 from .online import optical_flow_outliers as optical_flow_outliers
 from .online import single_gpu_online_evaluation as single_gpu_online_evaluation
+from .parts import READERS as READERS
+from .parts import register_reader as register_reader
 from .plan import name_unread as name_unread
 from .plan import translate_optimizer as translate_optimizer
 from .plan import translate_runtime as translate_runtime
