@@ -41,6 +41,7 @@ models.raft layers.encoders: FeatureEncoder ContextHead
 models.raft layers.recurrent: MotionEncoder ConvGRU FlowHead MaskPredictor UpdateBlock
 models.refine models.dis_refiner: RefinePass DISRefiner both_ways doubt_maps=flow_residuals flowbook_small
 models.tools models.summary: num_params flops_by_op flops fuse_conv_bn model_table
+ops.offset ops.correlation: expected_offset normalize_features
 recipes.configs mmflow.api: init_model
 recipes.configs mmflow.data: translate_pipeline translate_dataset
 recipes.configs mmflow.load: translate_config load_config export_recipe
@@ -52,12 +53,15 @@ recipes.model train.losses: register_loss create_loss NamedFields
 recipes.published models.schedules: PLANS halving restarts one_cycle
 recipes.published recipes.listing: describe_recipe weights_of RecipeTable recipe_table
 recipes.published recipes.mixtures: MIXTURES
+train.distributed core.processes: join_processes leave_processes launch
 viz.explorer apps.explorer: playground AugmentExplorer
 viz.views apps.views: as_samples FlowViews
 viz.widgets apps.widgets: need_jupyter FlowViewer
 '''
 # Names without a successor of the same kind, and what does their work
 GONE = {
+    'cli.training.many_processes': 'launched_number',
+    'cli.training.rank': 'launched_number',
     'core.testing.shared_path': 'parity.golden in tests/',
     'core.testing.skip_note': 'parity.golden in tests/',
     'core.testing.load_golden': 'parity.golden in tests/',
