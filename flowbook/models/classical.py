@@ -13,29 +13,29 @@ from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from .base import Estimator, FlowOutput
 from .registry import register_model
+from ..ops.coarse_to_fine import variational_flow, variational_presets
 
 # %% ../../nbs/models/03_classical.ipynb #93151339
 _presets = dict(ultrafast=cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, fast=cv2.DISOPTICAL_FLOW_PRESET_FAST,
-                medium=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+                medium=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, fine=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-def _dis(a, b, preset, flow_init=None):
-    return cv2.DISOpticalFlow_create(_presets[preset]).calc(a, b, flow_init)   # writes over flow_init
+def _dis(a, b, preset, finest_scale=None, flow_init=None):
+    method = cv2.DISOpticalFlow_create(_presets[preset])
+    if finest_scale is not None: method.setFinestScale(finest_scale)
+    return method.calc(a, b, flow_init)   # writes over flow_init
 
 def _farneback(a, b, scale, levels, window, iterations, poly_n, poly_sigma):
     return cv2.calcOpticalFlowFarneback(a, b, None, scale, levels, window, iterations, poly_n, poly_sigma, 0)
 
-def _variational(a, b, scale, smallest, sigma, iterations):
-    "Coarse to fine: enlarge the flow of the level above, then minimise the variational energy of this one"
-    levels = [[cv2.GaussianBlur(np.float32(x), (0, 0), sigma) for x in (a, b)]]
-    while min(size := [round(n*scale) for n in levels[-1][0].shape]) > smallest:
-        levels.append([cv2.resize(x, size[::-1]) for x in levels[-1]])
-    solver = cv2.VariationalRefinement_create()
-    solver.setSorIterations(iterations)
-    flow = np.zeros((*levels[-1][0].shape, 2), np.float32)
-    for x, y in reversed(levels):
-        (h, w), (h0, w0) = x.shape, flow.shape[:2]
-        flow = solver.calc(x, y, np.ascontiguousarray(cv2.resize(flow, (w, h))*np.float32([w/w0, h/h0])))
-    return flow
+def _grey(img): return cv2.cvtColor(img, cv2.COLOR_RGB2GRAY)
+
+def _batch(x): return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))[None]
+
+def _variational(a, b, start, **options):
+    "One climb from no motion, and one from the flow of DIS where `start` says so; in colour"
+    if start: start = _batch(_dis(_grey(a), _grey(b), 'medium'))
+    flow = variational_flow(_batch(a).float()/255, _batch(b).float()/255, start=start, **options)
+    return flow[0].permute(1, 2, 0).numpy()
 
 def _zero(a, b): return np.zeros((*a.shape, 2), np.float32)
 
@@ -53,11 +53,12 @@ def _tvl1(a, b, tau, smoothness, theta, scales, warps):
 _methods = dict(dis=_dis, farneback=_farneback, variational=_variational,
                 deepflow=_deepflow, tvl1=_tvl1, zero=_zero)
 _needs = dict(deepflow='createOptFlow_DeepFlow', tvl1='DualTVL1OpticalFlow_create')
+_in_colour = {'variational'}   # the others see grey
 
 # %% ../../nbs/models/03_classical.ipynb #2b8ed49a
 class Classical(Estimator):
     "A method of OpenCV as a model without weights"
-    family = 'classical, OpenCV'
+    family = 'classical'
     network = False
     def __init__(self, *,
         method:str, # 'dis', 'farneback', 'variational', 'deepflow', 'tvl1' or 'zero'
@@ -99,9 +100,9 @@ def estimate(self:Classical,
     for name, o in dict(img1=img1, img2=img2).items():
         if o.dtype != np.uint8 or o.ndim != 3 or o.shape[2] != 3:
             raise fail(FlowbookError, name, f'{o.dtype} {o.shape}', 'uint8 (H, W, 3)')
-    grey = [cv2.cvtColor(o, cv2.COLOR_RGB2GRAY) for o in (img1, img2)]
+    pair = (img1, img2) if self.method in _in_colour else (_grey(img1), _grey(img2))
     start = {} if flow_init is None else dict(flow_init=_first_guess(self.method, flow_init, img1))
-    return np.ascontiguousarray(_methods[self.method](*grey, **self.options, **start), np.float32)
+    return np.ascontiguousarray(_methods[self.method](*pair, **self.options, **start), np.float32)
 
 def _first_guess(method, flow, img):
     if method != 'dis':
@@ -141,11 +142,15 @@ def forward(self:Classical,
 # %% ../../nbs/models/03_classical.ipynb #3e0ca756
 @register_model
 def dis(*,
-    preset:str='medium' # 'ultrafast', 'fast' or 'medium': from quick to careful
-)->Classical:           # In eval mode, as it has to be
+    preset:str='medium',   # 'ultrafast', 'fast', 'medium' or 'fine': from quick to careful
+    finest_scale:int=None  # Halvings of the image at the finest level, 0: full size; None: the preset's own, 1 for 'medium', 0 for 'fine'
+)->Classical:              # In eval mode, as it has to be
     "Dense inverse search, OpenCV's medium preset; no weights"
     if preset not in _presets: raise unknown('preset', preset, _presets)
-    return Classical(method='dis', preset=preset)
+    if finest_scale is None and preset == 'fine': finest_scale = 0
+    if finest_scale is not None and finest_scale not in range(9):
+        raise fail(ConfigError, 'dis finest_scale', repr(finest_scale), 'a whole number from 0 to 8')
+    return Classical(method='dis', preset=preset, **({} if finest_scale is None else dict(finest_scale=finest_scale)))
 
 @register_model
 def dis_fast()->Classical:
@@ -168,15 +173,20 @@ def farneback(*,
 
 @register_model
 def variational(*,
-    scale:float=.9,      # Size of a level relative to the one below, 0.5 to 0.95; less loses thin objects
-    smallest:int=25,     # Shorter side of the coarsest level at least, pixels
-    sigma:float=.6,      # Width of the Gaussian that smooths the images first, pixels
-    iterations:int=25    # Of the solver, for each of its five linear systems per level
+    preset:str='medium', # 'fast', 'medium' or 'fine', see `variational_flow`
+    start:str='dis',     # 'dis': a second climb starts from DIS, and the better flow is taken per pixel; None: one climb
+    scale:float=None,    # Size of a level relative to the one below, 0.5 to 0.95; None: the preset's
+    smallest:int=16,     # Shorter side of the coarsest level at least, pixels
+    sigma:float=.4       # Width of the Gaussian that smooths the images first, pixels
 )->Classical:
-    "Variational flow from coarse to fine: exact on small motion, slow; no weights"
-    if not .5 <= scale <= .95: raise fail(ConfigError, 'variational scale', scale, 'from 0.5 to 0.95')
+    "Variational flow from coarse to fine on a solver of our own: the most exact without a network; no weights"
+    if preset not in variational_presets: raise unknown('preset', preset, variational_presets)
+    if start not in ('dis', None): raise unknown('start', start, ['dis', None])
+    if scale is not None and not .5 <= scale <= .95:
+        raise fail(ConfigError, 'variational scale', scale, 'from 0.5 to 0.95')
     if smallest < 8: raise fail(ConfigError, 'variational smallest', smallest, '8 pixels or more')
-    return Classical(method='variational', scale=scale, smallest=smallest, sigma=sigma, iterations=iterations)
+    step = {} if scale is None else dict(scale=scale)
+    return Classical(method='variational', preset=preset, start=start, smallest=smallest, sigma=sigma, **step)
 
 @register_model
 def zero()->Classical:
