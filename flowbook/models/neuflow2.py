@@ -327,7 +327,7 @@ def forward(self:NeuFlow2,
     flows = [unpad(f, pads) for f in flows]
     return FlowOutput(flow=flows[-1], flows=flows)
 
-# %% ../../nbs/models/42_neuflow2.ipynb #770a9cd4
+# %% ../../nbs/models/42_neuflow2.ipynb #6a1552eb
 @patch
 def upsample(self:NeuFlow2,
     coarse:list,       # `(B,2,H/16,W/16)` flows, cells
@@ -336,9 +336,12 @@ def upsample(self:NeuFlow2,
     all_flows:bool=True # The coarse ones too?
 )->list:               # `(B,2,H,W)` flows of the padded images, pixels
     "Bring flows to full resolution: coarse ones bilinearly, fine ones along the edges of image 1"
-    about = self.conv_s8(x1)
+    about = None
     large = lambda f: 16*F.interpolate(f, scale_factor=16, mode='bilinear', align_corners=False)
-    edges = lambda f: convex_upsample(f, self.upsample_s8(torch.cat([f, about], 1)), 8)
+    def edges(f):
+        nonlocal about
+        if about is None or self.training: about = self.conv_s8(x1)   # its statistics move once for each prediction
+        return convex_upsample(f, self.upsample_s8(torch.cat([f, about], 1)), 8)
     return [*map(large, coarse if all_flows else []), *map(edges, fine)]
 
 # %% ../../nbs/models/42_neuflow2.ipynb #cdb5214e
