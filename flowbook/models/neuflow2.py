@@ -352,16 +352,14 @@ def neuflow2(
     "NeuFlow v2, 9.0 M parameters: 1 iteration at 1/16, 8 at 1/8"
     return NeuFlow2(**kwargs)
 
-# %% ../../nbs/models/42_neuflow2.ipynb #89b51929
+# %% ../../nbs/models/42_neuflow2.ipynb #9894d6cf
 _steps = 1_000_000   # not published: the script's limit
 _course = dict(policy='step', step=[*range(10_000, _steps, 10_000)], gamma=.8)
 _adamw = dict(name='AdamW', lr=8e-4, wd=1e-4, clip=1., args=dict(betas=(.9, .999), eps=1e-8))
 _plan = dict(optimizer=_adamw, schedule=dict(iters=_steps, every=1000, lr=_course))
 
-for _name, _mixture, _start in (
-    ('chairs_384x512', 'flyingchairs_384x512', None),
-    ('things_384x768', 'flyingthings3d_raft_384x768', None),
-    ('sintel_368x768', 'sintel_cleanx20_sintel_finalx20_kitti2015x200_hd1kx5_flyingthings3d_368x768', 'things'),
-    ('kitti_320x1152', 'kitti2015_raft_320x1152', 'sintel')):
-    recipe_row(f'neuflow2_{_name}', 'neuflow2', _mixture, _plan, bs=256,
-               **({} if _start is None else dict(load_from=f'neuflow2:{_start}')))
+_film = 'sintel_cleanx20_sintel_finalx20_kitti2015x200_hd1kx5_flyingthings3d_368x768'
+recipe_row('neuflow2_chairs_384x512', 'neuflow2', 'flyingchairs_384x512', _plan, bs=256)
+recipe_row('neuflow2_things_384x768', 'neuflow2', 'flyingthings3d_raft_384x768', _plan, bs=256, makes='things')
+recipe_row('neuflow2_sintel_368x768', 'neuflow2', _film, _plan, bs=256, makes='sintel', load_from='neuflow2:things')
+recipe_row('neuflow2_kitti_320x1152', 'neuflow2', 'kitti2015_raft_320x1152', _plan, bs=256, load_from='neuflow2:sintel');

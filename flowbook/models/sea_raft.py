@@ -208,18 +208,18 @@ def sea_raft_l(
     "SEA-RAFT, large: the medium one and its weights, with 12 iterations"
     return sea_raft_m(**dict(iters=12) | kwargs)
 
-# %% ../../nbs/models/40_sea_raft.ipynb #2c77950a
-_stages = dict(
-    tartan_300k_480x640=('tartanair_480x640', 4e-4, 300, 1e-5, 32, None, .85),
-    chairs_100k_368x496=('flyingchairs_raft_368x496', 2.5e-4, 100, 1e-4, 16, 'tartan', .8),
-    things_120k_432x960=('flyingthings3d_raft_432x960', 4e-4, 120, 1e-5, 32, 'tartan-c', .85),
-    tskh_300k_432x960=('sintel_cleanx20_sintel_finalx20_kitti2015x80_hd1kx30_flyingthings3d_432x960', 4e-4, 300, 1e-5, 32,
-                       'tartan-c-t-things', .85),
-    kitti_10k_432x960=('kitti2015_raft_432x960', 1e-4, 10, 1e-5, 16, 'tartan-c-t-tskh', .85),
-    spring_120k_540x960=('spring_540x960', 4e-4, 120, 1e-5, 32, 'tartan-c-t-tskh', .85))
+# %% ../../nbs/models/40_sea_raft.ipynb #47b35c8b
+_tskh = 'sintel_cleanx20_sintel_finalx20_kitti2015x80_hd1kx30_flyingthings3d_432x960'
+_stages = dict( # mixture, learning rate, thousands of steps, weight decay, batch, gamma, weights before and after
+    tartan_300k_480x640=('tartanair_480x640', 4e-4, 300, 1e-5, 32, .85, None, 'tartan'),
+    chairs_100k_368x496=('flyingchairs_raft_368x496', 2.5e-4, 100, 1e-4, 16, .8, 'tartan', 'tartan-c'),
+    things_120k_432x960=('flyingthings3d_raft_432x960', 4e-4, 120, 1e-5, 32, .85, 'tartan-c', 'tartan-c-t-things'),
+    tskh_300k_432x960=(_tskh, 4e-4, 300, 1e-5, 32, .85, 'tartan-c-t-things', 'tartan-c-t-tskh'),
+    kitti_10k_432x960=('kitti2015_raft_432x960', 1e-4, 10, 1e-5, 16, .85, 'tartan-c-t-tskh', 'tartan-c-t-tskh-kitti'),
+    spring_120k_540x960=('spring_540x960', 4e-4, 120, 1e-5, 32, .85, 'tartan-c-t-tskh', 'tartan-c-t-tskh-spring'))
 
-for _size in 'sm':
-    for _name, (_mixture, _lr, _iters, _wd, _bs, _start, _gamma) in _stages.items():
-        _model = dict(name=f'sea_raft_{_size}', loss=dict(type='MixtureOfLaplace', gamma=_gamma))
-        _load = {} if _start is None else dict(load_from=f'sea_raft_{_size}:{_start}')
-        recipe_row(f'sea_raft_{_size}_{_name}', _model, _mixture, one_cycle(_lr, _iters, _wd), bs=_bs, **_load)
+for _model in 'sea_raft_s', 'sea_raft_m':
+    for _name, (_mixture, _lr, _iters, _wd, _bs, _gamma, _start, _end) in _stages.items():
+        _load = {} if _start is None else dict(load_from=f'{_model}:{_start}')
+        recipe_row(f'{_model}_{_name}', dict(name=_model, loss=dict(type='MixtureOfLaplace', gamma=_gamma)), _mixture,
+                   one_cycle(_lr, _iters, _wd), bs=_bs, makes=_end, **_load)
