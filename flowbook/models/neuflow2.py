@@ -112,7 +112,7 @@ def forward(self:NeuFlowCross,
     for layer in self.layers: tokens = layer(tokens, torch.cat([tokens[n:], tokens[:n]]))
     return self.norm(tokens.transpose(1, 2).unflatten(2, (h, -1)))
 
-# %% ../../nbs/models/42_neuflow2.ipynb #4e295fb1
+# %% ../../nbs/models/42_neuflow2.ipynb #04089db6
 def match_globally(
     fmap1:Tensor, # `(B,C,h,w)` features of image 1
     fmap2:Tensor  # `(B,C,h,w)` features of image 2
@@ -121,8 +121,9 @@ def match_globally(
     b, c, h, w = fmap1.shape
     with torch.autocast(fmap1.device.type, enabled=False):
         grid = coords_grid(b, h, w, fmap1.device)
-        q, k, v = (x.float().flatten(2).transpose(1, 2)[:, None] for x in (fmap1, fmap2, grid))
-        found = F.scaled_dot_product_attention(q, k, F.pad(v, (0, c - 2)))[:, 0, :, :2]
+        v = F.pad(grid, (0, 0, 0, 0, 0, c - 2))
+        q, k, v = (x.float().flatten(2).transpose(1, 2).contiguous()[:, None] for x in (fmap1, fmap2, v))   # strided ones are not fused
+        found = F.scaled_dot_product_attention(q, k, v)[:, 0, :, :2]
         return found.transpose(1, 2).unflatten(2, (h, w)) - grid
 
 # %% ../../nbs/models/42_neuflow2.ipynb #bf4ffa6f
