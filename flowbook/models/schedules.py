@@ -67,7 +67,7 @@ def recipe_row(
     mixture:str, # One of `MIXTURES`
     plan=None,   # One of `PLANS`, or the parts `optimizer` and `schedule`; None: the run only tests
     bs:int=8,    # Pairs per batch, over all GPUs
-    makes:str=None, # Name of the published weights that came out; None: found by their file's name, see `weights_of`
+    makes:str=None, # Published weights that came out; None: found by their file's name, see `weights_of`
     **runtime    # `load_from`, `hooks`, ...
 )->dict:         # The row
     "Enter a published run as a recipe"

@@ -133,7 +133,8 @@ def _core(t):
 def _twins(model):
     "Other names of the tensors that have several"
     names = {}
-    for k,t in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)): names.setdefault(id(t), []).append(k)
+    for find in model.named_parameters,model.named_buffers:
+        for k,t in find(remove_duplicate=False): names.setdefault(id(t), []).append(k)
     return {k: [o for o in ks if o != k] for ks in names.values() if len(ks) > 1 for k in ks}
 
 def _try(model, scheme, state):
@@ -169,7 +170,8 @@ def _place(model, state, where):
     scheme = min(tries, key=lambda s: sum(map(len, tries[s])))
     what = ', '.join(f'{k} {_few(v)}' for k,v in zip(('missing', 'unexpected', 'other shape'), tries[scheme]))
     kin = _siblings(model, state)
-    expected = f"weights of this variant, not of {' or '.join(kin)}" if kin else f'weights of this model (nearest naming scheme: {scheme})'
+    expected = f'weights of this model (nearest naming scheme: {scheme})'
+    if kin: expected = f"weights of this variant, not of {' or '.join(kin)}"
     raise fail(WeightsError, where, f"weights that do not fit {type(model).__name__}: {what}", expected)
 
 def _siblings(model, state):
@@ -177,12 +179,14 @@ def _siblings(model, state):
     from flowbook.models.registry import MODELS
     kin = [n for n in MODELS.names(listed=True) if type(model).__module__ == MODELS[n].__module__]
     built = ((n, _skeleton(MODELS[n])) for n in kin)
-    return [n for n,m in built if type(m) is type(model) and any(not any(_try(m, s, state)[1]) for s in _known(m))]
+    fits = lambda m: any(not any(_try(m, s, state)[1]) for s in _known(m))
+    return [n for n,m in built if type(m) is type(model) and fits(m)]
 
 def _finish(model, scheme, state):
     for k,others in _twins(model).items():
         for o in others:
-            if k in state and o in state and not torch.equal(state[k], state[o]): raise fail(WeightsError, f'{k} and {o}', 'two values', 'one: both are names of one tensor')
+            if k not in state or o not in state or torch.equal(state[k], state[o]): continue
+            raise fail(WeightsError, f'{k} and {o}', 'two values', 'one: both are names of one tensor')
     bad = [k for k,v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise fail(WeightsError, bad[0], 'values that are not finite', 'finite weights')
     if scheme.fix: state = scheme.fix(model, {k: v.float() if v.is_floating_point() else v for k,v in state.items()})

@@ -88,9 +88,11 @@ def mixture_loss(
 )->Tensor:              # Scalar
     "Sum the mean negative log-likelihoods of all iterations, weighted by `gamma`"
     infos = getattr(out, 'infos', None)
-    if infos is None: raise fail(FlowbookError, 'mixture_loss', 'predictions without `infos`', 'those of a model with a mixture, for example sea_raft_s')
+    if infos is None:
+        expected = 'those of a model with a mixture, for example sea_raft_s'
+        raise fail(FlowbookError, 'mixture_loss', 'predictions without `infos`', expected)
     known = _mask(flow, valid, max_flow) > 0
-    truth, n = torch.where(known, flow, 0.), 2*known.sum().clamp(min=1)   # what is unknown may be NaN, and 0*NaN is NaN
+    truth, n = torch.where(known, flow, 0.), 2*known.sum().clamp(min=1)   # 0*NaN is NaN: never multiply
     flows, infos = _predictions(out), _predictions(infos)
     term = lambda f, i: torch.where(known, mixture_nll(f - truth, i, low, high), 0.).sum()/n
     last = len(flows) - 1
