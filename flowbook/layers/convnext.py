@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ConvNeXtUnit', 'LookupEncoder', 'NextUpdate', 'conv_head']
 
-# %% ../../nbs/layers/52_convnext.ipynb #bd0402d3
+# %% ../../nbs/layers/52_convnext.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-# %% ../../nbs/layers/52_convnext.ipynb #5810034a
+# %% ../../nbs/layers/52_convnext.ipynb #28bc505a
 class ConvNeXtUnit(nn.Module):
     "ConvNeXt block whose last layer makes the next state"
     def __init__(self,
@@ -27,7 +27,7 @@ class ConvNeXtUnit(nn.Module):
         self.gamma = nn.Parameter(torch.full((inputs,), gain))
         self.final = nn.Conv2d(inputs, outputs, 1)
 
-# %% ../../nbs/layers/52_convnext.ipynb #04e09e0b
+# %% ../../nbs/layers/52_convnext.ipynb #c1a6ced3
 @patch
 def hidden(self:ConvNeXtUnit,
     x:Tensor # `(B,inputs,h,w)`
@@ -47,7 +47,7 @@ def forward(self:ConvNeXtUnit,
     weight, bias = (final*self.gamma) @ self.pwconv2.weight, final @ (self.gamma*self.pwconv2.bias)
     return self.final(x) + F.linear(y, weight, bias).permute(0, 3, 1, 2)
 
-# %% ../../nbs/layers/52_convnext.ipynb #1a2d8f06
+# %% ../../nbs/layers/52_convnext.ipynb #9f7f23b7
 class LookupEncoder(nn.Module):
     "Looked-up correlation and current flow to motion features"
     def __init__(self,
@@ -73,7 +73,7 @@ def forward(self:LookupEncoder,
     seen = self.convf2(self.convf1(flow).relu_()).relu_()
     return torch.cat([self.conv(torch.cat([corr, seen], 1)).relu_(), flow], 1)
 
-# %% ../../nbs/layers/52_convnext.ipynb #79893e8e
+# %% ../../nbs/layers/52_convnext.ipynb #86071f4a
 class NextUpdate(nn.Module):
     "One iteration: motion features, then ConvNeXt units"
     def __init__(self, *,

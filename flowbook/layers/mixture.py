@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['mixture_parts', 'mixture_nll', 'mixture_confidence']
 
-# %% ../../nbs/layers/54_mixture.ipynb #7f549e18
+# %% ../../nbs/layers/54_mixture.ipynb #1afdf2d0
 import math, torch
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
 
-# %% ../../nbs/layers/54_mixture.ipynb #d0aafaeb
+# %% ../../nbs/layers/54_mixture.ipynb #b62a0fff
 def mixture_parts(
     info:Tensor,     # `(B,4,H,W)` two logits and two raw log-scales; first of each the wide component
     low:float=0.,    # Least log-scale of the wide component
@@ -32,7 +32,7 @@ def mixture_nll(
     terms = zip(weights.split(1, 1), scales.split(1, 1), strict=True)
     return -torch.logaddexp(*(w - math.log(2) - s - error.abs()*(-s).exp() for w, s in terms))
 
-# %% ../../nbs/layers/54_mixture.ipynb #75d033db
+# %% ../../nbs/layers/54_mixture.ipynb #c6fbba4b
 def mixture_confidence(
     info:Tensor,       # `(B,4,H,W)` as for `mixture_parts`
     within:float=1.,   # Error, pixels

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['conv_bn', 'ResNetBlock', 'ResNetTrunk', 'fill_trunk']
 
-# %% ../../nbs/layers/50_resnet.ipynb #5b3e9930
+# %% ../../nbs/layers/50_resnet.ipynb #31a7d10a
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import WeightsError, fail
 
-# %% ../../nbs/layers/50_resnet.ipynb #a9c5ead3
+# %% ../../nbs/layers/50_resnet.ipynb #b9fc7561
 def conv_bn(
     x:Tensor,          # `(B,C,H,W)`
     conv:nn.Conv2d,    # Convolution
@@ -27,7 +27,7 @@ def conv_bn(
         x = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     return x.relu_() if act else x
 
-# %% ../../nbs/layers/50_resnet.ipynb #d3758770
+# %% ../../nbs/layers/50_resnet.ipynb #3c727b32
 class ResNetBlock(nn.Module):
     "Two 3x3 convolutions with batch norm next to a shortcut"
     def __init__(self,
@@ -56,7 +56,7 @@ def forward(self:ResNetBlock,
     y = conv_bn(conv_bn(x, self.conv1, self.bn1), self.conv2, self.bn2, self.clip)
     return (y + (x if self.downsample is None else conv_bn(x, *self.downsample, act=False))).relu_()
 
-# %% ../../nbs/layers/50_resnet.ipynb #d847c37b
+# %% ../../nbs/layers/50_resnet.ipynb #255108bc
 class ResNetTrunk(nn.Module):
     "Image to features at 1/8 of its resolution: 7x7 stem and three stages, without max-pooling"
     def __init__(self, *,
@@ -88,7 +88,7 @@ def forward(self:ResNetTrunk,
     "Encode `x`"
     return self.layer3(self.layer2(self.layer1(conv_bn(x, self.conv1, self.bn1))))
 
-# %% ../../nbs/layers/50_resnet.ipynb #552de9ca
+# %% ../../nbs/layers/50_resnet.ipynb #17a0832c
 def fill_trunk(
     trunk:ResNetTrunk, # The trunk, filled in place
     state:dict         # `resnet34(weights='DEFAULT').state_dict()` of torchvision, or of ResNet-18

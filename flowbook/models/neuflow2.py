@@ -6,7 +6,7 @@
 __all__ = ['NeuFlowBlock', 'NeuFlowBackbone', 'NeuFlowAttention', 'NeuFlowCross', 'match_globally', 'PlainConv', 'NeuFlowRefine',
            'NeuFlow2', 'NeuFlowMask', 'neuflow2']
 
-# %% ../../nbs/models/42_neuflow2.ipynb #c272d44f
+# %% ../../nbs/models/42_neuflow2.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .schedules import recipe_row
 from ..ops.lookup import all_pairs
 from ..ops.upsample import convex_upsample
 
-# %% ../../nbs/models/42_neuflow2.ipynb #5b0cfe31
+# %% ../../nbs/models/42_neuflow2.ipynb #28c47bca
 class NeuFlowBlock(nn.Module):
     "Convolution that shrinks, and a 3x3 one, with batch norm and LeakyReLU"
     def __init__(self,
@@ -43,7 +43,7 @@ def forward(self:NeuFlowBlock,
         x = F.leaky_relu(conv_bn(x, conv, norm, act=False), .1, inplace=True)
     return x
 
-# %% ../../nbs/models/42_neuflow2.ipynb #71d2f12a
+# %% ../../nbs/models/42_neuflow2.ipynb #c0b84bba
 class NeuFlowBackbone(nn.Module):
     "Images to features at 1/16 and 1/8"
     def __init__(self,
@@ -69,7 +69,7 @@ def forward(self:NeuFlowBackbone,
     places = (coords_grid(b, h, w, img.device) - middle).flip(1)   # y, x
     return torch.cat([self.block_cat_16(x16), places], 1), x8
 
-# %% ../../nbs/models/42_neuflow2.ipynb #95ecdc20
+# %% ../../nbs/models/42_neuflow2.ipynb #4ab22e09
 class NeuFlowAttention(nn.Module):
     "Attention to the cells of another image, then a small network"
     def __init__(self,
@@ -92,7 +92,7 @@ def forward(self:NeuFlowAttention,
     found = self.norm1(self.merge(found))
     return source + self.norm2(self.mlp(torch.cat([source, found], -1)))
 
-# %% ../../nbs/models/42_neuflow2.ipynb #2fa827f8
+# %% ../../nbs/models/42_neuflow2.ipynb #318601e9
 class NeuFlowCross(nn.Module):
     "Layers of attention between two images, then batch norm"
     def __init__(self,
@@ -113,7 +113,7 @@ def forward(self:NeuFlowCross,
     for layer in self.layers: tokens = layer(tokens, torch.cat([tokens[n:], tokens[:n]]))
     return self.norm(tokens.transpose(1, 2).unflatten(2, (h, -1)))
 
-# %% ../../nbs/models/42_neuflow2.ipynb #f0580bd7
+# %% ../../nbs/models/42_neuflow2.ipynb #eeb9160c
 def match_globally(
     fmap1:Tensor, # `(B,C,h,w)` features of image 1
     fmap2:Tensor  # `(B,C,h,w)` features of image 2
@@ -128,7 +128,7 @@ def match_globally(
         found = F.scaled_dot_product_attention(q, k, v)[:, 0, :, :2]
         return found.transpose(1, 2).unflatten(2, (h, w)) - grid
 
-# %% ../../nbs/models/42_neuflow2.ipynb #bf4ffa6f
+# %% ../../nbs/models/42_neuflow2.ipynb #b39cab8a
 class PlainConv(nn.Module):
     "3x3 convolution without bias, LeakyReLU"
     def __init__(self,
@@ -162,7 +162,7 @@ class NeuFlowRefine(nn.Module):
         self.conv_layers = nn.ModuleList(PlainConv(width, width) for _ in range(layers))
         self.conv3 = nn.Conv2d(width, 2 + hidden, 3, padding=1)
 
-# %% ../../nbs/models/42_neuflow2.ipynb #c14ab16b
+# %% ../../nbs/models/42_neuflow2.ipynb #fe5a48ff
 @patch
 def prepare(self:NeuFlowRefine,
     inp:Tensor # `(B,context,h,w)` context
@@ -188,7 +188,7 @@ def forward(self:NeuFlowRefine,
     x = self.conv3(x)
     return x[:, :2].float(), x[:, 2:].clamp(-4, 4)
 
-# %% ../../nbs/models/42_neuflow2.ipynb #950ee34e
+# %% ../../nbs/models/42_neuflow2.ipynb #cf2f6b8f
 class NeuFlow2(Estimator):
     "Efficient optical flow: global matching at 1/16, light recurrent refinement at 1/16 and 1/8"
     family = 'NeuFlow v2'
@@ -221,7 +221,7 @@ class NeuFlow2(Estimator):
         for p in self.parameters():
             if p.ndim > 1: nn.init.xavier_uniform_(p)
 
-# %% ../../nbs/models/42_neuflow2.ipynb #4ed48f7c
+# %% ../../nbs/models/42_neuflow2.ipynb #efa7c4b6
 def _merge(ni, nf):
     conv = lambda i: nn.Conv2d(i, nf, 3, padding=1, bias=False)
     return nn.Sequential(conv(ni), nn.GELU(), conv(nf), nn.BatchNorm2d(nf))
@@ -242,7 +242,7 @@ def forward(self:NeuFlowMask,
     "Weigh the neighbours of each fine pixel"
     return self.conv3(self.conv2(self.conv1(x).relu_()).relu_())
 
-# %% ../../nbs/models/42_neuflow2.ipynb #ad1689e6
+# %% ../../nbs/models/42_neuflow2.ipynb #d3fd13e2
 @patch
 def prepare(self:NeuFlow2,
     img:Tensor # `(B,3,H,W)` RGB in [0,1]
@@ -271,7 +271,7 @@ def compare(self:NeuFlow2,
     f8 = self.merge_s8(torch.cat([f8, double(f16)], 1))
     return [(f16[:n], f16[n:], inp16), (f8[:n], f8[n:], inp8)]
 
-# %% ../../nbs/models/42_neuflow2.ipynb #68c0584a
+# %% ../../nbs/models/42_neuflow2.ipynb #a16f2f78
 @patch
 def refine(self:NeuFlow2,
     block:NeuFlowRefine, # `refine_s16` or `refine_s8`
@@ -294,7 +294,7 @@ def refine(self:NeuFlow2,
         flows.append(flow)
     return flows
 
-# %% ../../nbs/models/42_neuflow2.ipynb #d9d8ba73
+# %% ../../nbs/models/42_neuflow2.ipynb #569f2f7f
 @patch
 def counts(self:NeuFlow2,
     iters:int=None,  # Iterations at 1/8; None: the model's own number
@@ -332,7 +332,7 @@ def forward(self:NeuFlow2,
     flows = [unpad(f, pads) for f in flows]
     return FlowOutput(flow=flows[-1], flows=flows)
 
-# %% ../../nbs/models/42_neuflow2.ipynb #f7e09792
+# %% ../../nbs/models/42_neuflow2.ipynb #8bceb081
 @patch
 def upsample(self:NeuFlow2,
     coarse:list,       # `(B,2,H/16,W/16)` flows, cells
@@ -349,7 +349,7 @@ def upsample(self:NeuFlow2,
         return convex_upsample(f, self.upsample_s8(torch.cat([f, about], 1)), 8)
     return [*map(large, coarse if all_flows else []), *map(edges, fine)]
 
-# %% ../../nbs/models/42_neuflow2.ipynb #cdb5214e
+# %% ../../nbs/models/42_neuflow2.ipynb #a1e2b2ad
 @register_model(parameters=9_029_536)
 def neuflow2(
     **kwargs # Numbers of `NeuFlow2`
@@ -357,7 +357,7 @@ def neuflow2(
     "NeuFlow v2, 9.0 M parameters: 1 iteration at 1/16, 8 at 1/8"
     return NeuFlow2(**kwargs)
 
-# %% ../../nbs/models/42_neuflow2.ipynb #b0ff5595
+# %% ../../nbs/models/42_neuflow2.ipynb #eae31b1d
 _steps = 1_000_000   # not published: the script's limit
 _course = dict(policy='step', step=[*range(10_000, _steps, 10_000)], gamma=.8)
 _adamw = dict(name='AdamW', lr=8e-4, wd=1e-4, clip=1., args=dict(betas=(.9, .999), eps=1e-8))
