@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrunkEncoder', 'SEARAFT', 'sea_raft_parts', 'sea_raft_s', 'sea_raft_m', 'sea_raft_l']
 
-# %% ../../nbs/models/40_sea_raft.ipynb #1858662b
+# %% ../../nbs/models/40_sea_raft.ipynb #988b0e7b
 import torch
 from collections.abc import Callable
 from fastcore.basics import patch
@@ -22,7 +22,7 @@ from .schedules import one_cycle, recipe_row
 from ..ops.lookup import all_pairs
 from ..ops.upsample import convex_upsample
 
-# %% ../../nbs/models/40_sea_raft.ipynb #07e04b0a
+# %% ../../nbs/models/40_sea_raft.ipynb #aba5e2df
 class TrunkEncoder(ResNetTrunk):
     "`ResNetTrunk` as SEA-RAFT has it, and a 1x1 convolution"
     def __init__(self, *,
@@ -45,7 +45,7 @@ def forward(self:TrunkEncoder,
     "Encode `x`"
     return self.final_conv(ResNetTrunk.forward(self, x))
 
-# %% ../../nbs/models/40_sea_raft.ipynb #92b54e7a
+# %% ../../nbs/models/40_sea_raft.ipynb #50eaf177
 class SEARAFT(Estimator):
     "Simple, efficient, accurate RAFT"
     family = 'SEA-RAFT'
@@ -72,7 +72,7 @@ class SEARAFT(Estimator):
         self.flow_head = conv_head(hidden, head, 6)
         self.update_block, self.fnet = update, fnet
 
-# %% ../../nbs/models/40_sea_raft.ipynb #2e67e06b
+# %% ../../nbs/models/40_sea_raft.ipynb #a410d608
 @patch
 def prepare(self:SEARAFT,
     img:Tensor # `(B,3,H,W)` RGB in [0,1]
@@ -104,7 +104,7 @@ def read(self:SEARAFT,
     "Read flow and mixture from the state"
     return self.flow_head(net).float().split((2, 4), 1)
 
-# %% ../../nbs/models/40_sea_raft.ipynb #f5b2b507
+# %% ../../nbs/models/40_sea_raft.ipynb #9cb8d937
 @patch
 def step(self:SEARAFT,
     lookup:Callable, # From `all_pairs`
@@ -131,7 +131,7 @@ def upsample(self:SEARAFT,
     fine = lambda x: convex_upsample(x, mask, n)
     return fine(flow), torch.cat([fine(x) for x in info.split(2, 1)], 1)/n   # no lengths: values are kept
 
-# %% ../../nbs/models/40_sea_raft.ipynb #986cdd44
+# %% ../../nbs/models/40_sea_raft.ipynb #6f996f10
 @patch
 def forward(self:SEARAFT,
     img1:Tensor,          # `(B,3,H,W)` RGB in [0,1], at least 64x64
@@ -160,7 +160,7 @@ def forward(self:SEARAFT,
     sure = mixture_confidence(infos[-1].detach())
     return FlowOutput(flow=flows[-1], flows=flows, infos=infos, confidence=sure)
 
-# %% ../../nbs/models/40_sea_raft.ipynb #634b7577
+# %% ../../nbs/models/40_sea_raft.ipynb #daef82a1
 def sea_raft_parts(*,
     blocks:tuple=(2,2,2),       # Encoders: blocks of the stages
     widths:tuple=(64,128,256),  # Encoders: channels of the stages
@@ -186,7 +186,7 @@ def sea_raft_parts(*,
     return dict(cnet=cnet, fnet=TrunkEncoder(outputs=features, **shape), update=update,
                 hidden=hidden, context=context, head=head, levels=levels, radius=radius, iters=iters)
 
-# %% ../../nbs/models/40_sea_raft.ipynb #d595ce06
+# %% ../../nbs/models/40_sea_raft.ipynb #2b776e9b
 @register_model(parameters=8_883_460)
 @delegates(sea_raft_parts)
 def sea_raft_s(
@@ -211,7 +211,7 @@ def sea_raft_l(
     "SEA-RAFT, large: the medium one and its weights, with 12 iterations"
     return sea_raft_m(**dict(iters=12) | kwargs)
 
-# %% ../../nbs/models/40_sea_raft.ipynb #1cb89509
+# %% ../../nbs/models/40_sea_raft.ipynb #9c5f425f
 _tskh = 'sintel_cleanx20_sintel_finalx20_kitti2015x80_hd1kx30_flyingthings3d_432x960'
 _c_t, _c_t_tskh = 'tartan-c-t-things', 'tartan-c-t-tskh'
 _stages = dict( # mixture, rate, thousands of steps, weight decay, batch, gamma, weights before and after
