@@ -76,7 +76,7 @@ def sequence_loss(
     error = lambda f: (f - flow).abs() if q is None else _norm(f - flow, 2, q, eps)
     return sum(gamma**(len(flows) - 1 - i)*(mask*error(f)).mean() for i, f in enumerate(flows))
 
-# %% ../../nbs/train/10_losses.ipynb #24fcd8ec
+# %% ../../nbs/train/10_losses.ipynb #eb3b3efe
 def mixture_loss(
     out,                # `FlowOutput` with `infos`, one mixture for each of `flows`
     flow:Tensor,        # `(B,2,H,W)` true flow, pixels
