@@ -85,7 +85,7 @@ MIXTURES |= dict(
          _things, _set('hd1k', 'raft_hd1k', times=5)],
         _sintel, (368, 768), 5))
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #f55cdeea
+# %% ../../nbs/recipes/08_mixtures.ipynb #101afcad
 def _film_and_street(film, kitti, hd1k):
     "Sintel, KITTI 2015, FlyingThings3D and HD1K, each so many times"
     return [*_film('raft_sintel', times=film), _set('kitti2015', 'raft_sintel_kitti', times=kitti),
