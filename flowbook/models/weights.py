@@ -15,7 +15,7 @@ from pathlib import Path
 import json, re
 import torch
 from torch import Tensor, nn
-from ..core.errors import FlowbookError, WeightsError, fail, unknown
+from ..core.errors import FlowbookError, WeightsError, fail
 from ..io.files import asset_path, atomic_path, check_file
 from .weights_schemes import Scheme, check_foreign, foreign_schemes, rename
 
