@@ -13,16 +13,17 @@ from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import cv2, torch
-from flowbook.core.testing import _pair
 from flowbook.models.registry import list_models
 from flowbook.models.zoo import create_model
 from flowbook.models.classical import Classical
+from flowbook.models.contract import texture_pair
 from flowbook.models.summary import flops, num_params
 
 warnings.simplefilter('ignore')
 ptlflow_names = dict(flownets='flownets', flownetc='flownetc', flownet2sd='flownetsd', flownet2cs='flownetcs', flownet2css='flownetcss', flownet2='flownet2', pwcnet='pwcnet',
                      liteflownet='liteflownet', liteflownet2='liteflownet2', irrpwc='irr_pwc', maskflownets='maskflownet_s', maskflownet='maskflownet', raft='raft',
-                     raft_small='raft_small', gma='gma')
+                     raft_small='raft_small', gma='gma', sea_raft_s='sea_raft_s', sea_raft_m='sea_raft_m', sea_raft_l='sea_raft_l',
+                     neuflow2='neuflow2')
 torchvision_names = dict(raft='raft_large', raft_small='raft_small')
 
 def ours(name, iters):
@@ -61,7 +62,7 @@ def row(name, args):
     competitors = {'flowbook': run}
     if name in torchvision_names: competitors['torchvision'] = torchvision_run(torchvision_names[name], args.iters)
     if name in ptlflow_names and (peer := ptlflow_run(ptlflow_names[name], args.iters)): competitors['ptlflow'] = peer
-    with torch.inference_mode(): found = timed(competitors, *_pair(1, tuple(args.size)), args.rounds)
+    with torch.inference_mode(): found = timed(competitors, *texture_pair(tuple(args.size)), args.rounds)
     ms = lambda k: f'{1000*statistics.median(found[k]):.0f}' if k in found else ''
     ratio = lambda k: f'{statistics.median(b/a for a, b in zip(found["flowbook"], found[k])):.2f}' if k in found else ''
     classical = isinstance(model, Classical)

@@ -140,6 +140,8 @@ for _name,_source,_params in (
     ('raft_sintel_kitti', 'sintel_cleanx100_..._raft_384x768', dict(crop=(368,768), scale=(-.3,.5), asymmetric=0., max_flow=None)),
     ('raft_hd1k', 'sintel_cleanx100_..._raft_384x768', dict(crop=(368,768), scale=(-.5,.2), asymmetric=0., max_flow=None)),
     ('raft_kitti', 'kitti2015_raft_288x960', dict(crop=(288,960), scale=(-.2,.4), asymmetric=0., flips=None, max_flow=None)),
+    ('raft_tartan', 'tartanair_480x640', dict(crop=(480,640), scale=(-.2,.4))),
+    ('raft_spring', 'spring_540x960', dict(crop=(540,960), scale=(-1.,-.8))),
 ): register_augmentation(_name, raft_augmentation, _source, **_params)
 
 register_augmentation('light', light_augmentation, 'flowbook')

@@ -19,7 +19,7 @@ HELPERS = '''
     ensure_dir natural_key MAX_SIDE MAX_PIXELS INDEX IMAGES FIELDS DIRECTIONS VIEWS OWN_KEYS apply_tfm
     apportion half_resolution hstack vstack need_jupyter as_samples thumbnail Refused refuse RateLimit
     decode_upload decode_clip encode_answer open_port image_bytes zero Names model_name rename link Link
-    enlarge copy_level conv_units per_level halving restarts one_cycle publish start_from NamedFields
+    enlarge copy_level conv_units conv_bn conv_head per_level halving restarts one_cycle publish start_from NamedFields
     data_part PRIORITIES bare_model environment MOVED GONE moved_names old_names launch join_processes
     leave_processes WORKSPACE PICTURE_BYTES CLASSICAL_BYTES UNKNOWN_BYTES run_cpu cpu_library cpu_variants
     cpu_kernel diagnose pack_args keep_memory split_model both_ways

@@ -67,6 +67,7 @@ def recipe_row(
     mixture:str, # One of `MIXTURES`
     plan=None,   # One of `PLANS`, or the parts `optimizer` and `schedule`; None: the run only tests
     bs:int=8,    # Pairs per batch, over all GPUs
+    makes:str=None, # Published weights that came out; None: found by their file's name, see `weights_of`
     **runtime    # `load_from`, `hooks`, ...
 )->dict:         # The row
     "Enter a published run as a recipe"
@@ -77,5 +78,5 @@ def recipe_row(
     row['runtime'] = dict(seed=0) | runtime
     def build(): return deepcopy(row)
     build.__module__ = sys._getframe(1).f_globals['__name__']   # the chapter it stands in, for the register
-    RECIPES.enter(build, name)
+    RECIPES.enter(build, name, makes=makes)
     return row

@@ -15,7 +15,7 @@ from pathlib import Path
 import json, re
 import torch
 from torch import Tensor, nn
-from ..core.errors import FlowbookError, WeightsError, fail, unknown
+from ..core.errors import FlowbookError, WeightsError, fail
 from ..io.files import asset_path, atomic_path, check_file
 from .weights_schemes import Scheme, check_foreign, foreign_schemes, rename
 
@@ -130,11 +130,19 @@ def _core(t):
     while shape and shape[-1] == 1: shape.pop()
     return shape
 
+def _twins(model):
+    "Other names of the tensors that have several"
+    names = {}
+    for find in model.named_parameters,model.named_buffers:
+        for k,t in find(remove_duplicate=False): names.setdefault(id(t), []).append(k)
+    return {k: [o for o in ks if o != k] for ks in names.values() if len(ks) > 1 for k in ks}
+
 def _try(model, scheme, state):
     "`state` under the model's names, and what keeps it from filling `model`: missing, unexpected and wrongly shaped names"
     own = model.state_dict()
     names = {k: next(iter(rename({k: 0}, scheme.rules))) for k in state}
     new = {names[k]: v for k,v in state.items()}
+    new = {k: new[o] for k,others in _twins(model).items() if k not in new for o in others if o in new} | new
     known = own.keys() & new.keys()
     new |= {k: new[k].reshape(own[k].shape) for k in known if _core(new[k]) == _core(own[k])}
     strange = [n for k,n in names.items() if n not in own and not re.search(scheme.unused, k)]
@@ -161,10 +169,24 @@ def _place(model, state, where):
     check_foreign(model, state, where)
     scheme = min(tries, key=lambda s: sum(map(len, tries[s])))
     what = ', '.join(f'{k} {_few(v)}' for k,v in zip(('missing', 'unexpected', 'other shape'), tries[scheme]))
-    raise fail(WeightsError, where, f"weights that do not fit {type(model).__name__}: {what}",
-               f"weights of this model (nearest naming scheme: {scheme})")
+    kin = _siblings(model, state)
+    expected = f'weights of this model (nearest naming scheme: {scheme})'
+    if kin: expected = f"weights of this variant, not of {' or '.join(kin)}"
+    raise fail(WeightsError, where, f"weights that do not fit {type(model).__name__}: {what}", expected)
+
+def _siblings(model, state):
+    "Registered variants of the same class that `state` fills"
+    from flowbook.models.registry import MODELS
+    kin = [n for n in MODELS.names(listed=True) if type(model).__module__ == MODELS[n].__module__]
+    built = ((n, _skeleton(MODELS[n])) for n in kin)
+    fits = lambda m: any(not any(_try(m, s, state)[1]) for s in _known(m))
+    return [n for n,m in built if type(m) is type(model) and fits(m)]
 
 def _finish(model, scheme, state):
+    for k,others in _twins(model).items():
+        for o in others:
+            if k not in state or o not in state or torch.equal(state[k], state[o]): continue
+            raise fail(WeightsError, f'{k} and {o}', 'two values', 'one: both are names of one tensor')
     bad = [k for k,v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad: raise fail(WeightsError, bad[0], 'values that are not finite', 'finite weights')
     if scheme.fix: state = scheme.fix(model, {k: v.float() if v.is_floating_point() else v for k,v in state.items()})

@@ -195,7 +195,10 @@ _not = [(r'^FlowNet', r'(^|\.)predict_flow6\.', 'FlowNet weights of NVIDIA or pt
         (r'^LiteFlowNet2$', r'^pseudo_subpixel\.', 'weights with a pseudo-regularisation after the last level',
          "weights of the paper's LiteFlowNet2"),
         (r'^MaskFlowNet$', r'^conv1x\.', 'weights of the MXNet original or its ports, whose second stage reads sigmoid(mask) - 0.5',
-         "weights of MMFlow, whose second stage reads the mask's logits")]
+         "weights of MMFlow, whose second stage reads the mask's logits"),
+        (r'^NeuFlow2$', r'^backbone\.\w+\.conv[12]\.bias$',
+         'weights whose batch norm is folded into the convolutions, as for a deployment',
+         'the weights that were trained, with norm1 and norm2')]
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #56825e4e
 def check_foreign(

@@ -9,6 +9,7 @@ __all__ = ['describe_recipe', 'weights_of', 'RecipeTable', 'recipe_table']
 from dataclasses import dataclass
 from fastcore.basics import patch
 from ..models.published import figures_text, list_weights
+from ..models.registry import RECIPES
 from .base import get_recipe, list_recipes
 
 # %% ../../nbs/recipes/30_listing.ipynb #090f5235
@@ -25,7 +26,9 @@ def weights_of(
     name:str # Of a published recipe
 ):           # A `Published`, or None
     "Find the published weights that a recipe made"
+    makes = RECIPES.about(name).get('makes')
     for w in list_weights(get_recipe(name)['model']['name']):
+        if w.name == makes: return w
         stem = w.url.rsplit('/', 1)[-1].rpartition('.')[0]
         if w.source == 'MMFlow' and (name.startswith(stem) or stem.startswith(name)): return w
 

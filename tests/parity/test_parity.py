@@ -1,4 +1,4 @@
-"""Number for number, anywhere: the reduced recording of every variant of MMFlow, in this folder, against ours.
+"""Number for number, anywhere: the reduced recording of every variant of MMFlow and of newer networks, in this folder, against ours.
 
 The chapter on the zoo compares every flow each time. Losses and gradients take minutes: `pytest tests/parity --parity` has them for
 all, the gate for the lightest of each kind. With the full recording the chapters compare every level, too.
@@ -15,7 +15,8 @@ LIGHT = 'liteflownet2_pre_M6S6', 'flownet2sd'
 KINKS = 'flownet2', 'flownet2cs', 'flownet2css' # warped images have kinks at whole pixels: there rounding moves a small gradient by 0.6 %
 
 def variants():
-    for path in reduced_paths(): yield pytest.param(path, id=path, marks=[] if path in LIGHT else pytest.mark.parity)
+    for path in reduced_paths():
+        if not path.startswith('modern/'): yield pytest.param(path, id=path, marks=[] if path in LIGHT else pytest.mark.parity)
 
 def truth(golden):
     get = lambda k: torch.from_numpy(golden.input[k])[None].float()
@@ -54,5 +55,31 @@ def test_same_numbers_as_mmflow(path):
     del model, out, found
     gc.collect()
 
+# the prediction that is recorded with its gradients, and the name of its losses
+MIXTURE, NEUFLOW = 'mixture of Laplace, gamma 0.85', 'training iterations 4 and 7, gamma 0.9'
+TODAY = dict(sea_raft_s=({}, MIXTURE), sea_raft_m=({}, MIXTURE), sea_raft_l=({}, MIXTURE), neuflow2=(dict(coarse=4, iters=7), NEUFLOW))
+
+@pytest.mark.parametrize('name', [pytest.param(n, marks=[] if n=='sea_raft_s' else pytest.mark.parity) for n in TODAY])
+def test_same_numbers_as_the_authors(name):
+    torch.set_num_threads(1)
+    golden, (options, losses) = Golden(f'modern/{name}'), TODAY[name]
+    model, t = create_model(name).eval(), truth(golden)
+    assert model.state_dict().keys()==golden.keys.keys(), 'the names of the official files'
+    load_weights(model, golden.state_dict())
+    assert sum(p.numel() for p in model.parameters())==golden.meta['n_params']
+    pair = tuple(map(torch.from_numpy, golden.rgb01()))
+    with torch.no_grad(): flow = model(*pair).flow
+    gap = (flow[0].permute(1, 2, 0)[::EVERY, ::EVERY] - torch.from_numpy(golden.arrays['flow'])).abs().max().item()
+    assert gap < golden.tolerance(), f'{gap:.2g} px'
+    out, loss = model(*pair, all_flows=True, **options), create_loss(None, model)
+    found = dict(valid=loss(out, t['flow'], t['valid']), novalid=loss(out, t['flow'], None))
+    for k, v in found.items(): assert abs(v.item()/golden.meta['losses'][losses][k]['total'] - 1) < LOSS, k
+    found['valid'].backward()
+    ours = {k: p.grad.double().norm().item() for k, p in model.named_parameters(remove_duplicate=False)}
+    norms = golden.grad_norms['grad_l2']
+    assert norms.keys()==ours.keys()
+    assert {k: (ours[k], v) for k, v in norms.items() if abs(ours[k] - v) > GRADIENT*v + 1e-5}=={}
+    gc.collect()
+
 def test_every_variant_is_recorded():
-    assert len(reduced_paths())==28
+    assert len(list(variants()))==28 and {f'modern/{n}' for n in TODAY} <= {*reduced_paths()}
