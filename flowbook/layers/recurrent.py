@@ -79,7 +79,7 @@ def forward(self:ConvGRU,
     zr, q = new.tensor_split([n], 1)
     z, r = F.conv2d(net, on_net[:n], padding=self.padding).add_(zr).sigmoid_().chunk(2, 1)
     q = F.conv2d(r*net, on_net[n:], padding=self.padding).add_(q).tanh_()
-    return net.lerp(q, z)   # net + z*(q - net)
+    return net.to(q.dtype).lerp(q, z)   # net + z*(q - net)
 
 # %% ../../nbs/layers/30_recurrent.ipynb #0cc1e468
 class FlowHead(nn.Module):

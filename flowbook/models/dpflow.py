@@ -92,7 +92,7 @@ def forward(self:RecurrentPyramid,
         fmaps.append(self.out(self.out_stage(merged)))
     return fmaps
 
-# %% ../../nbs/models/46_dpflow.ipynb #edec7a9b
+# %% ../../nbs/models/46_dpflow.ipynb #5f1fbd07
 class GatedGRU(nn.Module):
     "Gated recurrent unit whose products are stages of gated convolutions"
     def __init__(self, *,
@@ -113,7 +113,7 @@ def forward(self:GatedGRU,
     seen = torch.cat([net, x], 1)
     z, r = self.z(seen).sigmoid(), self.r(seen).sigmoid()
     q = self.q(torch.cat([r*net, x], 1)).tanh()
-    return net.lerp(q, z)
+    return net.to(q.dtype).lerp(q, z)
 
 # %% ../../nbs/models/46_dpflow.ipynb #b74fd999
 class PyramidUpdate(nn.Module):
