@@ -22,7 +22,9 @@ trained = [n for n in published if get_recipe(n)['data']['train']]
 def skeleton(model, numbers=()):
     with torch.device('meta'): return create_model(model, **dict(numbers))
 
-def test_all_are_there(): assert (len(published), len(trained)) == (72, 63)
+of_mmflow = [n for n in published if '_8x' in n or n.endswith('_test')]   # as its config files are called
+
+def test_all_are_there(): assert len(of_mmflow) == 72 and len([n for n in of_mmflow if n in trained]) == 63
 
 @pytest.mark.parametrize('name', published)
 def test_parts_exist(name):

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['levels_for', 'RecurrentPyramid', 'GatedGRU', 'PyramidUpdate', 'DPFlow', 'dpflow']
 
-# %% ../../nbs/models/46_dpflow.ipynb #22d9b68a
+# %% ../../nbs/models/46_dpflow.ipynb #9becc1b6
 import math, torch
 from collections.abc import Callable
 from functools import partial
 from fastcore.basics import patch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate, relu
+from torch.nn.functional import interpolate
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import pad_to_multiple, unpad
 from ..layers.encoders import FeatureEncoder
@@ -144,7 +144,7 @@ def forward(self:PyramidUpdate,
     net = self.gru(net, torch.cat([inp, self.motion(corr, flow)], 1))
     return net, *self.flow_head(net).split([2, 4], 1)
 
-# %% ../../nbs/models/46_dpflow.ipynb #13a41db4
+# %% ../../nbs/models/46_dpflow.ipynb #af35563b
 class DPFlow(Estimator):
     "Dual-pyramid flow: levels follow the size of the images"
     family = 'DPFlow'
@@ -167,10 +167,19 @@ class DPFlow(Estimator):
             raise fail(ConfigError, 'update', f'{update.lookup} channels of lookup', given)
         self.features, self.correlation, self.update = features, correlation, update
         self.iters, self.levels = iters, levels
+        if levels is not None: self.stride = 2**(levels + 2)
         for m in self.modules():   # PyTorch's own initial weights, as the authors have them
             if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): m.reset_parameters()
 
-# %% ../../nbs/models/46_dpflow.ipynb #c8bad9ab
+# %% ../../nbs/models/46_dpflow.ipynb #fca90ecf
+@patch
+def levels_of(self:DPFlow,
+    size:tuple # `(H,W)` of the images, pixels
+)->int:        # Its own number, or that of `levels_for`; 3 where the size is left open, see `trace_model`
+    "Say how many levels the pyramid has"
+    known = all(isinstance(s, int) for s in size)
+    return self.levels or (levels_for(size) if known else 3)
+
 @patch
 def prepare(self:DPFlow,
     img:Tensor,  # `(B,3,H,W)` RGB in [0,1]
@@ -189,7 +198,7 @@ def enlarge(self:DPFlow,
     x = convex_upsample(x/8, mask.to(x.dtype), 8)   # which multiplies by 8
     return interpolate(x, size, mode='bilinear', align_corners=True)
 
-# %% ../../nbs/models/46_dpflow.ipynb #a22dd774
+# %% ../../nbs/models/46_dpflow.ipynb #2b8b8a9f
 @patch
 def decode(self:DPFlow,
     fmaps:list,    # `(2*B,384,h,w)` of each level, coarse to fine
@@ -205,7 +214,7 @@ def decode(self:DPFlow,
         both = lambda x: torch.cat(x.chunk(2), 1)   # noqa: E731
         inp, net = both(inp).relu(), both(state).tanh()
         lookup, (h, w) = self.correlation(*compared.chunk(2), iters, corr), fmap.shape[-2:]
-        if flow is None: flow = compared.new_zeros(len(inp), 2, h, w, dtype=torch.promote_types(fmap.dtype, torch.float32))
+        if flow is None: flow = compared.new_zeros(inp.shape[0], 2, h, w, dtype=torch.promote_types(fmap.dtype, torch.float32))
         else: flow = 2*interpolate(flow, (h, w), mode='bilinear', align_corners=True)
         for i in range(iters):
             flow = flow.detach()
@@ -213,7 +222,7 @@ def decode(self:DPFlow,
             flow = flow + delta
             show(level, i, flow, info, net)
 
-# %% ../../nbs/models/46_dpflow.ipynb #f502bb16
+# %% ../../nbs/models/46_dpflow.ipynb #0d0ef4bd
 @patch
 def forward(self:DPFlow,
     img1:Tensor,            # `(B,3,H,W)` RGB in [0,1], at least 64x64
@@ -230,7 +239,7 @@ def forward(self:DPFlow,
     iters = self.iters if iters is None else iters
     if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
     all_flows = self.training if all_flows is None else all_flows
-    levels = self.levels or levels_for(img1.shape[-2:])
+    levels = self.levels_of(img1.shape[-2:])
     (x1, pads), (x2, _) = self.prepare(img1, levels), self.prepare(img2, levels)
     size, flows, infos = x1.shape[-2:], [], []
     def show(level, i, flow, info, net):
@@ -276,3 +285,14 @@ DPFlow.official_rules = [
     (r'^update\.encoder\.conv\.', 'update.motion.out.conv.'),
     (r'^update\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'), (r'^update\.flow_head\.conv2\.', 'update.flow_head.out.'),
     (r'^update\.mask\.conv1\.', 'update.mask.conv.conv.'), (r'^update\.mask\.conv2\.', 'update.mask.out.')]
+
+# %% ../../nbs/models/46_dpflow.ipynb #ac04ccb9
+_fine = dict(name='dpflow', loss=dict(type='MixtureOfLaplace', gamma=.85))
+recipe_row('dpflow_chairs', 'dpflow', 'dpflow_chairs_352x480', one_cycle(2.5e-4, 103, 1e-4, every=1), bs=10)
+recipe_row('dpflow_things', 'dpflow', 'dpflow_things_384x704', one_cycle(1.25e-4, 1075, 1e-4, every=25), bs=6,
+           load_from='dpflow:chairs')
+recipe_row('dpflow_sintel', _fine, 'dpflow_sintel_352x768', one_cycle(1.25e-4, 135, 1e-5, every=5), bs=24,
+           load_from='dpflow:things')
+recipe_row('dpflow_kitti', _fine, 'dpflow_kitti_288x960', one_cycle(1e-4, 8, 1e-5, every=1), bs=6, load_from='dpflow:sintel')
+recipe_row('dpflow_spring', _fine | dict(levels=4), 'dpflow_spring_512x960', one_cycle(1e-4, 62, 1e-5, every=2), bs=16,
+           load_from='dpflow:sintel')

@@ -386,3 +386,20 @@ def official_fix(self:UniMatch,
     n = round(state[key].shape[1]**.5)
     turned = state[key].unflatten(1, (n, n)).transpose(1, 2).flatten(1, 2)
     return state | {key: turned.contiguous()}
+
+# %% ../../nbs/models/44_unimatch.ipynb #6ac88117
+_cycle = partial(one_cycle, wd=1e-4, anneal='cos', spare=10)
+_sintel, _kitti = 'gmflow_sintel_320x896', 'gmflow_kitti_320x1152'
+
+for _m in 'gmflow', 'gmflow_refine', 'unimatch_refine6':
+    _old = _m != 'unimatch_refine6'
+    recipe_row(f'{_m}_chairs', _m, 'gmflow_chairs_384x512', _cycle(4e-4, 100), bs=16, seed=326)
+    recipe_row(f'{_m}_things', _m, 'gmflow_things_384x768', _cycle(2e-4, 800), bs=8, seed=326,
+               load_from=f'{_m}:ptlflow-chairs' if _old else None)
+    recipe_row(f'{_m}_sintel', _m, _sintel, _cycle(2e-4, 200), bs=8, seed=326, load_from=f'{_m}:things')
+    if _old: recipe_row(f'{_m}_kitti', _m, _kitti, _cycle(2e-4, 100), bs=8, seed=326, load_from=f'{_m}:ptlflow-sintel')
+    else:
+        recipe_row(f'{_m}_sintelft', _m, 'gmflow_sintelft_416x1024', _cycle(1e-4, 5, every=5), bs=8, seed=326,
+                   load_from=f'{_m}:ptlflow-sintel')
+        recipe_row(f'{_m}_vkitti2', _m, 'gmflow_vkitti2_320x832', _cycle(2e-4, 40), bs=16, seed=326, load_from=f'{_m}:things')
+        recipe_row(f'{_m}_kittimix', _m, 'gmflow_kittimix_352x1216', _cycle(2e-4, 30), bs=8, seed=326)
