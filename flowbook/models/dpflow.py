@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['levels_for', 'RecurrentPyramid', 'GatedGRU', 'PyramidUpdate', 'DPFlow', 'dpflow']
 
-# %% ../../nbs/models/46_dpflow.ipynb #9becc1b6
+# %% ../../nbs/models/46_dpflow.ipynb #1afdf2d0
 import math, torch
 from collections.abc import Callable
 from functools import partial
@@ -24,14 +24,14 @@ from .registry import register_model
 from .schedules import one_cycle, recipe_row
 from ..ops.upsample import convex_upsample
 
-# %% ../../nbs/models/46_dpflow.ipynb #3a7f056f
+# %% ../../nbs/models/46_dpflow.ipynb #e2c147f4
 def levels_for(
     size:tuple # `(H,W)` of the images, pixels
 )->int:        # Levels, 3 or more; the coarsest has cells of 2**(levels + 2) pixels
     "Choose the levels of the pyramid by the length of the diagonal (supplement, section 7)"
     return 3 + round(math.log2(max(1., math.hypot(*size)/1100)))
 
-# %% ../../nbs/models/46_dpflow.ipynb #1833fddc
+# %% ../../nbs/models/46_dpflow.ipynb #b9549a7c
 class RecurrentPyramid(nn.Module):
     "Both images to features at any number of levels, with the same weights at each"
     def __init__(self, *,
@@ -49,7 +49,7 @@ class RecurrentPyramid(nn.Module):
         self.down, self.up = nn.Conv2d(c, c, 3, 2, 1), nn.ConvTranspose2d(c, c, 4, 2, 1)
         self.merge, self.out_stage, self.out = nn.Conv2d(3*c, c, 1), stage(), nn.Conv2d(c, outputs, 1)
 
-# %% ../../nbs/models/46_dpflow.ipynb #5e9403c8
+# %% ../../nbs/models/46_dpflow.ipynb #68b37fcb
 @patch
 def go_down(self:RecurrentPyramid,
     x:Tensor,     # `(2*B,3,H,W)` both images
@@ -92,7 +92,7 @@ def forward(self:RecurrentPyramid,
         fmaps.append(self.out(self.out_stage(merged)))
     return fmaps
 
-# %% ../../nbs/models/46_dpflow.ipynb #5f1fbd07
+# %% ../../nbs/models/46_dpflow.ipynb #0f4d2917
 class GatedGRU(nn.Module):
     "Gated recurrent unit whose products are stages of gated convolutions"
     def __init__(self, *,
@@ -115,7 +115,7 @@ def forward(self:GatedGRU,
     q = self.q(torch.cat([r*net, x], 1)).tanh()
     return net.to(q.dtype).lerp(q, z)
 
-# %% ../../nbs/models/46_dpflow.ipynb #b74fd999
+# %% ../../nbs/models/46_dpflow.ipynb #24ec048f
 class PyramidUpdate(nn.Module):
     "One iteration: motion features, recurrent unit, correction and mixture"
     def __init__(self, *,
@@ -144,7 +144,7 @@ def forward(self:PyramidUpdate,
     net = self.gru(net, torch.cat([inp, self.motion(corr, flow)], 1))
     return net, *self.flow_head(net).split([2, 4], 1)
 
-# %% ../../nbs/models/46_dpflow.ipynb #af35563b
+# %% ../../nbs/models/46_dpflow.ipynb #cff306d3
 class DPFlow(Estimator):
     "Dual-pyramid flow: levels follow the size of the images"
     family = 'DPFlow'
@@ -171,7 +171,7 @@ class DPFlow(Estimator):
         for m in self.modules():   # PyTorch's own initial weights, as the authors have them
             if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)): m.reset_parameters()
 
-# %% ../../nbs/models/46_dpflow.ipynb #fca90ecf
+# %% ../../nbs/models/46_dpflow.ipynb #c5f8311f
 @patch
 def levels_of(self:DPFlow,
     size:tuple # `(H,W)` of the images, pixels
@@ -198,7 +198,7 @@ def enlarge(self:DPFlow,
     x = convex_upsample(x/8, mask.to(x.dtype), 8)   # which multiplies by 8
     return interpolate(x, size, mode='bilinear', align_corners=True)
 
-# %% ../../nbs/models/46_dpflow.ipynb #2b8b8a9f
+# %% ../../nbs/models/46_dpflow.ipynb #fd5c6038
 @patch
 def decode(self:DPFlow,
     fmaps:list,    # `(2*B,384,h,w)` of each level, coarse to fine
@@ -222,7 +222,7 @@ def decode(self:DPFlow,
             flow = flow + delta
             show(level, i, flow, info, net)
 
-# %% ../../nbs/models/46_dpflow.ipynb #0d0ef4bd
+# %% ../../nbs/models/46_dpflow.ipynb #d1c1934f
 @patch
 def forward(self:DPFlow,
     img1:Tensor,            # `(B,3,H,W)` RGB in [0,1], at least 64x64
@@ -250,7 +250,7 @@ def forward(self:DPFlow,
     self.decode(self.features(torch.cat([x1, x2]), levels), size, show, iters, corr or self.corr)
     return FlowOutput(flow=flows[-1], flows=flows, infos=infos, confidence=mixture_confidence(infos[-1].detach()))
 
-# %% ../../nbs/models/46_dpflow.ipynb #5c4d7a73
+# %% ../../nbs/models/46_dpflow.ipynb #d9a3466d
 @register_model(parameters=10_021_508)
 def dpflow(*,
     channels:int=128,   # Of states, context and motion features
@@ -266,7 +266,7 @@ def dpflow(*,
     features = RecurrentPyramid(channels=channels, outputs=3*channels, units=units)
     return DPFlow(features=features, correlation=lookup, update=update, iters=iters, levels=levels)
 
-# %% ../../nbs/models/46_dpflow.ipynb #33638f39
+# %% ../../nbs/models/46_dpflow.ipynb #a40c7d32
 DPFlow.official_rules = [
     (r'^fnet\.lowres_stem\.', 'features.image_stem.'), (r'^fnet\.stem\.', 'features.stem.'),
     (r'stem\.conv1\.', 'stem.stem.conv.'), (r'stem\.conv2\.', 'stem.head.'),
@@ -286,7 +286,7 @@ DPFlow.official_rules = [
     (r'^update\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'), (r'^update\.flow_head\.conv2\.', 'update.flow_head.out.'),
     (r'^update\.mask\.conv1\.', 'update.mask.conv.conv.'), (r'^update\.mask\.conv2\.', 'update.mask.out.')]
 
-# %% ../../nbs/models/46_dpflow.ipynb #ac04ccb9
+# %% ../../nbs/models/46_dpflow.ipynb #a0442a87
 _fine = dict(name='dpflow', loss=dict(type='MixtureOfLaplace', gamma=.85))
 recipe_row('dpflow_chairs', 'dpflow', 'dpflow_chairs_352x480', one_cycle(2.5e-4, 103, 1e-4, every=1), bs=10)
 recipe_row('dpflow_things', 'dpflow', 'dpflow_things_384x704', one_cycle(1.25e-4, 1075, 1e-4, every=25), bs=6,

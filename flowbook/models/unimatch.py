@@ -6,7 +6,7 @@
 __all__ = ['ScaledEncoder', 'CrossImageBlock', 'add_positions', 'FeatureTransformer', 'match_all', 'match_near',
            'FlowPropagation', 'GMFlow', 'UniMatch', 'gmflow_parts', 'gmflow', 'gmflow_refine', 'unimatch_refine6']
 
-# %% ../../nbs/models/44_unimatch.ipynb #22deebb9
+# %% ../../nbs/models/44_unimatch.ipynb #988b0e7b
 import torch
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,7 @@ from ..ops.correlation import correlation, expected_offset
 from ..ops.upsample import bilinear_upsample, convex_upsample
 from ..ops.warp import warp
 
-# %% ../../nbs/models/44_unimatch.ipynb #e3429d10
+# %% ../../nbs/models/44_unimatch.ipynb #4d2780a9
 class ScaledEncoder(FeatureEncoder):
     "Image to features at one scale, 1/8, or two, 1/8 and 1/4"
     def __init__(self, *,
@@ -49,7 +49,7 @@ def forward(self:ScaledEncoder,
     if self.trident is None: return [x]
     return [conv2d(x, self.trident.weight, stride=s, padding=1) for s in (2, 1)]
 
-# %% ../../nbs/models/44_unimatch.ipynb #18f82a68
+# %% ../../nbs/models/44_unimatch.ipynb #471418a3
 class CrossImageBlock(nn.Module):
     "Attention to the own image, then to the other"
     def __init__(self, *,
@@ -70,7 +70,7 @@ def forward(self:CrossImageBlock,
     others = x.roll(x.shape[0]//2, 0)
     return self.cross_attn_ffn(self.self_attn(x, x, splits, shift), others, splits, shift)
 
-# %% ../../nbs/models/44_unimatch.ipynb #c1299693
+# %% ../../nbs/models/44_unimatch.ipynb #4d4bc90a
 def add_positions(
     fmap:Tensor,  # `(B,C,h,w)` features
     splits:int    # Windows along each side, each with positions of its own
@@ -101,7 +101,7 @@ def forward(self:FeatureTransformer,
     for i, layer in enumerate(self.layers): x = layer(x, splits, i%2 == 1)
     return x.permute(0, 3, 1, 2).contiguous().chunk(2)
 
-# %% ../../nbs/models/44_unimatch.ipynb #febf7b36
+# %% ../../nbs/models/44_unimatch.ipynb #871aaf69
 def match_all(
     f1:Tensor, # `(B,C,h,w)` features of image 1
     f2:Tensor  # `(B,C,h,w)` features of image 2
@@ -126,7 +126,7 @@ def match_near(
     there = rows[:, None, :, None] & cols[None, :, None]
     return expected_offset(corr.masked_fill(~there, -1e9).flatten(1, 2), f1.shape[1]**-.5)
 
-# %% ../../nbs/models/44_unimatch.ipynb #d4d368f8
+# %% ../../nbs/models/44_unimatch.ipynb #5088ebac
 class FlowPropagation(nn.Module):
     "Replace the flow of each cell by that of cells which look alike"
     def __init__(self,
@@ -153,7 +153,7 @@ def forward(self:FlowPropagation,
     around = unfold(flow, 3, padding=1).view(b, 2, 9, h, w)
     return (score.softmax(1)[:, None]*around).sum(2)
 
-# %% ../../nbs/models/44_unimatch.ipynb #8b6f6ac3
+# %% ../../nbs/models/44_unimatch.ipynb #46c478fb
 class GMFlow(Estimator):
     "Flow by global matching, at one scale or two"
     family = 'GMFlow'
@@ -178,7 +178,7 @@ class GMFlow(Estimator):
         self.splits, self.radius = splits, radius
         self.stride = max(features.stride*2**(features.scales - 1 - s)*n for s, n in enumerate(splits))
 
-# %% ../../nbs/models/44_unimatch.ipynb #db5a2738
+# %% ../../nbs/models/44_unimatch.ipynb #16fcd9ad
 @patch
 def prepare(self:GMFlow,
     img:Tensor # `(B,3,H,W)` RGB in [0,1]
@@ -203,7 +203,7 @@ def match(self:GMFlow,
     if not both: return f1, match_all(f1, f2)
     return torch.cat([f1, f2]), torch.cat([match_all(f1, f2), match_all(f2, f1)])
 
-# %% ../../nbs/models/44_unimatch.ipynb #47530e8a
+# %% ../../nbs/models/44_unimatch.ipynb #f652a499
 @patch
 def scales(self:GMFlow,
     x1:Tensor,        # `(B,3,H,W)` image 1 as `prepare` returns it
@@ -225,7 +225,7 @@ def scales(self:GMFlow,
     if both and len(maps) == 1: f1, f2 = torch.cat([f1, f2]), torch.cat([f2, f1])
     return flow, g1, f1, f2
 
-# %% ../../nbs/models/44_unimatch.ipynb #4399b9b8
+# %% ../../nbs/models/44_unimatch.ipynb #3814f19c
 @patch
 def finish(self:GMFlow,
     found:tuple,     # From `scales`
@@ -237,7 +237,7 @@ def finish(self:GMFlow,
     flow, f1, *_ = found
     return [(flow, self.mask(torch.cat([flow.to(f1.dtype), f1], 1)))]
 
-# %% ../../nbs/models/44_unimatch.ipynb #f0d60e9e
+# %% ../../nbs/models/44_unimatch.ipynb #01b3f64a
 @patch
 def forward(self:GMFlow,
     img1:Tensor,            # `(B,3,H,W)` RGB in [0,1], at least 64x64
@@ -267,7 +267,7 @@ def forward(self:GMFlow,
     flows, flows_bw = zip(*(f.chunk(2) for f in flows), strict=True)
     return FlowOutput(flow=flows[-1], flows=[*flows], flow_bw=flows_bw[-1], flows_bw=[*flows_bw])
 
-# %% ../../nbs/models/44_unimatch.ipynb #b0c6710b
+# %% ../../nbs/models/44_unimatch.ipynb #459ab17d
 class UniMatch(GMFlow):
     "`GMFlow` with a few local corrections at the end"
     family = 'UniMatch'
@@ -288,7 +288,7 @@ class UniMatch(GMFlow):
         self.project = nn.Conv2d(channels, update.hidden + update.context, 1)
         self.correlation, self.update, self.iters = correlation, update, iters
 
-# %% ../../nbs/models/44_unimatch.ipynb #0167a89d
+# %% ../../nbs/models/44_unimatch.ipynb #52aec89b
 @patch
 def finish(self:UniMatch,
     found:tuple,     # From `scales`
@@ -311,7 +311,7 @@ def finish(self:UniMatch,
         if every or i == iters - 1: flows.append((flow, self.mask(state)))
     return flows
 
-# %% ../../nbs/models/44_unimatch.ipynb #88c77961
+# %% ../../nbs/models/44_unimatch.ipynb #f2cfb1e5
 def gmflow_parts(*,
     scales:int=1,        # Scales of features: 1/8, or 1/8 and 1/4
     channels:int=128,    # Of the features
@@ -328,7 +328,7 @@ def gmflow_parts(*,
     return dict(features=features, transformer=FeatureTransformer(channels=channels, layers=layers, expansion=expansion),
                 propagate=FlowPropagation(channels), mask=mask, splits=tuple(splits)[:scales], radius=radius)
 
-# %% ../../nbs/models/44_unimatch.ipynb #24748e6d
+# %% ../../nbs/models/44_unimatch.ipynb #a3c267b6
 @register_model(parameters=4_680_288)
 @delegates(gmflow_parts, but=['state'])
 def gmflow(
@@ -364,7 +364,7 @@ def unimatch_refine6(*,
                         motion=motion, flow_head=flow_head)
     return UniMatch(**parts, correlation=lookup, update=block, channels=channels, iters=iters)
 
-# %% ../../nbs/models/44_unimatch.ipynb #acffac7a
+# %% ../../nbs/models/44_unimatch.ipynb #ad0292a7
 GMFlow.official_rules = [
     (r'^backbone\.', 'features.'), (r'^features\.conv1\.', 'features.stem.conv.'), (r'^features\.conv2\.', 'features.head.'),
     (r'^features\.layer(\d)\.', lambda m: f'features.stages.{int(m[1]) - 1}.'), (r'^features\.trident_conv\.', 'features.trident.'),
@@ -387,7 +387,7 @@ def official_fix(self:UniMatch,
     turned = state[key].unflatten(1, (n, n)).transpose(1, 2).flatten(1, 2)
     return state | {key: turned.contiguous()}
 
-# %% ../../nbs/models/44_unimatch.ipynb #6ac88117
+# %% ../../nbs/models/44_unimatch.ipynb #03c2b14c
 _cycle = partial(one_cycle, wd=1e-4, anneal='cos', spare=10)
 _sintel, _kitti = 'gmflow_sintel_320x896', 'gmflow_kitti_320x1152'
 
