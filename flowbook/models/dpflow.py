@@ -247,7 +247,9 @@ def forward(self:DPFlow,
         mask, cells = self.update.mask(net), 2**(levels + 2 - level)
         flow, *info = (unpad(self.enlarge(x, mask, size), pads) for x in (cells*flow, *info.to(flow.dtype).split(2, 1)))
         flows.append(flow); infos.append(torch.cat(info, 1))
-    self.decode(self.features(torch.cat([x1, x2]), levels), size, show, iters, corr or self.corr)
+    x = torch.cat([x1, x2])
+    if not torch.compiler.is_exporting(): x = x.contiguous(memory_format=torch.channels_last)   # a sixth faster in bfloat16
+    self.decode(self.features(x, levels), size, show, iters, corr or self.corr)
     return FlowOutput(flow=flows[-1], flows=flows, infos=infos, confidence=mixture_confidence(infos[-1].detach()))
 
 # %% ../../nbs/models/46_dpflow.ipynb #d9a3466d
