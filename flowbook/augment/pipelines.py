@@ -154,15 +154,18 @@ _sparse = dict(asymmetric=0., max_flow=None, jitter=.3)
 for _name,_params in dict(
     chairs=dict(crop=(384,512), scale=(-.1,1.)), things=dict(crop=(384,768), scale=(-.4,.8)),
     sintel=dict(crop=(320,896), scale=(-.2,.6)), sintel_things=dict(crop=(320,896), scale=(-.4,.8)),
-    sintel_kitti=dict(crop=(320,896), scale=(-.3,.5), **_sparse), hd1k=dict(crop=(320,896), scale=(-.5,.2), **_sparse),
+    sintel_kitti=dict(crop=(320,896), scale=(-.3,.5), **_sparse),
+    hd1k=dict(crop=(320,896), scale=(-.5,.2), **_sparse),
     kitti=dict(crop=(320,1152), scale=(-.2,.4), flips=None, **_sparse),
     vkitti2=dict(crop=(320,832), scale=(-.3,.5)),
-).items(): register_augmentation(f'gmflow_{_name}', raft_augmentation, 'haofeixu/gmflow, autonomousvision/unimatch', erase=0., **_params)
+).items(): register_augmentation(f'gmflow_{_name}', raft_augmentation, 'haofeixu/gmflow', erase=0., **_params)
 
 for _name,_params in dict(
-    chairs=dict(crop=(352,480), scale=(-.1,1.), noise=.02), things=dict(crop=(384,704), scale=(-.4,.8), noise=.02),
+    chairs=dict(crop=(352,480), scale=(-.1,1.), noise=.02),
+    things=dict(crop=(384,704), scale=(-.4,.8), noise=.02),
     sintel=dict(crop=(352,768), scale=(-.2,.6)), sintel_things=dict(crop=(352,768), scale=(-.4,.8)),
-    sintel_kitti=dict(crop=(352,768), scale=(-.3,.5), **_sparse), hd1k=dict(crop=(352,768), scale=(-.5,.2), **_sparse),
+    sintel_kitti=dict(crop=(352,768), scale=(-.3,.5), **_sparse),
+    hd1k=dict(crop=(352,768), scale=(-.5,.2), **_sparse),
     kitti=dict(crop=(288,960), scale=(-.2,.4), flips=None, noise=.02, **_sparse),
     spring=dict(crop=(512,960), scale=(0.,.2)),
 ).items(): register_augmentation(f'dpflow_{_name}', raft_augmentation, 'hmorimitsu/ptlflow', **_params)

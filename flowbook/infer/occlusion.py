@@ -74,7 +74,7 @@ def occlusion_estimation(
 def _hidden(mode, limit, flow, flow_bw):
     if mode=='consistency': return fb_consistency(flow, flow_bw, limit)
     if mode=='unimatch':
-        length = lambda f: f.norm(dim=1, keepdim=True)   # noqa: E731
+        def length(f): return f.norm(dim=1, keepdim=True)
         missed = length(flow + warp(flow_bw, flow, use_mask=False))
         return ~(missed <= limit*(length(flow) + length(flow_bw)) + .5)   # True for NaN
     return range_map(flow_bw) < limit if mode=='range_map' else fb_error(flow, flow_bw) > limit

@@ -148,7 +148,8 @@ def _fields(self:FlowPredictor, img1, img2, flow_init=None, progress=None, both=
     img1,img2,init = (o if o is None else o.to(self.device) for o in (img1, img2, flow_init))
     size,small = img1.shape[-2:],self.inner_size(img1.shape[-2:])
     if small!=tuple(size): img1,img2,init = _resize(img1, small),_resize(img2, small),None if init is None else resize_flow(init, small)
-    plan,run = self.plan(size, len(img1)*(1 + both)),partial(self._network, both=both)   # both ways take at most what two pairs do
+    plan = self.plan(size, len(img1)*(1 + both))   # both ways take at most what two pairs do
+    run = partial(self._network, both=both)
     if plan.whole: found = run(img1, img2, init)
     else: found = run_tiled(run, plan, [img1, img2, init], progress)
     return _restore(found, size),plan

@@ -67,7 +67,7 @@ def window_attention(
     q:Tensor,        # `(B,h,w,C)` queries
     k:Tensor,        # `(B,h,w,C)` keys
     v:Tensor,        # `(B,h,w,C)` values
-    splits:int=1,    # Windows along each side, of which both are multiples; 1: everything attends to everything
+    splits:int=1,    # Windows along each side, a multiple of it; 1: everything attends to everything
     shift:bool=False # Move the windows by half their size?
 )->Tensor:           # `(B,h,w,C)`
     "Attend within windows"
@@ -95,7 +95,7 @@ class AttentionLayer(nn.Module):
     "Windowed attention, and perhaps a perceptron, next to a shortcut"
     def __init__(self, *,
         channels:int=128, # Of the tokens
-        expansion:int=0   # Width of the perceptron, multiples of the 2*`channels` that it reads; 0: there is none
+        expansion:int=0   # Width of the perceptron, multiples of 2*`channels`, which it reads; 0: there is none
     ):
         super().__init__()
         linear = lambda: nn.Linear(channels, channels, bias=False)

@@ -12,7 +12,7 @@ from functools import partial
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, fail
 from ..core.grid import pad_to_multiple, unpad
 from ..layers.encoders import FeatureEncoder
 from ..layers.gates import CrossUnit, GatedStage, GatedUnit
@@ -60,7 +60,7 @@ def go_down(self:RecurrentPyramid,
     state, prepared, found = state.tanh(), self.down_gru.prepare(), []
     for i in range(levels):
         if i: state = self.down(state).tanh()
-        state = self.down_gru(state, x, prepared)   # what goes down is the unit's state, not the stage's result
+        state = self.down_gru(state, x, prepared)   # this goes down, not the stage's result
         x = self.down_stage(state)
         found.append(x)
     return found
@@ -130,7 +130,8 @@ class PyramidUpdate(nn.Module):
         self.hidden, self.context, self.lookup = hidden, context, lookup
         self.motion = MotionEncoder(lookup=lookup, outputs=motion)
         self.gru = GatedGRU(hidden=hidden, inputs=context + motion, units=units)
-        self.flow_head, self.mask = FlowHead(inputs=hidden, width=width), MaskPredictor(inputs=hidden, width=width, scale=1.)
+        self.flow_head = FlowHead(inputs=hidden, width=width)
+        self.mask = MaskPredictor(inputs=hidden, width=width, scale=1.)
         self.flow_head.out = nn.Conv2d(width, 6, 3, padding=1)   # flow, two logits, two log-scales
 
 @patch
@@ -211,10 +212,11 @@ def decode(self:DPFlow,
     flow, sizes = None, (2*self.update.hidden, self.update.context//2, self.update.hidden//2)
     for level, fmap in enumerate(fmaps):
         compared, inp, state = fmap.split(sizes, 1)
-        both = lambda x: torch.cat(x.chunk(2), 1)   # noqa: E731
+        def both(x): return torch.cat(x.chunk(2), 1)
         inp, net = both(inp).relu(), both(state).tanh()
         lookup, (h, w) = self.correlation(*compared.chunk(2), iters, corr), fmap.shape[-2:]
-        if flow is None: flow = compared.new_zeros(inp.shape[0], 2, h, w, dtype=torch.promote_types(fmap.dtype, torch.float32))
+        acc = torch.promote_types(fmap.dtype, torch.float32)
+        if flow is None: flow = compared.new_zeros(inp.shape[0], 2, h, w, dtype=acc)
         else: flow = 2*interpolate(flow, (h, w), mode='bilinear', align_corners=True)
         for i in range(iters):
             flow = flow.detach()
@@ -245,12 +247,15 @@ def forward(self:DPFlow,
     def show(level, i, flow, info, net):
         if not all_flows and (level, i) != (levels - 1, iters - 1): return
         mask, cells = self.update.mask(net), 2**(levels + 2 - level)
-        flow, *info = (unpad(self.enlarge(x, mask, size), pads) for x in (cells*flow, *info.to(flow.dtype).split(2, 1)))
+        both = cells*flow, *info.to(flow.dtype).split(2, 1)
+        flow, *info = (unpad(self.enlarge(x, mask, size), pads) for x in both)
         flows.append(flow); infos.append(torch.cat(info, 1))
     x = torch.cat([x1, x2])
-    if not torch.compiler.is_exporting(): x = x.contiguous(memory_format=torch.channels_last)   # a sixth faster in bfloat16
+    if not torch.compiler.is_exporting():   # a sixth faster in bfloat16
+        x = x.contiguous(memory_format=torch.channels_last)
     self.decode(self.features(x, levels), size, show, iters, corr or self.corr)
-    return FlowOutput(flow=flows[-1], flows=flows, infos=infos, confidence=mixture_confidence(infos[-1].detach()))
+    sure = mixture_confidence(infos[-1].detach())
+    return FlowOutput(flow=flows[-1], flows=flows, infos=infos, confidence=sure)
 
 # %% ../../nbs/models/46_dpflow.ipynb #d9a3466d
 @register_model(parameters=10_021_508)
@@ -264,7 +269,8 @@ def dpflow(*,
 )->DPFlow:              # In training mode
     "DPFlow as in the paper, 10.0 M parameters"
     lookup = AllPairs(levels=1, radius=radius)
-    update = PyramidUpdate(lookup=lookup.channels, hidden=channels, context=channels, motion=channels, width=width, units=units)
+    sizes = dict(hidden=channels, context=channels, motion=channels)
+    update = PyramidUpdate(lookup=lookup.channels, width=width, units=units, **sizes)
     features = RecurrentPyramid(channels=channels, outputs=3*channels, units=units)
     return DPFlow(features=features, correlation=lookup, update=update, iters=iters, levels=levels)
 
@@ -273,19 +279,24 @@ DPFlow.official_rules = [
     (r'^fnet\.lowres_stem\.', 'features.image_stem.'), (r'^fnet\.stem\.', 'features.stem.'),
     (r'stem\.conv1\.', 'stem.stem.conv.'), (r'stem\.conv2\.', 'stem.head.'),
     (r'stem\.layer(\d)\.', lambda m: f'stem.stages.{int(m[1]) - 1}.'),
-    (r'(stages\..*)\.conv(\d)\.', lambda m: f'{m[1]}.convs.{int(m[2]) - 1}.conv.'), (r'\.downsample\.0\.', '.skip.conv.'),
-    (r'^fnet\.(forward|backward)_gru\.conv', lambda m: f"features.{dict(forward='down', backward='up')[m[1]]}_gru."),
+    (r'(stages\..*)\.conv(\d)\.', lambda m: f'{m[1]}.convs.{int(m[2]) - 1}.conv.'),
+    (r'\.downsample\.0\.', '.skip.conv.'),
+    (r'^fnet\.forward_gru\.conv', 'features.down_gru.'), (r'^fnet\.backward_gru\.conv', 'features.up_gru.'),
     (r'^fnet\.rec_stage\.', 'features.down_stage.'), (r'^fnet\.back_stage\.', 'features.up_stage.'),
-    (r'^fnet\.down_gru\.', 'features.down.'), (r'^fnet\.up_gru\.', 'features.up.'), (r'^fnet\.out_merge_conv\.', 'features.merge.'),
+    (r'^fnet\.down_gru\.', 'features.down.'), (r'^fnet\.up_gru\.', 'features.up.'),
+    (r'^fnet\.out_merge_conv\.', 'features.merge.'),
     (r'^fnet\.out_stages\.', 'features.out_stage.'), (r'^fnet\.out_1x1\.', 'features.out.'),
     (r'\.conv_transition\.proj\.', '.first.'), (r'\.blocks\.', '.units.'), (r'\.layer_scale$', '.scale'),
-    (r'\.conv_self\.', '.own.'), (r'\.conv_cross\.', '.other.'), (r'\.merge_fc_g\.', '.merge.'), (r'\.fc2\.', '.out.'),
+    (r'\.conv_self\.', '.own.'), (r'\.conv_cross\.', '.other.'),
+    (r'\.merge_fc_g\.', '.merge.'), (r'\.fc2\.', '.out.'),
     (r'\.fc1_g\.', '.gate.0.'), (r'\.fc1_[xy]\.', '.value.0.'),
     (r'\.dwconv_g\.dwconv\.', '.gate.1.'), (r'\.dwconv_[xy]\.dwconv\.', '.value.1.'),
     (r'^update_block\.', 'update.'), (r'^update\.gru_list\.0\.conv', 'update.gru.'),
-    (r'^update\.encoder\.conv([cf])(\d)\.', lambda m: f"update.motion.{dict(c='corr', f='flow')[m[1]]}.{int(m[2]) - 1}.conv."),
+    (r'^update\.encoder\.convc(\d)\.', lambda m: f'update.motion.corr.{int(m[1]) - 1}.conv.'),
+    (r'^update\.encoder\.convf(\d)\.', lambda m: f'update.motion.flow.{int(m[1]) - 1}.conv.'),
     (r'^update\.encoder\.conv\.', 'update.motion.out.conv.'),
-    (r'^update\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'), (r'^update\.flow_head\.conv2\.', 'update.flow_head.out.'),
+    (r'^update\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'),
+    (r'^update\.flow_head\.conv2\.', 'update.flow_head.out.'),
     (r'^update\.mask\.conv1\.', 'update.mask.conv.conv.'), (r'^update\.mask\.conv2\.', 'update.mask.out.')]
 
 # %% ../../nbs/models/46_dpflow.ipynb #a0442a87
@@ -295,6 +306,7 @@ recipe_row('dpflow_things', 'dpflow', 'dpflow_things_384x704', one_cycle(1.25e-4
            load_from='dpflow:chairs')
 recipe_row('dpflow_sintel', _fine, 'dpflow_sintel_352x768', one_cycle(1.25e-4, 135, 1e-5, every=5), bs=24,
            load_from='dpflow:things')
-recipe_row('dpflow_kitti', _fine, 'dpflow_kitti_288x960', one_cycle(1e-4, 8, 1e-5, every=1), bs=6, load_from='dpflow:sintel')
-recipe_row('dpflow_spring', _fine | dict(levels=4), 'dpflow_spring_512x960', one_cycle(1e-4, 62, 1e-5, every=2), bs=16,
+recipe_row('dpflow_kitti', _fine, 'dpflow_kitti_288x960', one_cycle(1e-4, 8, 1e-5, every=1), bs=6,
            load_from='dpflow:sintel')
+recipe_row('dpflow_spring', _fine | dict(levels=4), 'dpflow_spring_512x960',
+           one_cycle(1e-4, 62, 1e-5, every=2), bs=16, load_from='dpflow:sintel')

@@ -88,7 +88,8 @@ class FeatureTransformer(nn.Module):
         expansion:int=4   # Of their perceptrons
     ):
         super().__init__()
-        self.layers = nn.ModuleList(CrossImageBlock(channels=channels, expansion=expansion) for _ in range(layers))
+        block = partial(CrossImageBlock, channels=channels, expansion=expansion)
+        self.layers = nn.ModuleList(block() for _ in range(layers))
 
 @patch
 def forward(self:FeatureTransformer,
@@ -170,7 +171,8 @@ class GMFlow(Estimator):
     ):
         super().__init__()
         if len(splits) != features.scales:
-            raise fail(ConfigError, 'splits', f'{len(splits)} numbers', f'{features.scales}, one for each scale')
+            expected = f'{features.scales}, one for each scale'
+            raise fail(ConfigError, 'splits', f'{len(splits)} numbers', expected)
         if mask.factor != features.stride:
             expected = f'{features.stride}, the stride of the features'
             raise fail(ConfigError, 'mask', f'a factor of {mask.factor}', expected)
@@ -325,7 +327,8 @@ def gmflow_parts(*,
     "Build the parts of GMFlow from numbers"
     features = ScaledEncoder(scales=scales, channels=channels)
     mask = MaskPredictor(inputs=state or channels + 2, width=mask_head, factor=features.stride, scale=1.)
-    return dict(features=features, transformer=FeatureTransformer(channels=channels, layers=layers, expansion=expansion),
+    transformer = FeatureTransformer(channels=channels, layers=layers, expansion=expansion)
+    return dict(features=features, transformer=transformer,
                 propagate=FlowPropagation(channels), mask=mask, splits=tuple(splits)[:scales], radius=radius)
 
 # %% ../../nbs/models/44_unimatch.ipynb #a3c267b6
@@ -366,16 +369,19 @@ def unimatch_refine6(*,
 
 # %% ../../nbs/models/44_unimatch.ipynb #ad0292a7
 GMFlow.official_rules = [
-    (r'^backbone\.', 'features.'), (r'^features\.conv1\.', 'features.stem.conv.'), (r'^features\.conv2\.', 'features.head.'),
-    (r'^features\.layer(\d)\.', lambda m: f'features.stages.{int(m[1]) - 1}.'), (r'^features\.trident_conv\.', 'features.trident.'),
+    (r'^backbone\.', 'features.'), (r'^features\.conv1\.', 'features.stem.conv.'),
+    (r'^features\.conv2\.', 'features.head.'), (r'^features\.trident_conv\.', 'features.trident.'),
+    (r'^features\.layer(\d)\.', lambda m: f'features.stages.{int(m[1]) - 1}.'),
     (r'^(features\.stages\..*)\.conv(\d)\.', lambda m: f'{m[1]}.convs.{int(m[2]) - 1}.conv.'),
     (r'\.downsample\.0\.', '.skip.conv.'), (r'^feature_flow_attn\.', 'propagate.'),
     (r'^(upsampler|refine\.mask)\.0\.', 'mask.conv.conv.'), (r'^(upsampler|refine\.mask)\.2\.', 'mask.out.'),
     (r'^refine_proj\.', 'project.'), (r'^refine\.', 'update.'),
-    (r'^update\.encoder\.conv([cf])(\d)\.', lambda m: f"update.motion.{dict(c='corr', f='flow')[m[1]]}.{int(m[2]) - 1}.conv."),
+    (r'^update\.encoder\.convc(\d)\.', lambda m: f'update.motion.corr.{int(m[1]) - 1}.conv.'),
+    (r'^update\.encoder\.convf(\d)\.', lambda m: f'update.motion.flow.{int(m[1]) - 1}.conv.'),
     (r'^update\.encoder\.conv\.', 'update.motion.out.conv.'),
     (r'^update\.gru\.conv([zrq])(\d)\.', lambda m: f'update.grus.{int(m[2]) - 1}.{m[1]}.'),
-    (r'^update\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'), (r'^update\.flow_head\.conv2\.', 'update.flow_head.out.')]
+    (r'^update\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'),
+    (r'^update\.flow_head\.conv2\.', 'update.flow_head.out.')]
 
 @patch
 def official_fix(self:UniMatch,
@@ -397,9 +403,11 @@ for _m in 'gmflow', 'gmflow_refine', 'unimatch_refine6':
     recipe_row(f'{_m}_things', _m, 'gmflow_things_384x768', _cycle(2e-4, 800), bs=8, seed=326,
                load_from=f'{_m}:ptlflow-chairs' if _old else None)
     recipe_row(f'{_m}_sintel', _m, _sintel, _cycle(2e-4, 200), bs=8, seed=326, load_from=f'{_m}:things')
-    if _old: recipe_row(f'{_m}_kitti', _m, _kitti, _cycle(2e-4, 100), bs=8, seed=326, load_from=f'{_m}:ptlflow-sintel')
+    if _old:
+        recipe_row(f'{_m}_kitti', _m, _kitti, _cycle(2e-4, 100), bs=8, seed=326, load_from=f'{_m}:ptlflow-sintel')
     else:
         recipe_row(f'{_m}_sintelft', _m, 'gmflow_sintelft_416x1024', _cycle(1e-4, 5, every=5), bs=8, seed=326,
                    load_from=f'{_m}:ptlflow-sintel')
-        recipe_row(f'{_m}_vkitti2', _m, 'gmflow_vkitti2_320x832', _cycle(2e-4, 40), bs=16, seed=326, load_from=f'{_m}:things')
+        recipe_row(f'{_m}_vkitti2', _m, 'gmflow_vkitti2_320x832', _cycle(2e-4, 40), bs=16, seed=326,
+                   load_from=f'{_m}:things')
         recipe_row(f'{_m}_kittimix', _m, 'gmflow_kittimix_352x1216', _cycle(2e-4, 30), bs=8, seed=326)

@@ -88,8 +88,8 @@ MIXTURES |= dict(
 # %% ../../nbs/recipes/08_mixtures.ipynb #8e6552a7
 def _stages(family, crops, sintel, extra=()):
     "Chairs, Things, the mixture for Sintel, and KITTI, with the augmentations of `family`; crops by stage"
-    a = lambda stage: f'{family}_{stage}'   # noqa: E731
-    size = lambda stage: '{}x{}'.format(*crops[stage])   # noqa: E731
+    def a(stage): return f'{family}_{stage}'
+    def size(stage): return '{}x{}'.format(*crops[stage])
     film, kitti, hd1k, things = sintel
     mixed = [*_film(a('sintel'), times=film), _set('kitti2015', a('sintel_kitti'), times=kitti),
              _set('hd1k', a('hd1k'), times=hd1k), *things(a('sintel_things'))]
@@ -98,18 +98,24 @@ def _stages(family, crops, sintel, extra=()):
                 kitti=([_set('kitti2015', a('kitti'))], [_k15]))
     return {f'{family}_{k}_{size(k)}': _mixture(*v, crops[k]) for k, v in sets.items()}
 
-_left = lambda augment: [_set('flyingthings3d', augment)]   # noqa: E731
-_both_views = lambda augment: [_set('flyingthings3d', augment, scene='both', direction='forward')]   # noqa: E731
-MIXTURES |= _stages('gmflow', dict(chairs=(384,512), things=(384,768), sintel=(320,896), kitti=(320,1152)), (100, 200, 5, _left))
-MIXTURES |= _stages('dpflow', dict(chairs=(352,480), things=(384,704), sintel=(352,768), kitti=(288,960)),
-                    (20, 80, 30, _both_views), dict(scene='both', direction='forward'))
+_ahead = dict(scene='both', direction='forward')
+def _left(augment): return [_set('flyingthings3d', augment)]
+def _both_views(augment): return [_set('flyingthings3d', augment, **_ahead)]
+
+_crops = dict(chairs=(384, 512), things=(384, 768), sintel=(320, 896), kitti=(320, 1152))
+MIXTURES |= _stages('gmflow', _crops, (100, 200, 5, _left))
+_crops = dict(chairs=(352, 480), things=(384, 704), sintel=(352, 768), kitti=(288, 960))
+MIXTURES |= _stages('dpflow', _crops, (20, 80, 30, _both_views), _ahead)
+
+_ways = dict(direction=['forward', 'backward'])
+_film_ft = [_set('sintel', 'gmflow_sintel'), _set('sintel', 'gmflow_sintel', times=2, pass_style='final')]
+_street = [_set('kitti2015', 'gmflow_kitti', times=2), _set('kitti2012', 'gmflow_kitti')]
 MIXTURES |= dict(
-    gmflow_sintelft_416x1024=_mixture([_set('sintel', 'gmflow_sintel'), _set('sintel', 'gmflow_sintel', times=2, pass_style='final')],
-                                      _sintel, (416, 1024)),
-    gmflow_vkitti2_320x832=_mixture([_set('vkitti2', 'gmflow_vkitti2', direction=['forward', 'backward'])], [_k15], (320, 832)),
-    gmflow_kittimix_352x1216=_mixture([_set('kitti2015', 'gmflow_kitti', times=2), _set('kitti2012', 'gmflow_kitti')],
-                                      [_k15, _k12], (352, 1216)),
-    dpflow_spring_512x960=_mixture([_set('spring', 'dpflow_spring', direction=['forward', 'backward'])], [_set('spring', label='spring')], (512, 960)))
+    gmflow_sintelft_416x1024=_mixture(_film_ft, _sintel, (416, 1024)),
+    gmflow_vkitti2_320x832=_mixture([_set('vkitti2', 'gmflow_vkitti2', **_ways)], [_k15], (320, 832)),
+    gmflow_kittimix_352x1216=_mixture(_street, [_k15, _k12], (352, 1216)),
+    dpflow_spring_512x960=_mixture([_set('spring', 'dpflow_spring', **_ways)],
+                                   [_set('spring', label='spring')], (512, 960)))
 
 # %% ../../nbs/recipes/08_mixtures.ipynb #e86d9a61
 def expand_recipe(
