@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['sine_positions', 'attend', 'window_bands', 'window_attention', 'attend_map', 'AttentionLayer']
 
-# %% ../../nbs/layers/56_attention.ipynb #b9d2d7fd
+# %% ../../nbs/layers/56_attention.ipynb #1afdf2d0
 import math, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-# %% ../../nbs/layers/56_attention.ipynb #17d8100c
+# %% ../../nbs/layers/56_attention.ipynb #ac3a215e
 def sine_positions(
     h:int,            # Height, cells
     w:int,            # Width, cells
@@ -29,7 +29,7 @@ def sine_positions(
     y, x = waves(h)[:, :, None].expand(-1, -1, w), waves(w)[:, None].expand(-1, h, -1)
     return torch.cat([y, x])
 
-# %% ../../nbs/layers/56_attention.ipynb #0354297b
+# %% ../../nbs/layers/56_attention.ipynb #48f3484b
 def attend(
     q:Tensor, # `(B,N,C)` queries
     k:Tensor, # `(B,M,C)` keys
@@ -38,7 +38,7 @@ def attend(
     "Weigh the values by how well their keys answer the queries"
     return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
-# %% ../../nbs/layers/56_attention.ipynb #d7bc8a25
+# %% ../../nbs/layers/56_attention.ipynb #de25aef2
 def window_bands(
     n:int,      # Cells along a side, a multiple of `splits`
     splits:int, # Windows along it
@@ -51,7 +51,7 @@ def window_bands(
     bands = (0, half, 1), (half, size, splits - 1), (half + size*(splits - 1), size - half, 1)
     return [b for b in bands if b[1] != 0]
 
-# %% ../../nbs/layers/56_attention.ipynb #6ad13776
+# %% ../../nbs/layers/56_attention.ipynb #10fb1391
 def _windows(x, rows, cols):
     "`(B*n,a*b,C)` tokens of the windows of a block of equal ones"
     (y, a, n), (z, b, m) = rows, cols
@@ -76,7 +76,7 @@ def window_attention(
     rows = [torch.cat([cells(r, c) for c in across], 2) for r in down]
     return torch.cat(rows, 1)
 
-# %% ../../nbs/layers/56_attention.ipynb #b4398ef2
+# %% ../../nbs/layers/56_attention.ipynb #5690f40b
 def attend_map(
     q:Tensor, # `(B,C,h,w)` queries
     k:Tensor, # `(B,C,h2,w2)` keys
@@ -90,7 +90,7 @@ def attend_map(
         y = attend(*tokens)[..., :v.shape[1]]
     return y.mT.unflatten(2, q.shape[-2:])
 
-# %% ../../nbs/layers/56_attention.ipynb #208ff8fb
+# %% ../../nbs/layers/56_attention.ipynb #7adab1ce
 class AttentionLayer(nn.Module):
     "Windowed attention, and perhaps a perceptron, next to a shortcut"
     def __init__(self, *,
