@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['look_around', 'SelfGate', 'CrossGate', 'pixel_norm', 'GatedUnit', 'CrossUnit', 'GatedStage']
 
-# %% ../../nbs/layers/60_gates.ipynb #a9c501e6
+# %% ../../nbs/layers/60_gates.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .blocks import plain_group_norm
 
-# %% ../../nbs/layers/60_gates.ipynb #20f2d4d4
+# %% ../../nbs/layers/60_gates.ipynb #1ce18e45
 def look_around(
     ni:int,      # Channels in
     nf:int,      # Channels out
@@ -38,7 +38,7 @@ def forward(self:SelfGate,
     "Pass some of `x`"
     return self.out(F.gelu(self.gate(x))*self.value(x))
 
-# %% ../../nbs/layers/60_gates.ipynb #37d32664
+# %% ../../nbs/layers/60_gates.ipynb #ab5c5895
 class CrossGate(nn.Module):
     "Two maps decide together what passes of the second"
     def __init__(self,
@@ -60,7 +60,7 @@ def forward(self:CrossGate,
     gate = self.gate(self.merge(torch.cat([x, y], 1)))
     return self.out(F.gelu(gate)*self.value(y))
 
-# %% ../../nbs/layers/60_gates.ipynb #9e865a56
+# %% ../../nbs/layers/60_gates.ipynb #d11cb0cd
 def pixel_norm(
     x:Tensor # `(B,C,h,w)`
 )->Tensor:   # `(B,C,h,w)`
@@ -82,7 +82,7 @@ def forward(self:GatedUnit,
     "Add what passes"
     return x + self.scale[:, None, None]*self.own(pixel_norm(x))
 
-# %% ../../nbs/layers/60_gates.ipynb #a5dbb914
+# %% ../../nbs/layers/60_gates.ipynb #ab1bd502
 class CrossUnit(nn.Module):
     "A `SelfGate` for both images, then a `CrossGate` from each to the other"
     def __init__(self,
@@ -102,7 +102,7 @@ def forward(self:CrossUnit,
     one = one + scale*self.other(a, b)
     return torch.cat([one, two + scale*self.other(b, one)])   # `one`, not `a`: it has just been finished
 
-# %% ../../nbs/layers/60_gates.ipynb #10014e6b
+# %% ../../nbs/layers/60_gates.ipynb #1faa7a02
 class GatedStage(nn.Module):
     "Units in a row, normalised at the end"
     def __init__(self,
