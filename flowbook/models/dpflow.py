@@ -309,4 +309,4 @@ recipe_row('dpflow_sintel', _fine, 'dpflow_sintel_352x768', one_cycle(1.25e-4, 1
 recipe_row('dpflow_kitti', _fine, 'dpflow_kitti_288x960', one_cycle(1e-4, 8, 1e-5, every=1), bs=6,
            load_from='dpflow:sintel')
 recipe_row('dpflow_spring', _fine | dict(levels=4), 'dpflow_spring_512x960',
-           one_cycle(1e-4, 62, 1e-5, every=2), bs=16, load_from='dpflow:sintel')
+           one_cycle(1e-4, 62, 1e-5, every=2), bs=16, load_from='dpflow:sintel');
