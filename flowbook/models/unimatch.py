@@ -67,7 +67,8 @@ def forward(self:CrossImageBlock,
     shift:bool     # Likewise
 )->Tensor:         # `(2*B,h,w,C)`
     "Let both images look at themselves, and at each other as they were"
-    others = x.roll(x.shape[0]//2, 0)
+    one, two = x.chunk(2)
+    others = torch.cat([two, one])
     return self.cross_attn_ffn(self.self_attn(x, x, splits, shift), others, splits, shift)
 
 # %% ../../nbs/models/44_unimatch.ipynb #4d4bc90a
