@@ -8,7 +8,7 @@ __all__ = ['pick_device', 'bundled_models', 'fill_model', 'describe_models', 'Fl
 # %% ../../nbs/infer/10_predictor.ipynb #4c79b354
 import os, re
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 import numpy as np, torch
@@ -123,11 +123,12 @@ def _memory_said(img):
         raise fail(FlowbookError, 'memory', f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels", "tile='auto' or a smaller scale") from None
 
 @patch
-def _network(self:FlowPredictor, img1, img2, flow_init):
+def _network(self:FlowPredictor, img1, img2, flow_init, both=False):
     "What the model knows about a batch, `(B,C,H,W)` each"
     self.model.eval()
     kw = {} if self.iters is None else dict(iters=self.iters)
     if flow_init is not None: kw['flow_init'] = grid_init(self.model, flow_init)
+    if both: kw['both'] = True
     with _memory_said(img1), torch.inference_mode(), torch.autocast(self.device.type, _dtypes[self.precision], enabled=self.precision!='fp32'):
         out = self.model(img1, img2, **kw)
     return {k: getattr(out, k).float().clone() for k in _known if getattr(out, k) is not None}   # clones, so that ordinary tensors leave
@@ -142,14 +143,15 @@ def _restore(fields, size):
 
 # %% ../../nbs/infer/10_predictor.ipynb #2cb41385
 @patch
-def _fields(self:FlowPredictor, img1, img2, flow_init=None, progress=None):
+def _fields(self:FlowPredictor, img1, img2, flow_init=None, progress=None, both=False):
     "What the model knows, at the size of the pictures; and how they were cut"
     img1,img2,init = (o if o is None else o.to(self.device) for o in (img1, img2, flow_init))
     size,small = img1.shape[-2:],self.inner_size(img1.shape[-2:])
     if small!=tuple(size): img1,img2,init = _resize(img1, small),_resize(img2, small),None if init is None else resize_flow(init, small)
-    plan = self.plan(size, len(img1))
-    if plan.whole: found = self._network(img1, img2, init)
-    else: found = run_tiled(self._network, plan, [img1, img2, init], progress)
+    plan = self.plan(size, len(img1)*(1 + both))   # both ways take at most what two pairs do
+    run = partial(self._network, both=both)
+    if plan.whole: found = run(img1, img2, init)
+    else: found = run_tiled(run, plan, [img1, img2, init], progress)
     return _restore(found, size),plan
 
 # %% ../../nbs/infer/10_predictor.ipynb #f7518288
@@ -217,8 +219,8 @@ def predict(self:FlowPredictor,
     "What the model knows about the pair"
     x,y = self._load(img1, img2)
     init = None if flow_init is None else self._first_guess(flow_init, x)
-    compute = self._both_ways if bidirectional and not self.model.bidirectional else self._fields
-    fields,plan = compute(x, y, init, progress)
+    if bidirectional and not self.model.bidirectional: fields,plan = self._both_ways(x, y, init, progress)
+    else: fields,plan = self._fields(x, y, init, progress, bidirectional and self.model.takes_both)
     return _finish(fields, plan, init, _frames(img1, img2))
 
 # %% ../../nbs/infer/10_predictor.ipynb #43c26fd3

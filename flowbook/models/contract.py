@@ -95,7 +95,8 @@ def _check_declared(model, size):
     assert model.frames in (2, 3), f"frames is {model.frames}, expected 2 or 3"
     assert isinstance(model.loss, dict) and 'type' in model.loss, 'loss must be a dictionary with the type of the loss'
     for k in ('family', 'paper'): assert isinstance(getattr(model, k), str), f"{k} must be a text"
-    with torch.no_grad(): out = _call(model.eval(), texture_pair(size))
+    with torch.no_grad(): out = _call(model.eval(), texture_pair(size), **dict(both=True) if model.takes_both else {})
+    assert model.bidirectional or not model.takes_both, 'takes_both is declared, and bidirectional is not'
     for flag, field in dict(bidirectional='flow_bw', occlusion='occ', confidence='confidence').items():
         has = getattr(out, field) is not None
         assert has == getattr(model, flag), f"{flag} is {getattr(model, flag)}, and {field} is {'there' if has else 'missing'}"

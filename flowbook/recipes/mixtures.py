@@ -106,6 +106,38 @@ MIXTURES |= dict(
         _film_and_street(20, 200, 5), _sintel, (368, 768), 5),
     kitti2015_raft_320x1152=_mixture([_set('kitti2015', 'raft_kitti')], [_k15], (320, 1152), 5))
 
+# %% ../../nbs/recipes/08_mixtures.ipynb #8e6552a7
+def _stages(family, crops, sintel, extra=()):
+    "Chairs, Things, the mixture for Sintel, and KITTI, with the augmentations of `family`; crops by stage"
+    def a(stage): return f'{family}_{stage}'
+    def size(stage): return '{}x{}'.format(*crops[stage])
+    film, kitti, hd1k, things = sintel
+    mixed = [*_film(a('sintel'), times=film), _set('kitti2015', a('sintel_kitti'), times=kitti),
+             _set('hd1k', a('hd1k'), times=hd1k), *things(a('sintel_things'))]
+    sets = dict(chairs=([_set('flyingchairs', a('chairs'))], _chairs_val), sintel=(mixed, _sintel),
+                things=(_passes('flyingthings3d', a('things'), **dict(extra)), _sintel),
+                kitti=([_set('kitti2015', a('kitti'))], [_k15]))
+    return {f'{family}_{k}_{size(k)}': _mixture(*v, crops[k]) for k, v in sets.items()}
+
+_ahead = dict(scene='both', direction='forward')
+def _left(augment): return [_set('flyingthings3d', augment)]
+def _both_views(augment): return [_set('flyingthings3d', augment, **_ahead)]
+
+_crops = dict(chairs=(384, 512), things=(384, 768), sintel=(320, 896), kitti=(320, 1152))
+MIXTURES |= _stages('gmflow', _crops, (100, 200, 5, _left))
+_crops = dict(chairs=(352, 480), things=(384, 704), sintel=(352, 768), kitti=(288, 960))
+MIXTURES |= _stages('dpflow', _crops, (20, 80, 30, _both_views), _ahead)
+
+_ways = dict(direction=['forward', 'backward'])
+_film_ft = [_set('sintel', 'gmflow_sintel'), _set('sintel', 'gmflow_sintel', times=2, pass_style='final')]
+_street = [_set('kitti2015', 'gmflow_kitti', times=2), _set('kitti2012', 'gmflow_kitti')]
+MIXTURES |= dict(
+    gmflow_sintelft_416x1024=_mixture(_film_ft, _sintel, (416, 1024)),
+    gmflow_vkitti2_320x832=_mixture([_set('vkitti2', 'gmflow_vkitti2', **_ways)], [_k15], (320, 832)),
+    gmflow_kittimix_352x1216=_mixture(_street, [_k15, _k12], (352, 1216)),
+    dpflow_spring_512x960=_mixture([_set('spring', 'dpflow_spring', **_ways)],
+                                   [_set('spring', label='spring')], (512, 960)))
+
 # %% ../../nbs/recipes/08_mixtures.ipynb #e86d9a61
 def expand_recipe(
     recipe:dict # A recipe, or a row with the name of a `mixture` and a batch size in place of the part `data`

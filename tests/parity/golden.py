@@ -117,7 +117,7 @@ class Golden:
         share = max(v['max_abs']/size(k) for k,v in stated.items() if k.startswith('flow') and any(a.startswith(k) for a in self.arrays))
         return ROOM*share*size(of)
 
-MODERN = 'sea_raft_s', 'sea_raft_m', 'sea_raft_l', 'neuflow2' # from their authors' code, in the folder `modern`
+NEWER = ('sea_raft_s', 'sea_raft_m', 'sea_raft_l', 'neuflow2', 'gmflow', 'gmflow_refine', 'unimatch_refine6', 'dpflow') # from their authors' code, in the folder `modern`
 EVERY = 4 # pixels of the full recording to one of the reduced one, each way
 
 def reduce(out=here/'reduced.zip'):
@@ -130,7 +130,7 @@ def reduce(out=here/'reduced.zip'):
     with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as z:
         add = lambda name, data: z.writestr(zipfile.ZipInfo(name, (2026, 11, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED, 9) # no time of day: same bytes
         add('input.npz', pack(**np.load(root/'input.npz')))
-        for path in (*sorted(p.parent.name for p in root.glob('*/golden.npz')), *(f'modern/{n}' for n in MODERN)):
+        for path in (*sorted(p.parent.name for p in root.glob('*/golden.npz')), *(f'modern/{n}' for n in NEWER)):
             full = Golden(path, root)
             arrays = {k: v if k.startswith('buffer/') else v[::EVERY, ::EVERY] for k,v in full.arrays.items() if k.startswith(('flow', 'buffer/'))}
             meta = dict(grad_norms=full.grad_norms, keys=dict(keys=full.keys), meta={k: full.meta[k] for k in told if k in full.meta})
