@@ -77,7 +77,7 @@ def _check_keywords(model, size):
     pair, n = texture_pair(size), model.stride
     grid = (1, 2, *(-(-s//n) for s in size))
     if model.iterates:
-        one, two = (_call(model, pair, iters=i, all_flows=True) for i in (1, 2))
+        one, two = (_call(model, pair, iters=i, all_flows=True) for i in (1, 4))   # a pyramid shares them among its levels
         assert len(two.flows) > len(one.flows) or not torch.equal(one.flow, two.flow), 'iterates is declared, and iters changes nothing'
         assert _refuses(lambda: _call(model, pair, iters=0)), 'iters=0 is accepted'
     else: assert _refuses(lambda: _call(model, pair, iters=3)), 'iterates is not declared, and iters is accepted'
@@ -113,7 +113,9 @@ def _check_gradients(model, size):
             p += (.1*spread or .02)*torch.randn(p.shape, generator=rng)
             p *= .7   # short vectors: nothing is matched outside the images
     one, other = texture_pair(size, batch=2)
-    out = _call(model, (one, other.flip(0)))   # what differs everywhere leaves nothing at rest
+    grid = [-(-s//model.stride) for s in size]   # what reads the flow has to see one, if there is a single iteration
+    start = dict(flow_init=torch.randn(2, 2, *grid, generator=rng)) if model.takes_init else {}
+    out = _call(model, (one, other.flip(0)), **start)   # what differs everywhere leaves nothing at rest
     lists = (getattr(out, k, None) or [] for k in ('flows', 'flows_bw', 'occs', 'occs_bw'))
     sum(((f - 1)**2).mean() for fs in lists for f in fs).backward()
     wanted = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
