@@ -158,7 +158,7 @@ def start(self:RAPIDFlow,
 )->tuple:            # State and flow of this level
     "Begin a level"
     if net is not None: return self.gate(net, skip), bilinear_upsample(flow, 2)
-    shape = (len(skip), 2, *skip.shape[-2:])
+    shape = (skip.shape[0], 2, *skip.shape[-2:])
     if flow is None: return skip, skip.new_zeros(shape)
     if flow.shape != shape: raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow.shape)}", shape)
     return skip, flow
