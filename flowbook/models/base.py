@@ -27,6 +27,7 @@ class FlowOutput:
     flows_bw:list=None       # The predictions behind `flow_bw`, one for each in `flows`
     occs:list=None           # The logits behind `occ`, `(B,1,h,w)` each, likewise
     occs_bw:list=None        # The logits behind `occ_bw`
+    infos:list=None          # The mixtures behind `confidence`, `(B,4,H,W)` each, see `mixture_parts`
 
     def __repr__(self):
         fields = 'flow_bw', 'occ', 'occ_bw', 'confidence', 'flow_prev'
