@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from flowbook.core.errors import FlowbookError
-from flowbook.core.testing import _pair
+from flowbook.models.contract import texture_pair
 from flowbook.models.registry import list_models
 from flowbook.models.zoo import create_model
 from flowbook.models.classical import Classical
@@ -25,7 +25,7 @@ heads = ['model', 'ONNX', 'ONNX, any size', 'torch.export', 'torch.export, any s
 @torch.no_grad()
 def settle(model, size, **options):
     "Turn down all layers that predict flow until the largest vector is 30 px"
-    pair = _pair(1, size)
+    pair = model.from_pair(*texture_pair(size))
     for _ in range(8):
         largest = model(*pair, **options).flow.abs().max().item()
         if largest <= 30: break

@@ -88,9 +88,18 @@ def __call__(self:Estimator,
     "Call the model"
     given = sum(isinstance(o, Tensor) and o.ndim == 4 for o in imgs)
     if given not in (0, self.frames) and given == len(imgs) and not {'img1', 'img2'} & kwargs.keys():
-        expected = {2: '2: a frame and the next', 3: '3: the frame before, the frame, and the next'}[self.frames]
+        expected = {2: '2: a frame and the next', 3: '3: the frame before, the frame, and the next'}.get(self.frames, self.frames)
         raise fail(FlowbookError, type(self).__name__, f"{given} image{'s'*(given != 1)}", expected)
     return nn.Module.__call__(self, *imgs, **kwargs)
+
+# %% ../../nbs/models/00_base.ipynb #a2a9e963
+@patch
+def from_pair(self:Estimator,
+    img1:Tensor, # `(B,3,H,W)` RGB in [0,1]
+    img2:Tensor  # The next frame, same shape
+)->tuple:        # As many images as a call takes
+    "Make the images of a call out of a pair"
+    return (img1, img1, img2) if self.frames == 3 else (img1, img2)
 
 # %% ../../nbs/models/00_base.ipynb #5e1e9d47
 @patch

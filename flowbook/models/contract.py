@@ -90,16 +90,27 @@ def _check_keywords(model, size):
     assert len(_call(model, pair, all_flows=True).flows) >= 1, 'all_flows=True leaves no flow'
 
 # %% ../../nbs/models/86_contract.ipynb #6cf84beb
+@torch.no_grad()
+def _check_features(model, pair, out):
+    "Features that are given again change nothing; those of other images do"
+    found = out.features
+    assert len(found) == model.frames and all(torch.is_tensor(f) for f in found), 'features must be a list of tensors, one for each image'
+    gap = (_call(model, pair, features=[*found[:-1], None]).flow - out.flow).abs().max().item()
+    assert gap <= 1e-3*max(1., out.flow.abs().max().item()), f"with features of the call before, the flow differs by {gap:.2g} px"
+
 def _check_declared(model, size):
     "What the class says about itself"
-    assert model.frames in (2, 3), f"frames is {model.frames}, expected 2 or 3"
     assert isinstance(model.loss, dict) and 'type' in model.loss, 'loss must be a dictionary with the type of the loss'
     for k in ('family', 'paper'): assert isinstance(getattr(model, k), str), f"{k} must be a text"
     with torch.no_grad(): out = _call(model.eval(), texture_pair(size))
+    assert (out.flow_prev is not None) == (model.frames == 3), f"frames is {model.frames}, and flow_prev is {'missing' if out.flow_prev is None else 'there'}"
+    if model.frames == 3: assert out.flow_prev.shape == out.flow.shape and len(out.flows_prev) == len(out.flows), 'flow_prev differs from flow in shape or predictions'
+    if model.reuses: _check_features(model, texture_pair(size), out)
     for flag, field in dict(bidirectional='flow_bw', occlusion='occ', confidence='confidence').items():
         has = getattr(out, field) is not None
         assert has == getattr(model, flag), f"{flag} is {getattr(model, flag)}, and {field} is {'there' if has else 'missing'}"
     small = [torch.rand(1, 3, model.min_size - 1, model.min_size)]*2
+    assert _refuses(lambda: model(*[texture_pair(size)[0]]*(5 - model.frames))), f"{5 - model.frames} images are accepted, and frames is {model.frames}"
     assert _refuses(lambda: _call(model, small)), f"an image below min_size={model.min_size} is accepted"
 
 # %% ../../nbs/models/86_contract.ipynb #a2d7a361
@@ -116,7 +127,7 @@ def _check_gradients(model, size):
     grid = [-(-s//model.stride) for s in size]   # what reads the flow has to see one, if there is a single iteration
     start = dict(flow_init=torch.randn(2, 2, *grid, generator=rng)) if model.takes_init else {}
     out = _call(model, (one, other.flip(0)), **start)   # what differs everywhere leaves nothing at rest
-    lists = (getattr(out, k, None) or [] for k in ('flows', 'flows_bw', 'occs', 'occs_bw'))
+    lists = (getattr(out, k, None) or [] for k in ('flows', 'flows_bw', 'flows_prev', 'occs', 'occs_bw'))
     sum(((f - 1)**2).mean() for fs in lists for f in fs).backward()
     wanted = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     lost = [n for n, p in wanted if p.grad is None or not p.grad.isfinite().all()]
@@ -186,6 +197,7 @@ def check_estimator(
         model = MODELS[model]
     if not isinstance(model, nn.Module): model = _check_build(model, sizes[0])
     assert isinstance(model, Estimator), f"{type(model).__name__} is not an Estimator"
+    assert model.frames in (2, 3), f"frames is {model.frames}, expected 2 or 3"
     count = sum(p.numel() for p in model.parameters())
     assert parameters in (None, count), f"the model has {count:,} parameters, expected {parameters:,}"
     model.eval()
