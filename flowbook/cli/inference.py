@@ -101,7 +101,8 @@ def _show_infer(pair, res, files, as_json):
     typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}, {res['ms']:.0f} ms")
     if 'plan' in res: typer.echo(res['plan'])
     typer.echo(f"motion: mean {res['mean']:.2f} px, max {res['max']:.1f} px")
-    said = [f"occluded: {res['occluded']:.1f} %"]*('occluded' in res) + [f"confidence: mean {res['confidence']:.2f}" for _ in range('confidence' in res)]
+    known = dict(occluded='occluded: {:.1f} %', confidence='confidence: mean {:.2f}')
+    said = [text.format(res[k]) for k,text in known.items() if k in res]
     if said: typer.echo('; '.join(said))
     if 'epe' in res: typer.echo(f"error: EPE {res['epe']:.2f} px, Fl-all {res['fl_all']:.1f} %")
     typer.echo(f"wrote {files[0]}, {', '.join(o.name for o in files[1:])}")
