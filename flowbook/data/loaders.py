@@ -301,7 +301,7 @@ def dataloaders(
 
 def _scene_dataloaders(self:SceneDataset, n_valid=64, **kwargs):
     "These scenes for training, and `n_valid` held-out ones that never change"
-    return dataloaders(self, SceneDataset(n_valid, self.config, seed=held_out_seed(self.seed), fresh=False), **kwargs)
+    return dataloaders(self, SceneDataset(n_valid, self.config, seed=held_out_seed(self.seed), fresh=False, frames=self.frames), **kwargs)
 
 SceneDataset.dataloaders = _scene_dataloaders
 
