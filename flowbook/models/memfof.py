@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CoarseEncoder', 'SharpAttention', 'TripleUpdate', 'MEMFOF', 'memfof_parts', 'memfof']
 
-# %% ../../nbs/models/50_memfof.ipynb #df8df5e0
+# %% ../../nbs/models/50_memfof.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
 from collections.abc import Callable
 from fastcore.basics import patch
@@ -22,7 +22,7 @@ from .raft import AllPairs
 from .registry import register_model
 from ..ops.upsample import convex_upsample
 
-# %% ../../nbs/models/50_memfof.ipynb #3d77e0c9
+# %% ../../nbs/models/50_memfof.ipynb #7ee0e966
 class CoarseEncoder(nn.Module):
     "Image, or three of them, to features at 1/16 of the resolution"
     def __init__(self, *,
@@ -44,7 +44,7 @@ def forward(self:CoarseEncoder,
     "Encode `x`"
     return self.final_conv(self.resnet(x))
 
-# %% ../../nbs/models/50_memfof.ipynb #04453908
+# %% ../../nbs/models/50_memfof.ipynb #d11f5e93
 class SharpAttention(ContextAttention):
     "`ContextAttention` that stays as sharp when there are more cells"
     def __init__(self, *,
@@ -61,7 +61,7 @@ def forward(self:SharpAttention,
     sharp = self.scale*cells.log()/cells.new_tensor(3.).log()
     return ((sharp*q).mT @ k).softmax(-1)[:, None]
 
-# %% ../../nbs/models/50_memfof.ipynb #246bf0b9
+# %% ../../nbs/models/50_memfof.ipynb #0dd93eff
 class TripleUpdate(NextUpdate):
     "One iteration: motion features of both directions, their aggregation, then ConvNeXt units"
     def __init__(self, *,
@@ -86,7 +86,7 @@ def forward(self:TripleUpdate,
     for unit in self.refine: net = unit(torch.cat([net, about], 1))
     return net
 
-# %% ../../nbs/models/50_memfof.ipynb #aa9c54c5
+# %% ../../nbs/models/50_memfof.ipynb #19ff7b42
 class MEMFOF(Estimator):
     "Memory-efficient multi-frame optical flow"
     family = 'MEMFOF'
@@ -113,7 +113,7 @@ class MEMFOF(Estimator):
         self.flow_head = conv_head(dim, 2*dim, 12)
         self.fnet, self.update_block, self.att = fnet, update, attention
 
-# %% ../../nbs/models/50_memfof.ipynb #f93f4466
+# %% ../../nbs/models/50_memfof.ipynb #087c6829
 @patch
 def prepare(self:MEMFOF,
     img:Tensor # `(B,3,H,W)` RGB in [0,1]
@@ -140,7 +140,7 @@ def encode(self:MEMFOF,
     for i, f in zip(todo, new.chunk(len(todo)), strict=True): found[i] = f
     return found
 
-# %% ../../nbs/models/50_memfof.ipynb #b8a3a5fb
+# %% ../../nbs/models/50_memfof.ipynb #01f3fa77
 @patch
 def read(self:MEMFOF,
     net:Tensor # `(B,dim,h,w)` state
@@ -164,7 +164,7 @@ def step(self:MEMFOF,
     delta, info = self.read(net)
     return net, flow + delta, info
 
-# %% ../../nbs/models/50_memfof.ipynb #3448921b
+# %% ../../nbs/models/50_memfof.ipynb #21723a97
 @patch
 def upsample(self:MEMFOF,
     flow:Tensor, # `(B,4,h,w)` flows, back and ahead, cells
@@ -179,7 +179,7 @@ def upsample(self:MEMFOF,
         found.append((convex_upsample(f, mask, n), mixture))
     return found
 
-# %% ../../nbs/models/50_memfof.ipynb #265eb25b
+# %% ../../nbs/models/50_memfof.ipynb #da9a97ae
 @patch
 def decode(self:MEMFOF,
     fmaps:list,      # `(B,C,h,w)` features of previous, middle and next
@@ -199,7 +199,7 @@ def decode(self:MEMFOF,
         if all_flows or i == iters - 1: found.append(self.upsample(flow, info, net))
     return found
 
-# %% ../../nbs/models/50_memfof.ipynb #a0d8098d
+# %% ../../nbs/models/50_memfof.ipynb #3dc16902
 @patch
 def forward(self:MEMFOF,
     img0:Tensor,           # `(B,3,H,W)` RGB in [0,1], at least 64x64: the frame before
@@ -227,7 +227,7 @@ def forward(self:MEMFOF,
     return FlowOutput(flow=flows[-1], flows=flows, infos=infos, confidence=mixture_confidence(infos[-1].detach()),
                       flow_prev=flows_prev[-1], flows_prev=flows_prev, infos_prev=infos_prev, features=fmaps)
 
-# %% ../../nbs/models/50_memfof.ipynb #9ba6dedb
+# %% ../../nbs/models/50_memfof.ipynb #df432622
 def memfof_parts(*,
     blocks:tuple=(3,4,6),       # Encoders: blocks of the stages
     widths:tuple=(64,128,256),  # Encoders: channels of the stages
