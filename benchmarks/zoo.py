@@ -21,6 +21,7 @@ from flowbook.models.summary import flops, num_params
 
 warnings.simplefilter('ignore')
 ptlflow_names = dict(flownets='flownets', flownetc='flownetc', flownet2sd='flownetsd', flownet2cs='flownetcs', flownet2css='flownetcss', flownet2='flownet2', pwcnet='pwcnet',
+                     gmflow='gmflow', gmflow_refine='gmflow_refine', unimatch_refine6='unimatch_sc2_ref6', dpflow='dpflow',
                      liteflownet='liteflownet', liteflownet2='liteflownet2', irrpwc='irr_pwc', maskflownets='maskflownet_s', maskflownet='maskflownet', raft='raft',
                      raft_small='raft_small', gma='gma')
 torchvision_names = dict(raft='raft_large', raft_small='raft_small')

@@ -1,5 +1,5 @@
 """Every published recipe builds, and trains two steps on small trees"""
-import json, subprocess, sys
+import re, json, subprocess, sys
 from functools import lru_cache
 import pytest, torch
 from flowbook.augment.pipelines import create_augmentation
@@ -22,7 +22,9 @@ trained = [n for n in published if get_recipe(n)['data']['train']]
 def skeleton(model, numbers=()):
     with torch.device('meta'): return create_model(model, **dict(numbers))
 
-def test_all_are_there(): assert (len(published), len(trained)) == (72, 63)
+of_mmflow = [n for n in published if re.search(r'_\d+x\d+_|_test$', n)]   # as its config files are called: GPUs and pairs on each
+
+def test_all_are_there(): assert len(of_mmflow) == 72 and len([n for n in of_mmflow if n in trained]) == 63
 
 @pytest.mark.parametrize('name', published)
 def test_parts_exist(name):
@@ -48,10 +50,11 @@ def test_start_is_published_and_fits(name):
     whole = skeleton(r['model']['name'])
     for part, w in (load.items() if isinstance(load, dict) else [('', load)]):
         model, _, stage = w.partition(':')
-        assert stage in [o.name for o in list_weights(model) if o.source == 'MMFlow'], w
+        assert stage in [o.name for o in list_weights(model) if name not in of_mmflow or o.source == 'MMFlow'], w
         mine, theirs = whole.get_submodule(part).state_dict(), skeleton(model).state_dict()
         assert all(k in mine and mine[k].shape == v.shape for k, v in theirs.items()), (name, w)
-    assert set(load.values() if isinstance(load, dict) else [load]) <= set(made().values()) and made().get(name) != load
+    if name in of_mmflow: assert set(load.values() if isinstance(load, dict) else [load]) <= set(made().values())
+    assert made().get(name) != load
 
 @lru_cache(None)
 def made():

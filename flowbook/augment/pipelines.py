@@ -53,12 +53,17 @@ def raft_augmentation(
     scale:tuple,            # Smallest and largest factor of the size, as exponents of 2
     asymmetric:float=.2,    # How often the frames get different colours
     flips:tuple=(.5,.1),    # Probabilities, horizontal and vertical; None: no flips
-    max_flow:float=1000.    # Flow from here on is unknown, pixels; None: all is kept
+    max_flow:float=1000.,   # Flow from here on is unknown, pixels; None: all is kept
+    jitter:float=.4,        # Of brightness, contrast and saturation; hue: .5/3.14 for .4, in proportion
+    erase:float=.5,         # How often boxes of the second frame are hidden; 0: never
+    noise:float=0.          # Largest standard deviation of noise, 1 = the full range; 0: none
 )->Compose: # From sample to sample
-    "Build the augmentation of RAFT and GMA"
-    return Compose([ColorJitter(asymmetric, .4, .4, .4, .5/3.14), Erase(.5, (50,100), 3),
+    "Build the augmentation of RAFT and its successors"
+    return Compose([ColorJitter(asymmetric, jitter, jitter, jitter, jitter*1.25/3.14),
+                    Erase(erase, (50,100), 3) if erase else None,
                     SpatialTransform(.8, .8, crop, *scale, max_stretch=.2), RandomCrop(crop),
                     *([] if flips is None else [RandomFlip(flips[0]), RandomFlip(flips[1], 'vertical')]),
+                    GaussianNoise((0,noise), (0,1)) if noise else None,
                     None if max_flow is None else Validation(max_flow)])
 
 # %% ../../nbs/augment/60_pipelines.ipynb #0b9bac45
@@ -143,6 +148,27 @@ for _name,_source,_params in (
 ): register_augmentation(_name, raft_augmentation, _source, **_params)
 
 register_augmentation('light', light_augmentation, 'flowbook')
+
+# %% ../../nbs/augment/60_pipelines.ipynb #5c46a0c5
+_sparse = dict(asymmetric=0., max_flow=None, jitter=.3)
+for _name,_params in dict(
+    chairs=dict(crop=(384,512), scale=(-.1,1.)), things=dict(crop=(384,768), scale=(-.4,.8)),
+    sintel=dict(crop=(320,896), scale=(-.2,.6)), sintel_things=dict(crop=(320,896), scale=(-.4,.8)),
+    sintel_kitti=dict(crop=(320,896), scale=(-.3,.5), **_sparse),
+    hd1k=dict(crop=(320,896), scale=(-.5,.2), **_sparse),
+    kitti=dict(crop=(320,1152), scale=(-.2,.4), flips=None, **_sparse),
+    vkitti2=dict(crop=(320,832), scale=(-.3,.5)),
+).items(): register_augmentation(f'gmflow_{_name}', raft_augmentation, 'haofeixu/gmflow', erase=0., **_params)
+
+for _name,_params in dict(
+    chairs=dict(crop=(352,480), scale=(-.1,1.), noise=.02),
+    things=dict(crop=(384,704), scale=(-.4,.8), noise=.02),
+    sintel=dict(crop=(352,768), scale=(-.2,.6)), sintel_things=dict(crop=(352,768), scale=(-.4,.8)),
+    sintel_kitti=dict(crop=(352,768), scale=(-.3,.5), **_sparse),
+    hd1k=dict(crop=(352,768), scale=(-.5,.2), **_sparse),
+    kitti=dict(crop=(288,960), scale=(-.2,.4), flips=None, noise=.02, **_sparse),
+    spring=dict(crop=(512,960), scale=(0.,.2)),
+).items(): register_augmentation(f'dpflow_{_name}', raft_augmentation, 'hmorimitsu/ptlflow', **_params)
 
 # %% ../../nbs/augment/60_pipelines.ipynb #ab223c29
 @dataclass

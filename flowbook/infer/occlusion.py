@@ -54,14 +54,14 @@ def range_map(
     return splat(torch.ones_like(flow[:,:1]), flow)
 
 # %% ../../nbs/infer/06_occlusion.ipynb #7861d296
-OCCLUSION_MODES = dict(consistency=.01, range_map=.5, fb_abs=1.5)   # thresholds
+OCCLUSION_MODES = dict(consistency=.01, range_map=.5, fb_abs=1.5, unimatch=.01)   # thresholds
 
 # %% ../../nbs/infer/06_occlusion.ipynb #387bcd73
 def occlusion_estimation(
     flow:Tensor,             # `(B,2,H,W)` pixels, from image 1 to image 2
     flow_bw:Tensor,          # `(B,2,H,W)` pixels, from image 2 to image 1
-    mode:str='consistency',  # 'consistency', 'range_map' or 'fb_abs'
-    threshold:float=None     # Allowed squared error per squared length; fewest arrivals, pixels; largest error, pixels. None: .01, .5, 1.5
+    mode:str='consistency',  # 'consistency', 'range_map', 'fb_abs' or 'unimatch'
+    threshold:float=None     # Allowed squared error per squared length; fewest arrivals, pixels; largest error, pixels; error per length. None: .01, .5, 1.5, .01
 )->tuple:                    # `occ` and `occ_bw`, `(B,1,H,W)` bool, True = occluded
     "Estimate from `flow` and `flow_bw` what is hidden in the other image"
     if mode not in OCCLUSION_MODES: raise unknown('mode', mode, OCCLUSION_MODES)
@@ -73,6 +73,10 @@ def occlusion_estimation(
 # %% ../../nbs/infer/06_occlusion.ipynb #9a7b0cbd
 def _hidden(mode, limit, flow, flow_bw):
     if mode=='consistency': return fb_consistency(flow, flow_bw, limit)
+    if mode=='unimatch':
+        def length(f): return f.norm(dim=1, keepdim=True)
+        missed = length(flow + warp(flow_bw, flow, use_mask=False))
+        return ~(missed <= limit*(length(flow) + length(flow_bw)) + .5)   # True for NaN
     return range_map(flow_bw) < limit if mode=='range_map' else fb_error(flow, flow_bw) > limit
 
 # %% ../../nbs/infer/06_occlusion.ipynb #db065025

@@ -8,7 +8,7 @@ __all__ = ['pick_device', 'bundled_models', 'fill_model', 'describe_models', 'Fl
 # %% ../../nbs/infer/10_predictor.ipynb #4c79b354
 import os, re
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 import numpy as np, torch
@@ -123,11 +123,12 @@ def _memory_said(img):
         raise fail(FlowbookError, 'memory', f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels", "tile='auto' or a smaller scale") from None
 
 @patch
-def _network(self:FlowPredictor, *imgs, flow_init=None, memory=None):
+def _network(self:FlowPredictor, *imgs, flow_init=None, memory=None, both=False):
     "What the model knows about a batch, `(B,C,H,W)` each"
     self.model.eval()
     kw = {} if self.iters is None else dict(iters=self.iters)
     if flow_init is not None: kw['flow_init'] = grid_init(self.model, flow_init)
+    if both: kw['both'] = True
     if memory and self.model.reuses: kw['features'] = memory['features']
     with _memory_said(imgs[0]), torch.inference_mode(), torch.autocast(self.device.type, _dtypes[self.precision], enabled=self.precision!='fp32'):
         out = self.model(*imgs, **kw)
@@ -144,15 +145,15 @@ def _restore(fields, size):
 
 # %% ../../nbs/infer/10_predictor.ipynb #2cb41385
 @patch
-def _fields(self:FlowPredictor, imgs, flow_init=None, progress=None, memory=None):
+def _fields(self:FlowPredictor, imgs, flow_init=None, progress=None, memory=None, both=False):
     "What the model knows, at the size of the pictures; and how they were cut"
     self._check_count(len(imgs))
     *imgs,init = (o if o is None else o.to(self.device) for o in (*imgs, flow_init))
     size,small = imgs[0].shape[-2:],self.inner_size(imgs[0].shape[-2:])
     if small!=tuple(size): imgs,init = [_resize(o, small) for o in imgs],None if init is None else resize_flow(init, small)
-    plan = self.plan(size, len(imgs[0]))
-    if plan.whole: found = self._network(*imgs, flow_init=init, memory=memory)
-    else: found = run_tiled(lambda *o: self._network(*o[:-1], flow_init=o[-1]), plan, [*imgs, init], progress)
+    plan = self.plan(size, len(imgs[0])*(1 + both))   # both ways take at most what two pairs do
+    if plan.whole: found = self._network(*imgs, flow_init=init, memory=memory, both=both)
+    else: found = run_tiled(lambda *o: self._network(*o[:-1], flow_init=o[-1], both=both), plan, [*imgs, init], progress)
     return _restore(found, size),plan
 
 @patch
@@ -232,8 +233,8 @@ def predict(self:FlowPredictor,
     "What the model knows about the pair"
     imgs = self._load(*([] if img0 is None else [img0]), img1, img2)
     init = None if flow_init is None else self._first_guess(flow_init, imgs[0])
-    compute = self._both_ways if bidirectional and not self.model.bidirectional else self._fields
-    fields,plan = compute(imgs, init, progress, memory)
+    if bidirectional and not self.model.bidirectional: fields,plan = self._both_ways(imgs, init, progress, memory)
+    else: fields,plan = self._fields(imgs, init, progress, memory, bidirectional and self.model.takes_both)
     return _finish(fields, plan, init, _frames(img1, img2))
 
 # %% ../../nbs/infer/10_predictor.ipynb #43c26fd3

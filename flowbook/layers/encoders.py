@@ -50,14 +50,15 @@ class FeatureEncoder(nn.Module):
         blocks:tuple=(2,2,2),     # Residual blocks of each stage
         outputs:int=256,          # Channels of the head
         norm:str='instance',      # As for `ConvNorm`
-        bottleneck:bool=False     # As for `ResidualBlock`
+        bottleneck:bool=False,    # As for `ResidualBlock`
+        bias:bool=True            # Likewise, for the stem too
     ):
         super().__init__()
         self.stride = 2*math.prod(strides)
-        self.stem = ConvNorm(3, stem, 7, stride=2, norm=norm)
+        self.stem = ConvNorm(3, stem, 7, stride=2, norm=norm, bias=bias)
         def stage(ni, nf, stride, n):
             plan = [(ni,stride)] + [(nf,1)]*(n-1)
-            block = partial(ResidualBlock, norm=norm, bottleneck=bottleneck)
+            block = partial(ResidualBlock, norm=norm, bottleneck=bottleneck, bias=bias)
             return nn.Sequential(*[block(c, nf, stride=s) for c,s in plan])
         self.stages = nn.Sequential(*map(stage, (stem, *widths), widths, strides, blocks))
         self.head = ConvNorm(widths[-1], outputs, 1).conv

@@ -43,7 +43,7 @@ class ConvGRU(nn.Module):
     "Gated recurrent unit whose products are convolutions"
     def __init__(self, *,
         hidden:int,        # Channels of the state
-        context:int,       # Channels of the context, the same in each iteration
+        context:int,       # Channels of the context, the same in each iteration; 0: there is none
         inputs:int,        # Channels that change with each iteration
         kernel:tuple=(3,3) # Height and width of the kernels
     ):
@@ -57,12 +57,13 @@ class ConvGRU(nn.Module):
 # %% ../../nbs/layers/30_recurrent.ipynb #d9e1ad42
 @patch
 def prepare(self:ConvGRU,
-    inp:Tensor # `(B,context,h,w)` context
-)->tuple:      # Kernels for the state and for the input; the context's share of all gates `(B,3*hidden,h,w)`
+    inp:Tensor=None # `(B,context,h,w)` context; None: there is none
+)->tuple:           # Kernels for the state and for the input; the context's share of all gates `(B,3*hidden,h,w)`
     "Do once per pair what stays the same in all iterations"
     gates = self.z, self.r, self.q
     on_net, on_inp, on_x = torch.cat([g.weight for g in gates]).split(self.sizes, 1)
-    share = F.conv2d(inp, on_inp, torch.cat([g.bias for g in gates]), padding=self.padding)
+    bias = torch.cat([g.bias for g in gates])
+    share = bias[:, None, None] if inp is None else F.conv2d(inp, on_inp, bias, padding=self.padding)
     return on_net.contiguous(), on_x.contiguous(), share
 
 # %% ../../nbs/layers/30_recurrent.ipynb #1b67690c
@@ -78,7 +79,7 @@ def forward(self:ConvGRU,
     zr, q = new.tensor_split([n], 1)
     z, r = F.conv2d(net, on_net[:n], padding=self.padding).add_(zr).sigmoid_().chunk(2, 1)
     q = F.conv2d(r*net, on_net[n:], padding=self.padding).add_(q).tanh_()
-    return net.lerp(q, z)   # net + z*(q - net)
+    return net.to(q.dtype).lerp(q, z)   # net + z*(q - net)
 
 # %% ../../nbs/layers/30_recurrent.ipynb #0cc1e468
 class FlowHead(nn.Module):

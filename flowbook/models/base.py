@@ -54,6 +54,7 @@ class Estimator(nn.Module):
     iterates = False      # Does a call take `iters`?
     takes_init = False    # Does a call take `flow_init`?
     bidirectional = False # Does one call answer both directions, with `flow_bw`?
+    takes_both = False    # Only where it says `both=True`, because that takes longer?
     occlusion = False     # Does it return `occ`?
     confidence = False    # Does it return `confidence`?
     refines = False       # Does `refine` correct a flow, in both directions, that `begin` finds?

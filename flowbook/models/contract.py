@@ -102,10 +102,11 @@ def _check_declared(model, size):
     "What the class says about itself"
     assert isinstance(model.loss, dict) and 'type' in model.loss, 'loss must be a dictionary with the type of the loss'
     for k in ('family', 'paper'): assert isinstance(getattr(model, k), str), f"{k} must be a text"
-    with torch.no_grad(): out = _call(model.eval(), texture_pair(size))
+    with torch.no_grad(): out = _call(model.eval(), texture_pair(size), **dict(both=True) if model.takes_both else {})
     assert (out.flow_prev is not None) == (model.frames == 3), f"frames is {model.frames}, and flow_prev is {'missing' if out.flow_prev is None else 'there'}"
     if model.frames == 3: assert out.flow_prev.shape == out.flow.shape and len(out.flows_prev) == len(out.flows), 'flow_prev differs from flow in shape or predictions'
     if model.reuses: _check_features(model, texture_pair(size), out)
+    assert model.bidirectional or not model.takes_both, 'takes_both is declared, and bidirectional is not'
     for flag, field in dict(bidirectional='flow_bw', occlusion='occ', confidence='confidence').items():
         has = getattr(out, field) is not None
         assert has == getattr(model, flag), f"{flag} is {getattr(model, flag)}, and {field} is {'there' if has else 'missing'}"

@@ -18,6 +18,7 @@ from ..layers.recurrent import FlowHead, MaskPredictor, MotionEncoder
 from .base import Estimator, FlowOutput, prepare_image
 from .raft import AllPairs
 from .registry import register_model
+from .schedules import one_cycle, recipe_row
 from ..ops.upsample import bilinear_upsample, convex_upsample
 
 # %% ../../nbs/models/48_rapidflow.ipynb #b9549a7c
@@ -274,3 +275,13 @@ def rapidflow_it1(
 )->RAPIDFlow:    # In training mode
     "RAPIDFlow with a single iteration, at 1/32"
     return rapidflow(**dict(iters=1, strides=(32,32)) | kwargs)
+
+# %% ../../nbs/models/48_rapidflow.ipynb #da3d5823
+_fine = dict(name='rapidflow', loss=dict(type='SequenceLoss', gamma=.85))
+recipe_row('rapidflow_chairs', 'rapidflow', 'dpflow_chairs_352x480', one_cycle(2.5e-4, 100, 1e-4))
+recipe_row('rapidflow_things', 'rapidflow', 'dpflow_things_384x704', one_cycle(1.25e-4, 241, 1e-4, every=1), bs=4,
+           load_from='rapidflow:ptlflow-chairs')
+recipe_row('rapidflow_sintel', _fine, 'rapidflow_sintel_352x768', one_cycle(1.25e-4, 196, 1e-5, every=4), bs=6,
+           load_from='rapidflow:ptlflow-things')
+recipe_row('rapidflow_kitti', _fine, 'dpflow_kitti_288x960', one_cycle(1.25e-4, 5, 1e-5, every=1), bs=6,
+           load_from='rapidflow:ptlflow-sintel');

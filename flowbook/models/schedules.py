@@ -52,11 +52,13 @@ def one_cycle(
     lr:float,       # Highest learning rate
     iters:int,      # Iterations, thousands
     wd:float,       # Weight decay
-    every:int=10    # Evaluation and checkpoint, thousands
+    every:int=10,   # Evaluation and checkpoint, thousands
+    anneal:str='linear', # How the rate falls: 'linear' or 'cos'
+    spare:int=100   # Iterations that the course is longer than the run
 )->dict:            # The parts `optimizer` and `schedule`
     "AdamW with one cycle of the rate and clipped gradients"
-    course = dict(policy='OneCycle', max_lr=lr, total_steps=1000*iters + 100, pct_start=.05,
-                  anneal_strategy='linear')
+    course = dict(policy='OneCycle', max_lr=lr, total_steps=1000*iters + spare, pct_start=.05,
+                  anneal_strategy=anneal)
     optimizer = dict(name='AdamW', lr=lr, wd=wd, clip=1., args=dict(betas=(.9, .999), eps=1e-8))
     return dict(optimizer=optimizer, schedule=dict(iters=1000*iters, every=1000*every, lr=course))
 

@@ -114,7 +114,7 @@ def read_metadata(
 def _known(model):
     "The schemes to try for `model`, flowbook's own first"
     yield Scheme('flowbook', getattr(model, 'flowbook_rules', []))   # names of earlier versions
-    for name,unused in (('mmflow', r'^ema_'), ('torchvision', '$^')):   # MMFlow's IRR-PWC stores an average it never reads
+    for name,unused in (('mmflow', r'^ema_'), ('torchvision', '$^'), ('official', '$^')):   # MMFlow's IRR-PWC stores an average it never reads
         rules = getattr(model, f'{name}_rules', None)
         if rules is not None: yield Scheme(name, rules, unused, getattr(type(model), f'{name}_fix', None))
     yield from foreign_schemes(model)

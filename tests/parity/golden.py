@@ -117,6 +117,7 @@ class Golden:
         share = max(v['max_abs']/size(k) for k,v in stated.items() if k.startswith('flow') and any(a.startswith(k) for a in self.arrays))
         return ROOM*share*size(of)
 
+NEWER = 'gmflow', 'gmflow_refine', 'unimatch_refine6', 'dpflow' # recorded from their authors' code, in the folder `modern`
 EVERY = 4 # pixels of the full recording to one of the reduced one, each way
 
 def reduce(out=here/'reduced.zip'):
@@ -129,8 +130,8 @@ def reduce(out=here/'reduced.zip'):
     with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as z:
         add = lambda name, data: z.writestr(zipfile.ZipInfo(name, (2026, 11, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED, 9) # no time of day: same bytes
         add('input.npz', pack(**np.load(root/'input.npz')))
-        for p in sorted(root.glob('*/golden.npz')):
-            full = Golden(p.parent.name, root)
+        for path in [*(p.parent.name for p in sorted(root.glob('*/golden.npz'))), *(f'modern/{n}' for n in NEWER)]:
+            full = Golden(path, root)
             arrays = {k: v if k.startswith('buffer/') else v[::EVERY, ::EVERY] for k,v in full.arrays.items() if k.startswith(('flow', 'buffer/'))}
             meta = dict(grad_norms=full.grad_norms, keys=dict(keys=full.keys), meta={k: full.meta[k] for k in told if k in full.meta})
             for k,v in meta.items(): add(f'{full.path}/{k}.json', json.dumps(v, separators=(',', ':')))

@@ -1,4 +1,4 @@
-"""Number for number, anywhere: the reduced recording of every variant of MMFlow, in this folder, against ours.
+"""Number for number, anywhere: the reduced recording of every variant of MMFlow and of newer networks, in this folder, against ours.
 
 The chapter on the zoo compares every flow each time. Losses and gradients take minutes: `pytest tests/parity --parity` has them for
 all, the gate for the lightest of each kind. With the full recording the chapters compare every level, too.
@@ -9,9 +9,9 @@ from flowbook.models.weights import load_weights, rename
 from flowbook.models.zoo import create_model
 from flowbook.train.losses import create_loss
 from flowbook.train.occlusion_losses import irr_loss
-from parity.golden import EVERY, GRADIENT, LOSS, Golden, reduced_paths
+from parity.golden import EVERY, GRADIENT, LOSS, NEWER, Golden, reduced_paths
 
-LIGHT = 'liteflownet2_pre_M6S6', 'flownet2sd'
+LIGHT = 'liteflownet2_pre_M6S6', 'flownet2sd', 'modern/gmflow', 'modern/dpflow'
 KINKS = 'flownet2', 'flownet2cs', 'flownet2css' # warped images have kinks at whole pixels: there rounding moves a small gradient by 0.6 %
 
 def variants():
@@ -20,6 +20,11 @@ def variants():
 def truth(golden):
     get = lambda k: torch.from_numpy(golden.input[k])[None].float()
     return dict(flow=get('flow_gt'), flow_bw=get('flow_bw_gt'), occ=get('occ_fw'), occ_bw=get('occ_bw'), valid=get('valid')[:, None] > .5)
+
+def recorded_losses(golden):
+    "Those of the model's own config; the newer networks name them after stages, the first of which has the stated numbers"
+    config, found = golden.meta.get('config'), golden.meta['losses']
+    return found[config] if isinstance(config, str) else next(iter(found.values()))
 
 def losses(golden, model, out):
     "The loss that the model states, for each kind of truth that was recorded with it"
@@ -32,27 +37,29 @@ def losses(golden, model, out):
     return dict(valid=loss(out, t['flow'], t['valid']), novalid=loss(out, t['flow'], torch.ones_like(t['valid'])))
 
 @pytest.mark.parametrize('path', variants())
-def test_same_numbers_as_mmflow(path):
+def test_same_numbers(path):
     torch.set_num_threads(1)
     golden = Golden(path)
     model = create_model(golden.name).eval()
-    assert load_weights(model, golden.state_dict())=='mmflow'
+    scheme = 'official' if path.startswith('modern/') else 'mmflow'
+    assert load_weights(model, golden.state_dict())==scheme
     assert sum(p.numel() for p in model.parameters())==golden.meta['n_params']
     out = model(*map(torch.from_numpy, golden.rgb01()), all_flows=True)
     for key, flow in dict(flow=out.flow, flow_fw=out.flow, flow_bw=getattr(out, 'flow_bw', None)).items():
         if key not in golden.arrays: continue
         gap = (flow[0].permute(1, 2, 0)[::EVERY, ::EVERY] - torch.from_numpy(golden.arrays[key])).abs().max().item()
         assert gap < golden.tolerance(key), f'{key}: {gap:.2g} px'
-    found, expected = losses(golden, model, out), golden.meta['losses'][golden.meta['config']]
+    found, expected = losses(golden, model, out), recorded_losses(golden)
     for k, loss in found.items(): assert abs(loss.item()/expected[k]['total'] - 1) < LOSS, k
     found[golden.grad_norms['variant']].backward()
-    norms, room = rename(golden.grad_norms['grad_l2'], model.mmflow_rules), GRADIENT*(10 if golden.name in KINKS else 1)
+    norms, room = rename(golden.grad_norms['grad_l2'], getattr(model, f'{scheme}_rules')), GRADIENT*(10 if golden.name in KINKS else 1)
     ours = {k: p.grad.double().norm().item() for k, p in model.named_parameters()}
     assert norms.keys()==ours.keys()
-    # biases before an instance norm have no gradient but rounding errors, near 1e-6
-    assert {k: (ours[k], v) for k, v in norms.items() if abs(ours[k] - v) > room*v + 1e-5}=={}
+    # biases before an instance norm have no gradient but rounding errors: near 1e-6, in the newer networks, whose losses are larger, 1e-5
+    idle = 1e-4 if scheme=='official' else 1e-5
+    assert {k: (ours[k], v) for k, v in norms.items() if abs(ours[k] - v) > room*v + idle}=={}
     del model, out, found
     gc.collect()
 
 def test_every_variant_is_recorded():
-    assert len(reduced_paths())==28
+    assert sum(not p.startswith('modern/') for p in reduced_paths())==28 and {f'modern/{n}' for n in NEWER} <= {*reduced_paths()}
