@@ -101,7 +101,8 @@ class NeXtStage(nn.Module):
     ):
         super().__init__()
         change = stride > 1 or ni != nf
-        self.downsample = nn.Sequential(ChannelNorm(ni), nn.Conv2d(ni, nf, stride, stride)) if change else nn.Identity()
+        down = (ChannelNorm(ni), nn.Conv2d(ni, nf, stride, stride)) if change else ()
+        self.downsample = nn.Sequential(*down)
         self.blocks = nn.Sequential(*[NeXt1D(nf, ratio=ratio) for _ in range(depth)])
 
 @patch

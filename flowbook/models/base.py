@@ -65,7 +65,7 @@ class Estimator(nn.Module):
 # %% ../../nbs/models/00_base.ipynb #a6fa2e2d
 @patch
 def check_images(self:Estimator,
-    *imgs:Tensor # `(B,3,H,W)` RGB in [0,1], at least `min_size` high and wide: as many as `frames`, all of one shape
+    *imgs:Tensor # `(B,3,H,W)` RGB in [0,1], at least `min_size` high and wide, all of one shape
 )->None:
     "Raise unless this is a batch of pairs, or of triples"
     names = ('img0', 'img1', 'img2')[-len(imgs):]
@@ -76,7 +76,8 @@ def check_images(self:Estimator,
             raise fail(FlowbookError, name, x.dtype, 'float values in [0, 1]: divide by 255')
     (h, w), least = imgs[0].shape[-2:], self.min_size
     for name, x in zip(names, imgs, strict=True):
-        if x.shape != imgs[0].shape: raise fail(FlowbookError, name, f"shape {tuple(x.shape)}", f"{tuple(imgs[0].shape)} as {names[0]} has")
+        if x.shape == imgs[0].shape: continue
+        raise fail(FlowbookError, name, f"shape {tuple(x.shape)}", f"{tuple(imgs[0].shape)} as {names[0]} has")
     if h < least or w < least:
         raise fail(FlowbookError, 'images', f"{w}x{h} pixels", f"at least {least}x{least}")
 
@@ -89,7 +90,8 @@ def __call__(self:Estimator,
     "Call the model"
     given = sum(isinstance(o, Tensor) and o.ndim == 4 for o in imgs)
     if given not in (0, self.frames) and given == len(imgs) and not {'img1', 'img2'} & kwargs.keys():
-        expected = {2: '2: a frame and the next', 3: '3: the frame before, the frame, and the next'}.get(self.frames, self.frames)
+        known = {2: '2: a frame and the next', 3: '3: the frame before, the frame, and the next'}
+        expected = known.get(self.frames, self.frames)
         raise fail(FlowbookError, type(self).__name__, f"{given} image{'s'*(given != 1)}", expected)
     return nn.Module.__call__(self, *imgs, **kwargs)
 

@@ -110,13 +110,14 @@ def triple_loss(
 )->Tensor:                   # Scalar
     "Sum the mean negative log-likelihoods of both flows over all iterations, weighted by `gamma`"
     truths = [(flow, valid, out.flows, out.infos)]
-    if flow_prev is not None: truths.append((flow_prev, valid_prev, out.flows_prev, out.infos_prev))
+    if flow_prev is not None: truths += [(flow_prev, valid_prev, out.flows_prev, out.infos_prev)]
     known = [_mask(f, v, max_flow) > 0 for f, v, *_ in truths]
     n, total, last = 2*sum(k.sum() for k in known).clamp(min=1), 0., len(out.flows) - 1
     for k, (truth, _, flows, infos) in zip(known, truths, strict=True):
         truth = torch.where(k, truth, 0.)   # what is unknown may be NaN
         for i, (f, info) in enumerate(zip(_predictions(flows), _predictions(infos), strict=True)):
-            total = total + gamma**(last - i)*torch.where(k, mixture_nll(f - truth, info, low, high), 0.).sum()/n
+            term = torch.where(k, mixture_nll(f - truth, info, low, high), 0.).sum()/n
+            total = total + gamma**(last - i)*term
     return total
 
 # %% ../../nbs/train/10_losses.ipynb #71c1a903
