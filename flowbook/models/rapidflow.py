@@ -277,7 +277,7 @@ def rapidflow_it1(
     "RAPIDFlow with a single iteration, at 1/32"
     return rapidflow(**dict(iters=1, strides=(32,32)) | kwargs)
 
-# %% ../../nbs/models/48_rapidflow.ipynb #da3d5823
+# %% ../../nbs/models/48_rapidflow.ipynb #9509e018
 _fine = dict(name='rapidflow', loss=dict(type='SequenceLoss', gamma=.85))
 recipe_row('rapidflow_chairs', 'rapidflow', 'dpflow_chairs_352x480', one_cycle(2.5e-4, 100, 1e-4))
 recipe_row('rapidflow_things', 'rapidflow', 'dpflow_things_384x704', one_cycle(1.25e-4, 241, 1e-4, every=1), bs=4,
