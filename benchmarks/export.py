@@ -25,7 +25,7 @@ heads = ['model', 'ONNX', 'ONNX, any size', 'torch.export', 'torch.export, any s
 @torch.no_grad()
 def settle(model, size, **options):
     "Turn down all layers that predict flow until the largest vector is 30 px"
-    pair = texture_pair(size)
+    pair = model.from_pair(*texture_pair(size))
     for _ in range(8):
         largest = model(*pair, **options).flow.abs().max().item()
         if largest <= 30: break

@@ -109,3 +109,38 @@ print(seen, cv2.getNumThreads() == threads)
 '''
     res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, text=True, capture_output=True, timeout=120)
     assert (res.returncode, res.stdout)==(0, '8 True\n'), res.stderr[-1000:]
+
+@pytest.mark.parametrize('name', ['sintel', 'spring', 'flyingthings3d', 'flyingthings3dsubset', 'monkaa', 'driving', 'tartanair', 'hd1k', 'vkitti2', 'kitti2015', 'folder', 'flyingchairs'])
+def test_triples(name, tmp_path):
+    "As many samples as before, the frame before where there is one, and flow back to it that leads there"
+    import cv2, numpy as np
+    from flowbook.data.base import create_dataset
+    from flowbook.data.make import make_dataset
+    pairs = make_dataset(name, tmp_path/name, n=5)
+    triples = create_dataset(name, tmp_path/name, frames=3)
+    assert len(triples) == len(pairs) and triples.n_inp == 3
+    ends = {p.img2 for p in pairs.records}
+    for i, p in enumerate(pairs.records):
+        s = triples[i]
+        if p.img1 in ends and not (p.img2, p.img1) in {(q.img1, q.img2) for q in pairs.records}: assert s.img0 is not s.img1
+        if s.flow_prev is None: continue
+        at = s.flow_prev + np.stack(np.meshgrid(*map(np.arange, s.size[::-1])), -1)
+        seen = cv2.remap(np.float32(s.img0), *np.moveaxis(np.float32(at), -1, 0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(-999,)*3)
+        known = (seen > -1).all(-1) if s.valid_prev is None else s.valid_prev & (seen > -1).all(-1)
+        assert np.median(np.abs(seen - s.img1)[known]) < 3
+
+def test_train_on_triples():
+    "A network of three frames learns from scenes with the frame before"
+    import torch
+    from flowbook.data.loaders import SceneDataset
+    from flowbook.data.scenes import SceneConfig
+    from flowbook.models.zoo import create_model
+    from flowbook.train.learner import flow_learner
+    torch.manual_seed(0)
+    dls = SceneDataset(4, SceneConfig(size=(64, 64)), frames=3).dataloaders(n_valid=2, bs=2)
+    model = create_model('memfof', blocks=(1, 1, 1), widths=(8, 8, 16), dim=16, iters=2)
+    learn = flow_learner(dls, model)
+    before = [p.clone() for p in model.parameters()]
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert sum((a != b).any().item() for a, b in zip(before, model.parameters())) > len(before)/2

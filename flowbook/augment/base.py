@@ -8,6 +8,8 @@ __all__ = ['as_rng', 'Transform', 'Geometric', 'check_prob', 'check_range', 'reg
 
 # %% ../../nbs/augment/10_base.ipynb #788289a7
 import inspect
+from copy import deepcopy
+from dataclasses import replace
 from fnmatch import fnmatch
 import numpy as np
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
@@ -41,11 +43,26 @@ class Transform:
 
     def out_size(self, size, **params): return size # `(h,w)` that `apply` makes of `size`
 
-    def __call__(self, sample, rng=None): return self.apply(sample, **self.draw(as_rng(rng), sample.size))
+    own_before = False   # Does the frame before get random numbers of its own, where the sample has one?
+    def __call__(self, sample, rng=None):
+        rng = as_rng(rng)
+        params = self.draw(rng, sample.size)
+        if sample.img0 is None: return self.apply(sample, **params)
+        # a generator of its own: what comes after must not depend on whether there is a frame before
+        own = np.random.default_rng([1, int(deepcopy(rng).integers(2**62))]) if self.own_before else None
+        return _on_triple(self, sample, params, self.draw(own, sample.size) if self.own_before else params)
 
     def __repr__(self):
         names = [n for n in inspect.signature(type(self)).parameters if hasattr(self, n)]
         return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
+
+# %% ../../nbs/augment/10_base.ipynb #fd021f22
+def _on_triple(t, sample, params, before):
+    "Apply `t` to both pairs of a triple; the second, from the middle frame back, with `before` as its parameters"
+    twin = FlowSample(sample.img1, sample.img0, sample.flow_prev, sample.valid_prev, sparse=sample.sparse, name=sample.name)
+    there = t.apply(replace(sample, img0=None, flow_prev=None, valid_prev=None), **params)
+    back = t.apply(twin, **before)
+    return replace(there, img0=back.img2, flow_prev=back.flow, valid_prev=back.valid)
 
 # %% ../../nbs/augment/10_base.ipynb #85cd7e1a
 class Geometric(Transform):
@@ -164,6 +181,7 @@ class _Function(Transform):
     "Any function sample -> sample as a transform"
     def __init__(self, f): self.f = f
     def apply(self, sample): return self.f(sample)
+    def __call__(self, sample, rng=None): return self.f(sample)   # it sees all that there is
     def __repr__(self): return getattr(self.f, '__name__', None) or repr(self.f)
 
 # %% ../../nbs/augment/10_base.ipynb #4c78e8de

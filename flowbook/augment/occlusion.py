@@ -23,6 +23,7 @@ def _whole_bounds(bounds):
 @register_transform
 class Erase(Transform):
     "Paint boxes of `img2` in its mean colour"
+    own_before = True
     def __init__(self,
         prob:float,             # How often, 0 to 1
         bounds:tuple=(50,100),  # Least side of a box, and one more than the largest, pixels

@@ -212,6 +212,7 @@ def _noisy_uint8(img, sigma, seed, part):
 @register_transform
 class GaussianNoise(_Photometric):
     "Add normally distributed noise, independent in each image, pixel and channel"
+    own_before = True
     def __init__(self,
         sigma_range:tuple=(0,.04),           # Lowest and highest standard deviation, 1 = the full range of uint8
         clamp_range:tuple=(-np.inf,np.inf)   # Values are cut to these, the same unit; uint8 also at 0 and 255

@@ -14,6 +14,7 @@ from .terminal import Device, Iters, Json, Model, Precision, Tile, Weights, pars
 # %% ../../nbs/cli/22_inference.ipynb #dad03358
 _Image1 = Annotated[Path, typer.Argument(metavar='IMG1', help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
 _Image2 = Annotated[Path, typer.Argument(metavar='IMG2', help='Second picture, as large as the first.', show_default=False)]
+_Image3 = Annotated[Optional[Path], typer.Argument(metavar='[IMG3]', help='Third picture, for models of three frames, such as memfof; the flow leads from the second to it.', show_default=False)]
 
 # %% ../../nbs/cli/22_inference.ipynb #ae5d8d25
 _units = dict(epe=('EPE px', '.2f'), fl_all=('Fl-all %', '.1f'), mean=('mean px', '.2f'), max=('max px', '.1f'), ms=('ms', '.0f'))
@@ -68,6 +69,8 @@ def _show_demo(sample, predictor, found, files, as_json):
 def infer(
     img1:_Image1,
     img2:_Image2,
+    img3:_Image3=None,
+    *,
     out:Annotated[Path, typer.Option(help='Folder for flow.flo, flow.png and side_by_side.png.', show_default=False)],
     model:Model='flowbook_small',
     weights:Weights=None,
@@ -87,8 +90,9 @@ def infer(
         with new_folder(out):
             predictor = FlowPredictor(model, weights, device, iters, precision, scale, parse_tile(tile))
             say(f'{predictor.name} on {predictor.device}')
-            saved = predict_to_folder(img1, img2, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'))
-    _show_infer(f'{img1} to {img2}', saved.summary(), saved.files, as_json)
+            *before,a,b = [o for o in (img1, img2, img3) if o]
+            saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'), *before)
+    _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
 
 # %% ../../nbs/cli/22_inference.ipynb #118a3e88
 def _show_infer(pair, res, files, as_json):
@@ -97,6 +101,8 @@ def _show_infer(pair, res, files, as_json):
     typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}, {res['ms']:.0f} ms")
     if 'plan' in res: typer.echo(res['plan'])
     typer.echo(f"motion: mean {res['mean']:.2f} px, max {res['max']:.1f} px")
-    if 'occluded' in res: typer.echo(f"occluded: {res['occluded']:.1f} %; confidence: mean {res['confidence']:.2f}")
+    known = dict(occluded='occluded: {:.1f} %', confidence='confidence: mean {:.2f}')
+    said = [text.format(res[k]) for k,text in known.items() if k in res]
+    if said: typer.echo('; '.join(said))
     if 'epe' in res: typer.echo(f"error: EPE {res['epe']:.2f} px, Fl-all {res['fl_all']:.1f} %")
     typer.echo(f"wrote {files[0]}, {', '.join(o.name for o in files[1:])}")

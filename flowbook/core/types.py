@@ -25,6 +25,9 @@ class FlowSample:
     occ_bw:np.ndarray=None     # `(H,W)` bool, the same for `img2`
     sparse:bool=None           # Are the known pixels scattered points, moved but never interpolated? None: if `valid` has holes
     name:str=''                # Where the sample came from, for messages
+    img0:np.ndarray=None       # `(H,W,3)` RGB, the frame before `img1`, likewise
+    flow_prev:np.ndarray=None  # `(H,W,2)` float32, pixels, from `img1` to `img0`
+    valid_prev:np.ndarray=None # `(H,W)` bool, True where `flow_prev` is known
 
     def __post_init__(self):
         size = self.img1.shape[:2]

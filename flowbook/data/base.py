@@ -87,7 +87,11 @@ class FlowDataset:
     counts = {}           # Published number of pairs of each split
     sparse = False        # Are the known pixels scattered points?
     kind = None           # Which coding its flow files have, where the file does not say; see `read_flow`
-    n_inp = 2             # fastai: img1 and img2 are the model's input
+    frames = 2            # Images of a sample; 3: the frame before too, see `triples`
+    before = None         # What `triples` found: the frame before each, and the flow from frame to frame
+
+    @property
+    def n_inp(self): return self.frames   # fastai: that many tensors are the model's input
 
     def __init__(self,
         root:str|Path,    # Folder of the data set
@@ -202,7 +206,9 @@ def _sample(self:FlowDataset,
 )->FlowSample:     # After the transform
     "Read and transform pair `i` as it is in pass number `passes`"
     if not -len(self) <= i < len(self): raise IndexError(f"item {i} of {len(self)}")
-    return apply_tfm(self.tfm, self.read(i), self.seed, passes, i % len(self))
+    s = self.read(i)
+    if self.frames == 3: s = self.add_before(s, i)
+    return apply_tfm(self.tfm, s, self.seed, passes, i % len(self))
 
 def _getitem(self:FlowDataset, i): return self.sample(i)
 
@@ -215,6 +221,40 @@ def _subset(self:FlowDataset,
     return out
 
 FlowDataset.sample, FlowDataset.__getitem__, FlowDataset.subset = _sample, _getitem, _subset
+
+# %% ../../nbs/data/10_base.ipynb #2437492d
+@patch
+def triples(self:FlowDataset)->FlowDataset: # The same data set, whose samples have `img0`, and `flow_prev` where it is known
+    "Add the frame before to each pair"
+    out, first, flows = copy(self), {}, {}
+    for p in self.records:
+        first.setdefault(p.img2, []).append(p.img1)
+        flows[p.img1, p.img2] = p.flow, p.invalid
+        if p.flow_bw: flows.setdefault((p.img2, p.img1), (p.flow_bw, p.invalid_bw))
+    out.frames, out.before = 3, (first, flows)
+    return out
+
+@patch
+def frame_before(self:FlowDataset,
+    pair:Pair # Files of a sample
+)->str:       # Path below the root; None: there is none
+    "Find the frame before `pair`, one that is not its second frame"
+    return next((f for f in self.before[0].get(pair.img1, []) if f != pair.img2), None)
+
+# %% ../../nbs/data/10_base.ipynb #9f166880
+@patch
+def add_before(self:FlowDataset,
+    sample:FlowSample, # As `read` returns it
+    i:int              # Which pair
+)->FlowSample:         # With `img0`, and `flow_prev` where it is known
+    "Add the frame before to a sample"
+    p = self.records[i]
+    file = self.frame_before(p)
+    if file is None: return replace(sample, img0=sample.img1)
+    flow, invalid = self.before[1].get((p.img1, file), (None, None))
+    flow, valid = self.load_flow(self.root/flow) if flow else (None, None)
+    if invalid and valid is not None: valid = valid & ~self.load_mask(self.root/invalid)
+    return replace(sample, img0=read_image(self.root/file), flow_prev=flow, valid_prev=valid)
 
 # %% ../../nbs/data/10_base.ipynb #64e3d901
 def _describe(self:FlowDataset):
@@ -265,6 +305,7 @@ def hold_out(self:FlowDataset)->tuple: # Training set and validation set; the se
     elif len(self) < 2: raise self.wrong('1 pair, none to validate on')
     else: train, valid = self.subset([i for i in range(len(self)) if i % 10]), self.subset(slice(0, None, 10))
     valid.tfm = None
+    if self.frames == 3: valid = valid.triples()
     return train, valid
 
 # %% ../../nbs/data/10_base.ipynb #ce7f568e
@@ -302,12 +343,14 @@ def dataset_class(
 def create_dataset(
     name:str,      # One of `list_datasets()`
     root:str|Path, # Its folder
-    **options      # `split`, `tfm`, `seed`, and the data set's own, such as `pass_style='final'`
+    **options      # `split`, `tfm`, `seed`, `frames` (3: see `triples`), and the data set's own, such as `pass_style='final'`
 )->FlowDataset:    # The data set
     "Open the data set `name` in the folder `root`"
     from inspect import signature
-    cls = dataset_class(name)
+    cls, frames = dataset_class(name), options.pop('frames', 2)
+    if frames not in (2, 3): raise fail(ConfigError, f'{name} frames', repr(frames), '2 or 3')
     known = [k for c in cls.__mro__ if '__init__' in vars(c) for k, p in signature(c.__init__).parameters.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
     for k in options:
         if k not in known: raise unknown(f"option of {name}", k, [o for o in known if o not in ('self', 'root')])
-    return cls(root, **options)
+    ds = cls(root, **options)
+    return ds.triples() if frames == 3 else ds

@@ -9,6 +9,7 @@ __all__ = ['KITTI2012', 'KITTI2015', 'HD1K', 'VirtualKITTI2']
 from pathlib import Path, PurePath
 import math
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import unknown
 from .base import IMAGES, FlowDataset, Pair, register_dataset
 from .sintel import _choose, _sequence_pairs
@@ -63,6 +64,15 @@ class KITTI2015(_KITTI):
     name, title, images, held_out, tree = 'kitti2015', 'KITTI 2015', 'image_2', _val_2015, _kitti_tree('image_2')
     page = 'https://www.cvlibs.net/datasets/kitti/eval_scene_flow.php?benchmark=flow'
     counts = {'training': 200, 'train': 160, 'val': 40, 'testing': 200}
+
+# %% ../../nbs/data/46_kitti.ipynb #4994cb89
+@patch
+def frame_before(self:_KITTI,
+    pair      # Files of a sample
+)->str:       # Path below the root; None: the multi-view extension is not there
+    "Find the frame before `pair`"
+    file = pair.img1.replace('_10.', '_09.')
+    return file if file != pair.img1 and (self.root/file).is_file() else None
 
 # %% ../../nbs/data/46_kitti.ipynb #4dbecdcd
 def _kitti_files(self:_KITTI):

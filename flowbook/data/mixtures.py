@@ -22,7 +22,8 @@ def _item(dataset, i, passes):
 
 class _Mixture:
     "What all mixtures share"
-    n_inp = 2
+    @property
+    def n_inp(self): return max(getattr(d, 'n_inp', 2) for d in getattr(self, 'datasets', None) or [self.dataset])
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f"item {i} of {len(self)}")
         return self.sample(i % len(self))

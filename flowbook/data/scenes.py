@@ -906,6 +906,9 @@ class SceneBatch:
     occ:Tensor       # `(B,1,H,W)` bool, True where the pixel of `img1` is hidden in `img2`
     occ_bw:Tensor    # `(B,1,H,W)` bool, the same for `img2`
     valid_bw:Tensor  # `(B,1,H,W)` bool, as `valid`, for `flow_bw`
+    img0:Tensor=None       # `(B,3,H,W)` RGB in [0,1], the frame before `img1`
+    flow_prev:Tensor=None  # `(B,2,H,W)` pixels, from `img1` to `img0`
+    valid_prev:Tensor=None # `(B,1,H,W)` bool, as `valid`, for `flow_prev`
 
 # %% ../../nbs/data/20_scenes.ipynb #6c3ab7c0
 def scene_number(
@@ -933,7 +936,18 @@ def pair(self:SceneRenderer)->SceneBatch: # The views at times 0 and 1, and thei
 def make_scenes(
     seeds,                              # Numbers of the scenes, one int each
     config:SceneConfig=SceneConfig(),   # What scenes may look like
-    device='cpu'                        # Where to render
+    device='cpu',                       # Where to render
+    frames:int=2                        # 3: the frame before each pair too
 )->SceneBatch:                          # The pairs and their truth
     "Render the scenes with the numbers `seeds`"
-    return SceneRenderer(seeds, config, device).pair()
+    if frames not in (2, 3): raise fail(ConfigError, 'frames', frames, '2 or 3')
+    scenes = SceneRenderer(seeds, config, device)
+    return scenes.pair() if frames == 2 else scenes.triple()
+
+@patch
+def triple(self:SceneRenderer)->SceneBatch: # The same pair, and the view at time -1
+    "Render the scenes as pairs with the frame before"
+    out, z, a = self.pair(), self.view(-1.), self.view(0.)
+    out.flow_prev, out.valid_prev, _ = self.flow(a, z)
+    out.img0, = self.develop([self.colors(z)], [self.flow(z, a)[0]], frame=2)   # with noise of its own
+    return out

@@ -92,7 +92,8 @@ def evaluate_methods(
 def _timed(method, s):
     "Flow `(1,2,H,W)` of a pair, occlusion or None, and milliseconds"
     start = time.perf_counter()
-    out = method(s.img1, s.img2)
+    before = [s.img0] if getattr(method, 'frames', 2)==3 and getattr(s, 'img0', None) is not None else []
+    out = method(s.img1, s.img2, *before)
     took = 1000*(time.perf_counter() - start)
     flow,occ = (out, None) if torch.is_tensor(out) else (out.flow, out.occ)
     return flow.float().cpu(),None if occ is None else occ.cpu(),took
@@ -103,9 +104,11 @@ def method_of(
 ):             # For `evaluate_methods`
     "Make a function of tensors out of a predictor or a name"
     if isinstance(predictor, str): predictor = FlowPredictor(predictor, device='cpu')
-    def run(a, b):
-        p = predictor.predict(a, b)   # with `occ` where the model itself knows what is hidden
+    def run(a, b, before=None):
+        more = {} if predictor.model.frames==2 else dict(img0=a if before is None else before)   # a pair alone: see `from_pair`
+        p = predictor.predict(a, b, **more)   # with `occ` where the model itself knows what is hidden
         return SimpleNamespace(flow=torch.from_numpy(np.array(p.flow)).permute(2, 0, 1)[None], occ=None if p.occ is None else torch.from_numpy(p.occ)[None,None])
+    run.frames = predictor.model.frames
     return run
 
 def _methods(predictor, baselines):

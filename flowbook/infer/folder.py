@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..data.pair import read_pair, read_truth
+from ..data.pair import pair_names, read_alike, read_truth
 from .evaluate import evaluate_pair
 from .predictor import FlowPredictor
 from .results import Prediction, save_extras, save_results
@@ -43,7 +43,8 @@ def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     "What a program or a log wants to know"
     p = self.prediction
     found = dict(size=list(p.size), model=self.model, device=self.device, ms=self.ms, **flow_motion(p.flow))
-    if p.occ is not None: found |= dict(occluded=100*float(p.occ.mean()), confidence=float(p.confidence.mean()))
+    if p.occ is not None: found |= dict(occluded=100*float(p.occ.mean()))
+    if p.confidence is not None: found |= dict(confidence=float(p.confidence.mean()))
     if not p.plan.whole or p.plan.note: found |= dict(plan=str(p.plan))
     return found | self.scores
 
@@ -55,15 +56,17 @@ def predict_to_folder(
     predictor:FlowPredictor=None,# None: the bundled model
     flow_gt=None,                # Path of the true flow; None: unknown
     bidirectional:bool=False,    # The flow back too, and with it occlusion and confidence?
-    progress=None                # Called with (done, n) after each tile
+    progress=None,               # Called with (done, n) after each tile
+    img0=None                    # The frame before, for a model of three frames
 )->SavedFlow:                    # Numbers and files
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
-        x,y = read_pair(img1, img2)   # as bytes; the predictor makes floats of them on its device
+        imgs = [*([] if img0 is None else [img0]), img1, img2]
+        *z,x,y = read_alike(imgs, pair_names(*imgs))   # as bytes; the predictor makes floats of them on its device
         truth,valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[-2:])
         start = time.perf_counter()
-        p = predictor.predict(x, y, bidirectional, progress=progress)
+        p = predictor.predict(x, y, bidirectional, progress=progress, img0=z[0] if z else None)
         ms = 1000*(time.perf_counter() - start)
         scores = {} if truth is None else evaluate_pair(p.flow, truth, valid)
         files = save_results(stage, to_pixels(x), to_pixels(y), p.flow, truth, valid) + save_extras(stage, p)

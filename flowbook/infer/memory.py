@@ -54,7 +54,7 @@ def _count(model, size, device, precision, batch):
     kw = dict(iters=1) if hasattr(model, 'iters') else {}
     with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True), torch.autocast(device.type, dtype, enabled=dtype is not None):
         img = torch.empty(batch, 3, *size, device=device)
-        with _Books() as books: model(img, img, **kw)
+        with _Books() as books: model(*[img]*getattr(model, 'frames', 2), **kw)
     return books.peak
 
 @contextmanager

@@ -21,7 +21,7 @@ from ..io.files import asset_path
 from ..io.images import to_numpy_flow
 from .memory import plan_memory
 from .occlusion import fb_confidence
-from ..data.pair import load_pair, load_sample
+from ..data.pair import load_alike, load_sample
 from .results import FlowArray, Prediction
 from .tiles import TilePlan, plan_tiles, run_tiled
 from .warm import carry_forward, grid_init
@@ -111,7 +111,7 @@ def _check_options(precision, scale, tile, device):
     return precision,float(scale),tile
 
 # %% ../../nbs/infer/10_predictor.ipynb #24c5756c
-_known = 'flow','flow_bw','occ','occ_bw','confidence'
+_known = 'flow','flow_bw','flow_prev','occ','occ_bw','confidence'
 
 @contextmanager
 def _memory_said(img):
@@ -123,14 +123,16 @@ def _memory_said(img):
         raise fail(FlowbookError, 'memory', f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels", "tile='auto' or a smaller scale") from None
 
 @patch
-def _network(self:FlowPredictor, img1, img2, flow_init, both=False):
+def _network(self:FlowPredictor, *imgs, flow_init=None, memory=None, both=False):
     "What the model knows about a batch, `(B,C,H,W)` each"
     self.model.eval()
     kw = {} if self.iters is None else dict(iters=self.iters)
     if flow_init is not None: kw['flow_init'] = grid_init(self.model, flow_init)
     if both: kw['both'] = True
-    with _memory_said(img1), torch.inference_mode(), torch.autocast(self.device.type, _dtypes[self.precision], enabled=self.precision!='fp32'):
-        out = self.model(img1, img2, **kw)
+    if memory and self.model.reuses: kw['features'] = memory['features']
+    with _memory_said(imgs[0]), torch.inference_mode(), torch.autocast(self.device.type, _dtypes[self.precision], enabled=self.precision!='fp32'):
+        out = self.model(*imgs, **kw)
+    if memory is not None and self.model.reuses: memory['features'] = [*out.features[1:], None]   # the next frame's is not known yet
     return {k: getattr(out, k).float().clone() for k in _known if getattr(out, k) is not None}   # clones, so that ordinary tensors leave
 
 def _resize(x, size):
@@ -143,16 +145,23 @@ def _restore(fields, size):
 
 # %% ../../nbs/infer/10_predictor.ipynb #2cb41385
 @patch
-def _fields(self:FlowPredictor, img1, img2, flow_init=None, progress=None, both=False):
+def _fields(self:FlowPredictor, imgs, flow_init=None, progress=None, memory=None, both=False):
     "What the model knows, at the size of the pictures; and how they were cut"
-    img1,img2,init = (o if o is None else o.to(self.device) for o in (img1, img2, flow_init))
-    size,small = img1.shape[-2:],self.inner_size(img1.shape[-2:])
-    if small!=tuple(size): img1,img2,init = _resize(img1, small),_resize(img2, small),None if init is None else resize_flow(init, small)
-    plan = self.plan(size, len(img1)*(1 + both))   # both ways take at most what two pairs do
-    run = partial(self._network, both=both)
-    if plan.whole: found = run(img1, img2, init)
-    else: found = run_tiled(run, plan, [img1, img2, init], progress)
+    self._check_count(len(imgs))
+    *imgs,init = (o if o is None else o.to(self.device) for o in (*imgs, flow_init))
+    size,small = imgs[0].shape[-2:],self.inner_size(imgs[0].shape[-2:])
+    if small!=tuple(size): imgs,init = [_resize(o, small) for o in imgs],None if init is None else resize_flow(init, small)
+    plan = self.plan(size, len(imgs[0])*(1 + both))   # both ways take at most what two pairs do
+    if plan.whole: found = self._network(*imgs, flow_init=init, memory=memory, both=both)
+    else: found = run_tiled(lambda *o: self._network(*o[:-1], flow_init=o[-1], both=both), plan, [*imgs, init], progress)
     return _restore(found, size),plan
+
+@patch
+def _check_count(self:FlowPredictor, given):
+    "Raise unless as many frames were given as the model takes"
+    if given==self.model.frames: return
+    expected = '3: the frame before, the frame, and the next' if self.model.frames==3 else '2: a frame and the next'
+    raise fail(ConfigError, self.name, f"{given} frame{'s'*(given!=1)}", expected)
 
 # %% ../../nbs/infer/10_predictor.ipynb #f7518288
 @patch
@@ -182,14 +191,17 @@ def plan(self:FlowPredictor,
 def batch(self:FlowPredictor,
     img1:Tensor,          # `(B,3,H,W)` RGB in [0,1]
     img2:Tensor,          # The second frames, likewise
-    flow_init:Tensor=None # `(B,2,H,W)` first guess, pixels; None: none
+    flow_init:Tensor=None,# `(B,2,H,W)` first guess, pixels; None: none
+    img0:Tensor=None      # The frames before, for a model of three; None: the first frames stand in for them
 )->Tensor:                # `(B,2,H,W)` pixels, on the device
     "Flow of a batch, without gradients"
-    return self._fields(img1, img2, flow_init)[0]['flow']
+    imgs = self.model.from_pair(img1, img2) if img0 is None else (img0, img1, img2)
+    return self._fields(imgs, flow_init)[0]['flow']
 
 @patch
-def _load(self:FlowPredictor, img1, img2):
-    return load_pair(img1, img2, ceil(self.model.min_size/self.scale))
+def _load(self:FlowPredictor, *imgs):
+    self._check_count(len(imgs))
+    return load_alike(*imgs, min_size=ceil(self.model.min_size/self.scale))
 
 def _to_numpy(flow):
     "`(H,W,2)` of one flow, `(B,H,W,2)` of several"
@@ -198,11 +210,11 @@ def _to_numpy(flow):
 # %% ../../nbs/infer/10_predictor.ipynb #4d1eaec5
 @patch
 def __call__(self:FlowPredictor,
-    img1,         # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`
-    img2          # The second frame, likewise
+    *imgs         # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`: a frame and the next; before them the frame before, for a model of three
 )->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one
-    "Flow from `img1` to `img2`"
-    return FlowArray(_to_numpy(self.batch(*self._load(img1, img2))), _frames(img1, img2))
+    "Flow from the last frame but one to the last"
+    flow = self._fields(self._load(*imgs))[0]['flow']
+    return FlowArray(_to_numpy(flow), _frames(*imgs[-2:]))
 
 def _frames(img1, img2):
     return [Path(o).name if isinstance(o, (str, Path)) else name for o,name in ((img1, 'img1'), (img2, 'img2'))]
@@ -214,13 +226,15 @@ def predict(self:FlowPredictor,
     img2,                     # The second frame, likewise
     bidirectional:bool=False, # The flow back too, and with it occlusion and confidence?
     flow_init=None,           # First guess, `(H,W,2)` array or `(B,2,H,W)` tensor, pixels, for example from warm_start; None: none
-    progress=None             # Called with (done, n) after each tile
+    progress=None,            # Called with (done, n) after each tile
+    img0=None,                # The frame before, for a model of three frames
+    memory:dict=None          # Of a video whose triples come one after the other: give the same dictionary each time, empty at first, and features are computed once; None: nothing is kept
 )->Prediction:
     "What the model knows about the pair"
-    x,y = self._load(img1, img2)
-    init = None if flow_init is None else self._first_guess(flow_init, x)
-    if bidirectional and not self.model.bidirectional: fields,plan = self._both_ways(x, y, init, progress)
-    else: fields,plan = self._fields(x, y, init, progress, bidirectional and self.model.takes_both)
+    imgs = self._load(*([] if img0 is None else [img0]), img1, img2)
+    init = None if flow_init is None else self._first_guess(flow_init, imgs[0])
+    if bidirectional and not self.model.bidirectional: fields,plan = self._both_ways(imgs, init, progress, memory)
+    else: fields,plan = self._fields(imgs, init, progress, memory, bidirectional and self.model.takes_both)
     return _finish(fields, plan, init, _frames(img1, img2))
 
 # %% ../../nbs/infer/10_predictor.ipynb #43c26fd3
@@ -235,16 +249,22 @@ def _first_guess(self:FlowPredictor, flow, img):
     return t.float()
 
 @patch
-def _both_ways(self:FlowPredictor, x, y, init, progress=None):
-    "As `_fields`, with the model run on the reversed pair too"
+def _both_ways(self:FlowPredictor, imgs, init, progress=None, memory=None):
+    "As `_fields`, with the model run on the reversed pair too, or on the next triple"
+    half = lambda first: progress and (lambda i, of: progress(i + of*first, 2*of))
+    if self.model.frames==3:   # the last frame stands in for the one after it
+        memory = {} if memory is None else memory
+        fw,plan = self._fields(imgs, None, half(0), memory)
+        bw,_ = self._fields([*imgs[1:], imgs[2]], None, half(1), dict(memory))
+        return fw | dict(flow_bw=bw['flow_prev']),plan
+    x,y = imgs
     back,n = None if init is None else -carry_forward(init),len(x)   # what goes there comes back
     if self.plan(x.shape[-2:], 2*n).whole:
-        both,plan = self._fields(torch.cat([x, y]), torch.cat([y, x]), None if init is None else torch.cat([init, back]))
+        both,plan = self._fields([torch.cat([x, y]), torch.cat([y, x])], None if init is None else torch.cat([init, back]))
         fw,bw = ({k: v[part] for k,v in both.items()} for part in (slice(n), slice(n, None)))
     else:   # one after the other takes half the memory
-        half = lambda first: progress and (lambda i, of: progress(i + of*first, 2*of))
-        fw,plan = self._fields(x, y, init, half(0))
-        bw,_ = self._fields(y, x, back, half(1))
+        fw,plan = self._fields([x, y], init, half(0))
+        bw,_ = self._fields([y, x], back, half(1))
     return fw | {f'{k}_bw': bw[k] for k in ('flow','occ') if k in bw},plan
 
 # %% ../../nbs/infer/10_predictor.ipynb #c1a404ba
@@ -257,8 +277,9 @@ def _finish(fields, plan, init, frames):
         if sure is None: sure = fb_confidence(flow, flow_bw)
     maps = [None if o is None else o[:,0].cpu().numpy() for o in (occ, occ_bw, sure)]
     maps = [o if o is None or len(flow) > 1 else o[0] for o in maps]
-    flows = [None if o is None else FlowArray(_to_numpy(o), f) for o,f in ((flow, frames), (flow_bw, frames[::-1]), (init, frames))]
-    return Prediction(*flows[:2], *maps, flow_init=flows[2], plan=plan)
+    named = (flow, frames),(flow_bw, frames[::-1]),(init, frames),(fields.get('flow_prev'), [frames[0], 'the frame before'])
+    flows = [None if o is None else FlowArray(_to_numpy(o), f) for o,f in named]
+    return Prediction(*flows[:2], *maps, flow_init=flows[2], plan=plan, flow_prev=flows[3])
 
 # %% ../../nbs/infer/10_predictor.ipynb #5bc928c4
 @patch
@@ -292,14 +313,16 @@ def estimate_flow(
     iters:int=None,          # Iterations of a recurrent model; None: its own number
     precision:str='fp32',    # 'fp32', 'bf16', or 'fp16' on a GPU
     scale:float=1.,          # Resize the pictures by this factor first
-    tile=None                # `(h,w)` of tiles, 'auto' or None, see `FlowPredictor`
+    tile=None,               # `(h,w)` of tiles, 'auto' or None, see `FlowPredictor`
+    img0=None                # The frame before, for a model of three frames
 )->FlowArray:                # `(H,W,2)` pixels, float32
     "Estimate the flow from `img1` to `img2`"
+    if isinstance(model, (np.ndarray, Tensor)): raise fail(ConfigError, 'model', 'a third image', 'a name; three frames are given as img0=, img1 and img2')
     named = isinstance(model, str) and not isinstance(weights, dict)
     weights = str(weights) if isinstance(weights, Path) else weights
     options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile
     make = _cached(model, weights, weights and _stamp(weights), str(device), options) if named else FlowPredictor(model, weights, device, *options)
-    return make(img1, img2)
+    return make(*([] if img0 is None else [img0]), img1, img2)
 
 # %% ../../nbs/infer/10_predictor.ipynb #01ebf597
 def _rgb_frames(img1, img2):

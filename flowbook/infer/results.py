@@ -76,6 +76,7 @@ class Prediction:
     confidence:np.ndarray=None # `(H,W)` float32 in [0,1], for `flow`
     flow_init:np.ndarray=None  # `(H,W,2)` first guess that was used, pixels
     plan:object=None           # How it was computed: whole or in tiles, see `plan_tiles`
+    flow_prev:np.ndarray=None  # `(H,W,2)` pixels, from image 1 to the frame before, from a model of three frames
 
     @property
     def size(self): return self.flow.shape[-3:-1]
@@ -114,7 +115,7 @@ def save_extras(
 )->list:             # The files: `flow_bw.flo`, `occ.png` and `occ_bw.png` (white = occluded), `confidence.png` (white = sure); none for what is unknown
     "Write what a prediction knows beside its flow"
     grey = lambda a, p: write_image((np.asarray(a, np.float32)*255).round().astype(np.uint8), p)
-    jobs = ('flow_bw', '.flo', write_flow),('occ', '.png', grey),('occ_bw', '.png', grey),('confidence', '.png', grey)
+    jobs = ('flow_bw', '.flo', write_flow),('flow_prev', '.flo', write_flow),('occ', '.png', grey),('occ_bw', '.png', grey),('confidence', '.png', grey)
     known = [(getattr(prediction, k), Path(folder)/f'{k}{suffix}', write) for k,suffix,write in jobs if getattr(prediction, k) is not None]
     for what,path,write in known: write(what, path)
     return [path for _,path,_ in known]

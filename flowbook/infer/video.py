@@ -16,7 +16,7 @@ from ..io.formats import flow_suffixes
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
 from ..io.video import VideoWriter, join_videos, list_frames, read_frames
-from .stream import Sink, StageClock, _check_predictor, stream_flow
+from .stream import Sink, StageClock, _check_predictor, frames_of, stream_flow
 from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pair
 
 # %% ../../nbs/infer/32_video.ipynb #f1aa207b
@@ -224,12 +224,13 @@ def measure_scale(
     step,speeds = max(1, ((total or pairs+1) - 1)//pairs),[]
     predictor = _check_predictor(predictor, False, False)
     with read_frames(source, every) as frames:
-        last = None
+        before = last = None
         for i,img in enumerate(frames):
             if last is not None and (i-1)%step==0:
-                speeds.append(frame_speed(np.asarray(predictor(last, img))))
+                flow = predictor.predict(last, img, img0=before).flow if frames_of(predictor)==3 else predictor(last, img)
+                speeds.append(frame_speed(np.asarray(flow)))
                 if progress: progress(len(speeds), total and -(-(total-1)//step))
-            last = img
+            before,last = img if last is None else last,img
     return max(1., 1.05*max(speeds, default=0.))
 
 # %% ../../nbs/infer/32_video.ipynb #4b932b4d

@@ -84,7 +84,8 @@ def _sums(model, loader):
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     with torch.inference_mode():
         for img1,img2,flow,valid,*_ in loader:
-            found = model(img1.to(device), img2.to(device)).flow.float().cpu()
+            pair = img1.to(device), img2.to(device)
+            found = model(*getattr(model, 'from_pair', lambda *o: o)(*pair)).flow.float().cpu()
             scores.update(found, flow.cpu(), valid.cpu())
     if training: model.train()
     known = [o for o in scores.images if o['pixels']]

@@ -28,13 +28,17 @@ class FlowOutput:
     occs:list=None           # The logits behind `occ`, `(B,1,h,w)` each, likewise
     occs_bw:list=None        # The logits behind `occ_bw`
     infos:list=None          # The mixtures behind `confidence`, `(B,4,H,W)` each, see `mixture_parts`
+    flows_prev:list=None     # The predictions behind `flow_prev`
+    infos_prev:list=None     # The mixtures of `flows_prev`
+    features:list=None       # `(B,C,h,w)` of each image, to be used again, see `reuses`
 
     def __repr__(self):
         fields = 'flow_bw', 'occ', 'occ_bw', 'confidence', 'flow_prev'
         more = [k for k in fields if getattr(self, k) is not None]
         b, _, h, w = self.flow.shape
         several = lambda n, word: f"{n} {word}{'s'*(n != 1)}"
-        said = [f"{several(b, 'pair')} of {w}x{h}", several(len(self.flows), 'prediction'), *more]
+        what = 'pair' if self.flow_prev is None else 'triple'
+        said = [f"{several(b, what)} of {w}x{h}", several(len(self.flows), 'prediction'), *more]
         return f"FlowOutput({', '.join(said)})"
 
 # %% ../../nbs/models/00_base.ipynb #7b8fe5f1
@@ -46,6 +50,7 @@ class Estimator(nn.Module):
     min_size = 64         # Smallest height and width, pixels
     max_cells = None      # Most cells of `stride` pixels along a side; None: memory is the only limit
     frames = 2            # Images of a call; 3: `flow` leads from the middle to the next, `flow_prev` back
+    reuses = False        # Does a call take `features` that an earlier one returned, for images that it saw?
     iterates = False      # Does a call take `iters`?
     takes_init = False    # Does a call take `flow_init`?
     bidirectional = False # Does one call answer both directions, with `flow_bw`?
@@ -60,20 +65,44 @@ class Estimator(nn.Module):
 # %% ../../nbs/models/00_base.ipynb #a6fa2e2d
 @patch
 def check_images(self:Estimator,
-    img1:Tensor, # `(B,3,H,W)` RGB in [0,1], at least `min_size` high and wide
-    img2:Tensor  # The next frame, same shape
+    *imgs:Tensor # `(B,3,H,W)` RGB in [0,1], at least `min_size` high and wide, all of one shape
 )->None:
-    "Raise unless this is a batch of pairs"
-    for name, x in (('img1', img1), ('img2', img2)):
+    "Raise unless this is a batch of pairs, or of triples"
+    names = ('img0', 'img1', 'img2')[-len(imgs):]
+    for name, x in zip(names, imgs, strict=True):
         if x.ndim != 4 or x.shape[1] != 3:
             raise fail(FlowbookError, name, f"shape {tuple(x.shape)}", '(B, 3, H, W)')
         if not x.is_floating_point():
             raise fail(FlowbookError, name, x.dtype, 'float values in [0, 1]: divide by 255')
-    (h, w), least = img1.shape[-2:], self.min_size
-    if img1.shape != img2.shape:
-        raise fail(FlowbookError, 'img2', f"shape {tuple(img2.shape)}", f"{tuple(img1.shape)} as img1 has")
+    (h, w), least = imgs[0].shape[-2:], self.min_size
+    for name, x in zip(names, imgs, strict=True):
+        if x.shape == imgs[0].shape: continue
+        raise fail(FlowbookError, name, f"shape {tuple(x.shape)}", f"{tuple(imgs[0].shape)} as {names[0]} has")
     if h < least or w < least:
         raise fail(FlowbookError, 'images', f"{w}x{h} pixels", f"at least {least}x{least}")
+
+# %% ../../nbs/models/00_base.ipynb #a5920164
+@patch
+def __call__(self:Estimator,
+    *imgs:Tensor, # As many as `frames`: previous, middle, next; or this and the next
+    **kwargs      # Keywords of `forward`
+)->FlowOutput:
+    "Call the model"
+    given = sum(isinstance(o, Tensor) and o.ndim == 4 for o in imgs)
+    if given not in (0, self.frames) and given == len(imgs) and not {'img1', 'img2'} & kwargs.keys():
+        known = {2: '2: a frame and the next', 3: '3: the frame before, the frame, and the next'}
+        expected = known.get(self.frames, self.frames)
+        raise fail(FlowbookError, type(self).__name__, f"{given} image{'s'*(given != 1)}", expected)
+    return nn.Module.__call__(self, *imgs, **kwargs)
+
+# %% ../../nbs/models/00_base.ipynb #a2a9e963
+@patch
+def from_pair(self:Estimator,
+    img1:Tensor, # `(B,3,H,W)` RGB in [0,1]
+    img2:Tensor  # The next frame, same shape
+)->tuple:        # As many images as a call takes
+    "Make the images of a call out of a pair"
+    return (img1, img1, img2) if self.frames == 3 else (img1, img2)
 
 # %% ../../nbs/models/00_base.ipynb #5e1e9d47
 @patch

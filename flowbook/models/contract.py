@@ -77,7 +77,7 @@ def _check_keywords(model, size):
     pair, n = texture_pair(size), model.stride
     grid = (1, 2, *(-(-s//n) for s in size))
     if model.iterates:
-        one, two = (_call(model, pair, iters=i, all_flows=True) for i in (1, 2))
+        one, two = (_call(model, pair, iters=i, all_flows=True) for i in (1, 4))   # a pyramid shares them among its levels
         assert len(two.flows) > len(one.flows) or not torch.equal(one.flow, two.flow), 'iterates is declared, and iters changes nothing'
         assert _refuses(lambda: _call(model, pair, iters=0)), 'iters=0 is accepted'
     else: assert _refuses(lambda: _call(model, pair, iters=3)), 'iterates is not declared, and iters is accepted'
@@ -90,17 +90,28 @@ def _check_keywords(model, size):
     assert len(_call(model, pair, all_flows=True).flows) >= 1, 'all_flows=True leaves no flow'
 
 # %% ../../nbs/models/86_contract.ipynb #6cf84beb
+@torch.no_grad()
+def _check_features(model, pair, out):
+    "Features that are given again change nothing; those of other images do"
+    found = out.features
+    assert len(found) == model.frames and all(torch.is_tensor(f) for f in found), 'features must be a list of tensors, one for each image'
+    gap = (_call(model, pair, features=[*found[:-1], None]).flow - out.flow).abs().max().item()
+    assert gap <= 1e-3*max(1., out.flow.abs().max().item()), f"with features of the call before, the flow differs by {gap:.2g} px"
+
 def _check_declared(model, size):
     "What the class says about itself"
-    assert model.frames in (2, 3), f"frames is {model.frames}, expected 2 or 3"
     assert isinstance(model.loss, dict) and 'type' in model.loss, 'loss must be a dictionary with the type of the loss'
     for k in ('family', 'paper'): assert isinstance(getattr(model, k), str), f"{k} must be a text"
     with torch.no_grad(): out = _call(model.eval(), texture_pair(size), **dict(both=True) if model.takes_both else {})
+    assert (out.flow_prev is not None) == (model.frames == 3), f"frames is {model.frames}, and flow_prev is {'missing' if out.flow_prev is None else 'there'}"
+    if model.frames == 3: assert out.flow_prev.shape == out.flow.shape and len(out.flows_prev) == len(out.flows), 'flow_prev differs from flow in shape or predictions'
+    if model.reuses: _check_features(model, texture_pair(size), out)
     assert model.bidirectional or not model.takes_both, 'takes_both is declared, and bidirectional is not'
     for flag, field in dict(bidirectional='flow_bw', occlusion='occ', confidence='confidence').items():
         has = getattr(out, field) is not None
         assert has == getattr(model, flag), f"{flag} is {getattr(model, flag)}, and {field} is {'there' if has else 'missing'}"
     small = [torch.rand(1, 3, model.min_size - 1, model.min_size)]*2
+    assert _refuses(lambda: model(*[texture_pair(size)[0]]*(5 - model.frames))), f"{5 - model.frames} images are accepted, and frames is {model.frames}"
     assert _refuses(lambda: _call(model, small)), f"an image below min_size={model.min_size} is accepted"
 
 # %% ../../nbs/models/86_contract.ipynb #a2d7a361
@@ -114,8 +125,10 @@ def _check_gradients(model, size):
             p += (.1*spread or .02)*torch.randn(p.shape, generator=rng)
             p *= .7   # short vectors: nothing is matched outside the images
     one, other = texture_pair(size, batch=2)
-    out = _call(model, (one, other.flip(0)))   # what differs everywhere leaves nothing at rest
-    lists = (getattr(out, k, None) or [] for k in ('flows', 'flows_bw', 'occs', 'occs_bw'))
+    grid = [-(-s//model.stride) for s in size]   # what reads the flow has to see one, if there is a single iteration
+    start = dict(flow_init=torch.randn(2, 2, *grid, generator=rng)) if model.takes_init else {}
+    out = _call(model, (one, other.flip(0)), **start)   # what differs everywhere leaves nothing at rest
+    lists = (getattr(out, k, None) or [] for k in ('flows', 'flows_bw', 'flows_prev', 'occs', 'occs_bw'))
     sum(((f - 1)**2).mean() for fs in lists for f in fs).backward()
     wanted = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     lost = [n for n, p in wanted if p.grad is None or not p.grad.isfinite().all()]
@@ -185,6 +198,7 @@ def check_estimator(
         model = MODELS[model]
     if not isinstance(model, nn.Module): model = _check_build(model, sizes[0])
     assert isinstance(model, Estimator), f"{type(model).__name__} is not an Estimator"
+    assert model.frames in (2, 3), f"frames is {model.frames}, expected 2 or 3"
     count = sum(p.numel() for p in model.parameters())
     assert parameters in (None, count), f"the model has {count:,} parameters, expected {parameters:,}"
     model.eval()

@@ -141,10 +141,11 @@ class FlowOnly(nn.Module):
 def forward(self:FlowOnly,
     img1:Tensor,   # `(B,3,H,W)` RGB in [0,1]
     img2:Tensor,   # The next frame, same shape
-    *start:Tensor  # Where the model `refines`: what its `begin` returns
+    *start:Tensor  # Where the model `refines`: what its `begin` returns; where it takes three frames, from the one before on: the third
 )->Tensor:         # `(B,2,H,W)` flow, pixels
     "Estimate the flow from `img1` to `img2`"
     with PlainOps():
+        if self.model.frames == 3: return self.model(img1, img2, *start, **self.options).flow
         if not start: return self.model(img1, img2, **self.options).flow
         return self.model.refine(img1, img2, *start, self.options.get('iters') or self.model.iters)[-1]
 
@@ -153,6 +154,11 @@ def _limits(model):
     "Multiples of the stride that the sides of a dynamic model may have: least and most"
     most = 8192//model.stride
     return -(-128//model.stride), most if model.max_cells is None else min(most, model.max_cells)
+
+def _images(model, size, batch):
+    "A procedural pair; for three frames, with one before it that moves on the same way"
+    (u, v), pair = (3, -2), texture_pair(size, batch=batch)
+    return pair if model.frames == 2 else (texture_pair(size, (-u, -v), batch)[1], *pair)
 
 def _check_size(model, size, dynamic):
     if min(size) < model.min_size:
@@ -169,7 +175,7 @@ def trace_model(
     dynamic:bool=False, # Leave batch, height and width open?
     iters:int=None      # Iterations of a recurrent model; None: its own number
 )->torch.export.ExportedProgram: # As `FlowOnly.forward`
-    "Record what `model` does with a pair of images"
+    "Record what `model` does with a pair or a triple of images"
     if not model.network:
         expected = 'a network: this one calls other programs'
         raise fail(ConfigError, f'model {type(model).__name__}', 'nothing to export', expected)
@@ -177,15 +183,15 @@ def trace_model(
     net = FlowOnly(copy.deepcopy(model).cpu().float(), iters).eval()
     low, high = _limits(model)
     if dynamic: size = (low + 1)*model.stride, (low + 2)*model.stride   # no two symbols of the same value
-    imgs = texture_pair(size, batch=2 if dynamic else 1)
-    start = model.begin(*imgs) if model.refines else ()
+    imgs = _images(model, size, 2 if dynamic else 1)
+    start = model.begin(*imgs) if model.refines else imgs[2:]
     sizes = None
     if dynamic:
         h, w = (model.stride*torch.export.Dim(s, min=low, max=high) for s in ('height_cells', 'width_cells'))
         sizes = ({0: torch.export.Dim('batch', min=1, max=1024), 2: h, 3: w},)*2
         if start: sizes = *sizes, sizes[:1]*len(start)
     with torch.no_grad():
-        return torch.export.export(net, (*imgs, *start), dynamic_shapes=sizes, strict=False)
+        return torch.export.export(net, (*imgs[:2], *start), dynamic_shapes=sizes, strict=False)
 
 # %% ../../nbs/models/95_export.ipynb #2b3ae4a8
 _opset = 20   # GridSample and all that goes with symbolic sizes
@@ -202,7 +208,7 @@ def _need(*names):
 # %% ../../nbs/models/95_export.ipynb #c6bd9e35
 def _write_onnx(program, path, notes):
     _need('onnx', 'onnxscript', 'onnxruntime')
-    names = [k for k in ('img1', 'img2', 'start', 'start_bw') if k in notes]
+    names = [k for k in ('img0', 'img1', 'img2', 'start', 'start_bw') if k in notes]
     found = torch.onnx.export(program, dynamo=True, input_names=names, output_names=['flow'],
                               opset_version=_opset, verbose=False)
     found.model.metadata_props.update(notes)
@@ -235,12 +241,13 @@ _readers = {'.onnx': _read_onnx, '.pt2': _read_torch}
 # %% ../../nbs/models/95_export.ipynb #bcd1fb43
 def load_exported(
     path    # `.onnx` or `.pt2` file of `export_model`
-):          # A function: two tensors `(B,3,H,W)` in [0,1] to flow `(B,2,H,W)`, pixels
+):          # A function: two tensors, or three from the frame before on, `(B,3,H,W)` in [0,1] to flow `(B,2,H,W)`, pixels
     "Open an exported model, ready to run on the CPU"
     check_file(path)
     suffix = Path(path).suffix
     if suffix not in _readers: raise fail(ConfigError, path, f'the suffix {suffix!r}', "'.onnx' or '.pt2'")
     run, notes = _readers[suffix](path)
+    if 'img0' in notes: return lambda img0, img1, img2: run(img0, img1, img2)
     if 'method' not in notes: return lambda img1, img2: run(img1, img2)
     return lambda img1, img2: run(img1, img2, *both_ways(img1, img2, notes['method']))
 
@@ -267,7 +274,7 @@ class Exported:
 @torch.no_grad()
 def _compare(run, model, iters, b, size):
     "Largest difference between file and model on a procedural pair, and largest flow, pixels"
-    pair = texture_pair(size, batch=b)
+    pair = _images(model, size, b)
     flow = model(*pair, **{} if iters is None else dict(iters=iters)).flow
     return b, *size, (run(*pair) - flow).abs().max().item(), flow.abs().max().item()
 
@@ -286,6 +293,7 @@ def _notes(model, size, dynamic):
     notes = dict(producer=f'flowbook {flowbook.__version__}', model=type(model).__name__, size=rule,
                  img1='(B,3,H,W) RGB in [0,1]', img2='the next frame',
                  flow='(B,2,H,W) pixels from img1 to img2: u right, v down')
+    if model.frames == 3: return dict(img0='(B,3,H,W) RGB in [0,1], the frame before') | notes
     if not model.refines: return notes
     start = f"(B,2,H,W) pixels, flow from img1 to img2 by {model.start}, see flowbook's both_ways"
     return notes | dict(method=model.start, start=start, start_bw='the same from img2 to img1')

@@ -54,7 +54,7 @@ def flops_by_op(
     "Count what `model` computes for one pair, operator by operator"
     if isinstance(model, Classical): raise fail(ConfigError, f'method {model.method}', 'nothing to count', 'a network: OpenCV does not tell')
     img,kw = torch.empty(1, 3, *size, device='meta'),{} if iters is None else dict(iters=iters)
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter: _on_meta(model)(img, img, **kw)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter: _on_meta(model)(*[img]*model.frames, **kw)
     return {str(k): v for k,v in counter.get_flop_counts()['Global'].items()}
 
 def flops(

@@ -187,6 +187,13 @@ def foreign_schemes(
     "List how other code bases name the weights of `model`"
     return next((_schemes[c.__name__] for c in type(model).__mro__ if c.__name__ in _schemes), [])
 
+# %% ../../nbs/models/88_weights_schemes.ipynb #708fe46e
+_rapid = [(r'^update_block\.mask\.', 'mask.'), (r'^mask\.0\.', 'mask.conv.conv.'), (r'^mask\.2\.', 'mask.out.'),
+          *[r for r in _princeton if 'encoder' in r[0] or 'flow_head' in r[0] or r[0] in (r'^fnet\.', r'^cnet\.')],
+          (r'^update_block\.decoder\.conv\.', 'update.unit.'), (r'^upnet_layer\.', 'gate.layers.')]
+
+_schemes['RAPIDFlow'] = [Scheme('ptlflow', _rapid)]
+
 # %% ../../nbs/models/88_weights_schemes.ipynb #3a3022f2
 _not = [(r'^FlowNet', r'(^|\.)predict_flow6\.', 'FlowNet weights of NVIDIA or ptlflow, whose networks first subtract the mean colour of the images',
          'weights of MMFlow, whose networks do not'),

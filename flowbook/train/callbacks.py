@@ -158,7 +158,7 @@ def suspects(self:NaNGuard)->list: # Of inputs, prediction, parameters and gradi
     "Name the tensors that are not finite"
     ok = lambda t: t is None or not t.is_floating_point() or bool(torch.isfinite(t).all())
     model = bare_model(self.model)
-    names = 'img1', 'img2', 'flow', 'valid'
+    names = ('img0',)*(len(self.xb) == 3) + ('img1', 'img2', 'flow', 'valid')
     inputs = zip(names, (*self.xb, *self.yb), strict=False)   # a batch may hold more
     gradients = ((f"gradient of {n}", p.grad) for n, p in model.named_parameters())
     rows = [*inputs, ('prediction', self.pred), *model.named_parameters(), *gradients]
@@ -216,8 +216,8 @@ class Workflow(Callback):
 def mean_loss(self:Workflow)->float: # The same for all batches, whatever their size
     "Average the loss of the first validation batches"
     model = bare_model(self.model)
-    batches = islice(iter(self.dls.valid), self.val)
-    with torch.no_grad(): losses = [self.loss_func(model(*b[:2]), *b[2:]).item() for b in batches]
+    batches, n = islice(iter(self.dls.valid), self.val), getattr(self.dls.valid, 'n_inp', 2)
+    with torch.no_grad(): losses = [self.loss_func(model(*b[:n]), *b[n:]).item() for b in batches]
     return sum(losses)/len(losses)
 
 # %% ../../nbs/train/28_callbacks.ipynb #40d63c3c
