@@ -38,9 +38,10 @@ def demo(
     with working('importing PyTorch') as say:
         from flowbook.infer.evaluate import compare_methods
         from flowbook.data.pair import demo_pair, load_sample
-        from flowbook.io.files import staged_folder
-        from flowbook.infer.results import save_results
+        from flowbook.io.files import check_target, staged_folder
+        from flowbook.infer.results import result_files, save_results
         from flowbook.infer.predictor import FlowPredictor
+        check_target(result_files(out), img1, img2)
         with staged_folder(out) as stage:
             sample = load_sample(img1, img2) if img1 else demo_pair()
             predictor = FlowPredictor(device=device)

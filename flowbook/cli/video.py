@@ -43,7 +43,7 @@ def _parse_scale(text, fixed):
 _Source = Annotated[str, typer.Argument(metavar='IN', help='Video, folder of pictures, quoted pattern, or number of a camera.', show_default=False)]
 _Out = Annotated[Path, typer.Option(help='Video (.mp4 .mov .avi .mkv .webm) or .gif to write; without a suffix: folder for pictures.', show_default=False)]
 _Layout = Annotated[str, typer.Option(help='flow, side, overlay, arrows, occlusion, or error (needs --gt).')]
-_Gt = Annotated[Optional[Path], typer.Option(help='Folder of true flow, one file for each pair: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]
+_Gt = Annotated[Optional[Path], typer.Option(help='Folder of true flow, one file for each pair: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it; or a video of its colours, to be shown beside.', show_default=False)]
 _MaxFlow = Annotated[str, typer.Option(metavar='PX|auto', help='Speed of full colour; auto follows the film in steps.')]
 _Fixed = Annotated[bool, typer.Option('--fixed-scale', help='Find one scale for the film in a first pass over at most 50 pairs.')]
 _Every = Annotated[int, typer.Option(min=1, help='Take one frame of so many.')]

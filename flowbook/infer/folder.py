@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from ..data.pair import read_pair, read_truth
 from .evaluate import evaluate_pair
 from .predictor import FlowPredictor
-from .results import Prediction, save_extras, save_results
-from ..io.files import staged_folder
+from .results import Prediction, result_files, save_extras, save_results
+from ..io.files import check_target, staged_folder
 from ..io.images import to_pixels
 
 # %% ../../nbs/infer/22_folder.ipynb #bcc1b63e
@@ -58,6 +58,7 @@ def predict_to_folder(
     progress=None                # Called with (done, n) after each tile
 )->SavedFlow:                    # Numbers and files
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
+    check_target(result_files(out), img1, img2, flow_gt)
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
         x,y = read_pair(img1, img2)   # as bytes; the predictor makes floats of them on its device

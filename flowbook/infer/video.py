@@ -11,12 +11,13 @@ import numpy as np
 from dataclasses import dataclass, field
 from pathlib import Path
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..io.files import atomic_path, ensure_dir
+from ..io.files import atomic_path, check_target, ensure_dir
 from ..io.formats import flow_suffixes
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
-from ..io.video import VideoWriter, join_videos, list_frames, read_frames
+from ..io.video import VIDEO_SUFFIXES, Frames, VideoWriter, give_times, join_videos, list_frames, read_frames
 from .stream import Sink, StageClock, _check_predictor, stream_flow
+from ..viz.frames import hstack
 from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pair
 
 # %% ../../nbs/infer/32_video.ipynb #f1aa207b
@@ -82,7 +83,7 @@ class _VideoOutput(_Output):
     def __init__(self, out, settings, resume, fps=25., codec=None, part=1000):
         self.parts_dir = out.with_name(out.name + '.parts')
         self.state_path,self.fps,self.codec,self.part = self.parts_dir/'state.json',fps,codec,part
-        self.parts,self.writer = [],None
+        self.parts,self.writer,self.times = [],None,None
         VideoWriter(out, fps, codec)    # says what is wrong with them
         _Output.__init__(self, out, settings, resume)
         if resume and not self.done and out.exists(): raise fail(FlowbookError, out, 'a finished file', 'an unfinished one: delete it, or start without resume')
@@ -101,7 +102,8 @@ def _write_frame(self:_VideoOutput, img):
     if self.writer is None or self.writer.stack is None:
         ensure_dir(self.parts_dir)
         self.writer = VideoWriter(self.parts_dir/f'{self.done:06d}{self.out.suffix}', self.fps, self.codec).__enter__()
-    self.writer.write(img)
+    times = self.times() if self.times and self.out.suffix.lower()=='.gif' else []
+    self.writer.write(img, times[self.writer.count] if times else None)
     if self.writer.count >= self.part: _end_part(self)
 
 # %% ../../nbs/infer/32_video.ipynb #3d5ce96d
@@ -123,6 +125,8 @@ def _finish(self:_VideoOutput, complete):
     elif paths and last: paths[0].replace(self.out)
     elif paths:
         with atomic_path(self.out) as tmp: shutil.copyfile(paths[0], tmp)
+    times = self.times() if self.times and paths and self.out.suffix.lower()!='.gif' else []
+    if len(times) >= self.done: give_times(self.out, times[:self.done+1], self.fps)
     if last or not paths: _clear(self)
 
 def _clear(self):
@@ -182,10 +186,19 @@ class _Painter:
     def __call__(self, pair):
         number,flow_gt,valid = self.offset + pair.index,None,None
         pair.index = number
-        if self.truths is not None: flow_gt,valid = self.truth(number, pair)
+        beside = self.picture(number, pair) if isinstance(self.truths, Frames) else None
+        if self.truths is not None and beside is None: flow_gt,valid = self.truth(number, pair)
         if self.flo_dir: write_flow(pair.flow, self.flo_dir/f'{number:06d}.flo')
         self.output.max_flow = self.scale(pair.flow)
-        self.output.write(paint_pair(pair, self.layout, self.output.max_flow, flow_gt, valid))
+        sheet = paint_pair(pair, self.layout, self.output.max_flow, flow_gt, valid)
+        self.output.write(sheet if beside is None else hstack([sheet, beside], [self.layout, 'truth']))
+
+    def picture(self, number, pair):
+        "The next frame of a film of true flow"
+        img = next(self.truths, None)
+        if img is None: raise fail(FlowbookError, self.truths.name, f'{number} frames', f'one for each pair, and now number {number}')
+        if img.shape!=pair.img1.shape: raise fail(FlowbookError, self.truths.name, f'{img.shape[1]}x{img.shape[0]} pixels', f'{pair.img1.shape[1]}x{pair.img1.shape[0]} as the frames have')
+        return img
 
     def truth(self, number, pair):
         if number >= len(self.truths): raise fail(FlowbookError, 'true flow', f'{len(self.truths)} files', f'one for each pair, and now number {number}')
@@ -197,12 +210,21 @@ class _Painter:
         return flow_gt,valid
 
 # %% ../../nbs/infer/32_video.ipynb #2a172418
-def _truth_files(folder, every, layout):
-    if folder is None and layout=='error': raise fail(ConfigError, 'layout error', 'no true flow', 'a folder of flow files')
-    if folder is None: return
+def _check_truth(gt, every, layout):
+    if layout=='error' and (gt is None or _is_film(gt)):
+        raise fail(ConfigError, 'layout error', 'no true flow' if gt is None else 'a film of true flow, which has colours but no numbers', 'a folder of flow files')
+    if gt is None: return
     if every!=1: raise fail(ConfigError, 'every', every, '1 with true flow, which is between neighbours')
-    if not Path(folder).is_dir(): raise fail(FlowbookError, folder, 'no such folder', 'a folder of flow files')
-    return list_frames(folder, flow_suffixes())
+    if not _is_film(gt) and not Path(gt).is_dir(): raise fail(FlowbookError, gt, 'no such folder', 'a folder of flow files, or a video of their colours')
+
+def _is_film(gt): return Path(gt).is_file() and Path(gt).suffix.lower() in VIDEO_SUFFIXES
+
+def _truth(gt, start):
+    "Paths of flow files, or `Frames` of a film from number `start` on"
+    if gt is None: return
+    if _is_film(gt): return read_frames(gt, start=start)
+    numbers = [s for s in flow_suffixes() if s!='.png']   # pictures of flow may lie beside the files
+    return list_frames(gt, numbers if any(p.suffix.lower() in numbers for p in Path(gt).iterdir()) else ['.png'])
 
 def _settings(source, predictor, **kw):
     "What must be the same for a run to go on with the work of another"
@@ -244,13 +266,21 @@ def _make_scale(max_flow, output, source, predictor, every, progress):
     if scale.auto: scale.value = output.max_flow
     return scale
 
+def _flo_name(out): return out.with_name(out.stem + '_flo') if out.suffix else out
+
 def _flo_dir(output, wanted):
-    if wanted: return ensure_dir(output.out if isinstance(output, _FolderOutput) else output.out.with_name(output.out.stem + '_flo'))
+    if wanted: return ensure_dir(_flo_name(output.out))
+
+def _targets(out, save_flo):
+    "All that will be written: the film or the folder, the flow, the parts"
+    parts = out.with_name(out.name + '.parts')
+    return [out, *[_flo_name(out)]*save_flo, *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
 
 # %% ../../nbs/infer/32_video.ipynb #c977d2d3
-def _run(frames, predictor, output, painter, both, warm_start, total, progress):
+def _run(frames, predictor, output, painter, both, warm_start, total, progress, times=None):
     "The film from `output.done` to its end"
     clock,began,first,n,size,complete = StageClock(),time.perf_counter(),output.done,0,None,False
+    output.times = times   # of the first frame of each pair
     sink = Sink(painter, 3, clock)
     try:
         for pair in stream_flow(frames, predictor, both, warm_start, clock=clock):
@@ -284,7 +314,7 @@ def process_video(
     predictor='flowbook_small',  # `FlowPredictor`, name of a model, or function of two frames
     layout:str='side',           # One of `LAYOUTS`
     max_flow='auto',             # Speed of full colour, pixels; 'auto': see `FlowScale`; 'fixed': see `measure_scale`
-    gt=None,                     # Folder of true flow, one file for each pair; None: unknown
+    gt=None,                     # Folder of true flow, one file for each pair; or a video of its colours, shown on the right; None: unknown
     save_flo:bool=False,         # Write each flow as `000000.flo` too? Into the folder, or `OUT_flo` beside a video
     every:int=1,                 # Take one frame of so many
     stop:int=None,               # The frame before which to end, counted in the source; None: the end
@@ -298,12 +328,15 @@ def process_video(
 )->VideoReport:
     "Estimate the flow of a film and write it as a film"
     _check_look(layout, max_flow)
-    truths,both = _truth_files(gt, every, layout),layout=='occlusion'
+    check_target(_targets(Path(out), save_flo), source, gt)
+    _check_truth(gt, every, layout)
+    both = layout=='occlusion'
     with read_frames(source, every, 0, stop) as frames:
         predictor = _check_predictor(predictor, both, warm_start)
         settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every, save_flo=save_flo, warm_start=warm_start, **(about or {}))
         output = _make_output(Path(out), settings, resume, frames, fps, codec, part)
         scale = _make_scale(max_flow, output, source, predictor, every, progress)
-        painter = _Painter(output, scale, layout, truths, _flo_dir(output, save_flo), output.done)
+        painter = _Painter(output, scale, layout, _truth(gt, output.done), _flo_dir(output, save_flo), output.done)
         left = read_frames(source, every, output.done*every, stop) if output.done else frames
-        return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1, progress)
+        times = None if fps or left.film is None else lambda: left.times[::every]
+        return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1, progress, times)

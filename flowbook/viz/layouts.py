@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..io.files import ensure_dir
+from ..io.files import check_target, ensure_dir
 from ..io.flowfiles import read_flow
 from ..io.formats import flow_suffixes
 from ..io.images import read_image, write_image
@@ -118,6 +118,7 @@ def merge_frames(
     progress=None        # Called with (done, how many) after each picture
 )->int:                  # Pictures written: one for each flow map
     "Put frame and flow map side by side"
+    check_target(out, imgs, flows)
     if not Path(flows).is_dir():
         raise fail(FlowbookError, flows, 'no such folder', 'a folder of flow maps or flow files')
     numbers = [s for s in flow_suffixes() if s!='.png']   # a .png is taken for a picture
