@@ -110,14 +110,13 @@ def decode_clip(
     limits:ServeLimits=ServeLimits()     # `max_pixels` and `max_frames` count
 )->tuple: # List of `(H,W,3)` RGB uint8 frames, two or more; and frames per second
     "Decode a short video that came over the network"
-    from flowbook.io.video import open_video, read_frames
+    from flowbook.io.decoders import open_film
+    from flowbook.io.video import read_frames
     with tempfile.TemporaryDirectory() as d:
         path = Path(d)/f'video{_container(data)}'
         path.write_bytes(data)
         try:
-            cap = open_video(str(path), 'video')
-            w,h = (int(cap.get(o)) for o in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-            cap.release()
+            h,w = open_film(path, 'video').size
             most = _frames_allowed(w, h, limits)
             with read_frames(path, stop=most+1) as frames: found,fps = list(frames),frames.fps or 25.
         except Refused: raise

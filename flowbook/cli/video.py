@@ -55,7 +55,7 @@ _Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 00000
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on where an earlier run stopped.')]
 _Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; flowbook_small, raft, gma and their relatives can.")]
 
-# %% ../../nbs/cli/50_video.ipynb #6b184e97
+# %% ../../nbs/cli/50_video.ipynb #7dfb7b43
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, as_json:Json=False):

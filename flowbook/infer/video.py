@@ -209,7 +209,7 @@ class _Painter:
         self.sums['n'] += s['n']
         return flow_gt,valid
 
-# %% ../../nbs/infer/32_video.ipynb #2a172418
+# %% ../../nbs/infer/32_video.ipynb #54a31e4c
 def _check_truth(gt, every, layout):
     if layout=='error' and (gt is None or _is_film(gt)):
         raise fail(ConfigError, 'layout error', 'no true flow' if gt is None else 'a film of true flow, which has colours but no numbers', 'a folder of flow files')
@@ -232,7 +232,7 @@ def _settings(source, predictor, **kw):
     given = {k: str(getattr(predictor, k)) for k in ('iters', 'scale', 'precision', 'tile') if hasattr(predictor, k)}
     return dict(source=f'{len(source)} frames' if isinstance(source, (list,tuple)) else str(source), model=name, **given, **kw)
 
-# %% ../../nbs/infer/32_video.ipynb #fea4a42c
+# %% ../../nbs/infer/32_video.ipynb #eb799d94
 def measure_scale(
     source,                     # Whatever `read_frames` takes, except a camera
     predictor='flowbook_small', # See `stream_flow`
@@ -276,7 +276,7 @@ def _targets(out, save_flo):
     parts = out.with_name(out.name + '.parts')
     return [out, *[_flo_name(out)]*save_flo, *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
 
-# %% ../../nbs/infer/32_video.ipynb #c977d2d3
+# %% ../../nbs/infer/32_video.ipynb #61d9e9c2
 def _run(frames, predictor, output, painter, both, warm_start, total, progress, times=None):
     "The film from `output.done` to its end"
     clock,began,first,n,size,complete = StageClock(),time.perf_counter(),output.done,0,None,False

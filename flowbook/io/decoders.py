@@ -6,7 +6,7 @@
 __all__ = ['TIMED', 'ffmpeg_errors', 'mean_rate', 'is_regular', 'upright_matrix', 'turn_upright', 'AvFilm', 'say_damage',
            'open_video', 'capture_property', 'capture_frames', 'CvFilm', 'has_av', 'open_film', 'retime_video']
 
-# %% ../../nbs/io/31_decoders.ipynb #20c0ae80
+# %% ../../nbs/io/31_decoders.ipynb #33993632
 import os, re, tempfile, warnings
 from contextlib import contextmanager
 from fractions import Fraction
@@ -19,7 +19,7 @@ import cv2, numpy as np
 from ..core.errors import ConfigError, FlowbookError, fail
 from .files import check_size, decoder_path
 
-# %% ../../nbs/io/31_decoders.ipynb #f9a967d8
+# %% ../../nbs/io/31_decoders.ipynb #6f2a998e
 _lock = RLock()
 _ffmpegs = re.compile(r'\[[\w, #/:-]+ @ 0x[0-9a-f]+\]|^ \(Invalid argument\)|^OpenCV: |^\[ ?(WARN|ERROR|INFO):|Last message repeated')
 
@@ -47,7 +47,7 @@ def ffmpeg_errors():
             cv2.utils.logging.setLogLevel(level)
             if f.tell() or os.fstat(f.fileno()).st_size: _sort_out(f, said)
 
-# %% ../../nbs/io/31_decoders.ipynb #f818c535
+# %% ../../nbs/io/31_decoders.ipynb #c1acb85b
 def _sort_out(f, said):
     "FFmpeg's lines into `said`; those of others back to where they were meant to go"
     f.seek(0)
@@ -58,7 +58,7 @@ def _sort_out(f, said):
         try: os.write(2, others.encode())
         except OSError: pass
 
-# %% ../../nbs/io/31_decoders.ipynb #3603ea6b
+# %% ../../nbs/io/31_decoders.ipynb #578cd4b6
 def mean_rate(
     times:list,      # Seconds of the frames, rising
     last:float=0.    # Seconds that the last one is shown; 0: nobody says
@@ -76,7 +76,7 @@ def is_regular(
     "Do the frames come at even distances?"
     return all(abs(t - times[0] - i/fps) <= 1.5*tick + 1e-6 for i,t in enumerate(times))
 
-# %% ../../nbs/io/31_decoders.ipynb #027638d4
+# %% ../../nbs/io/31_decoders.ipynb #c613fe18
 def upright_matrix(
     data:bytes # Display matrix of a file: nine 32-bit integers
 )->tuple:      # Two rows of -1, 0, 1: what direction x, and y, of the file becomes on the screen; None: as it is, or a turn by another angle
@@ -97,7 +97,7 @@ def turn_upright(
     if a: return np.ascontiguousarray(img[::d, ::a])
     return np.ascontiguousarray(img.transpose(1, 0, 2)[::b, ::c])
 
-# %% ../../nbs/io/31_decoders.ipynb #58d2ae9b
+# %% ../../nbs/io/31_decoders.ipynb #046eea20
 def _open_av(path, where):
     "The container and its film"
     import av
@@ -112,7 +112,7 @@ def _open_av(path, where):
 
 def _why(e): return ' '.join((getattr(e, 'strerror', None) or type(e).__name__).lower().split())[:80]
 
-# %% ../../nbs/io/31_decoders.ipynb #55b66da5
+# %% ../../nbs/io/31_decoders.ipynb #3a02c569
 class AvFilm:
     "A film that PyAV reads: what its packets say, and its frames"
     decoder = 'av'
@@ -144,7 +144,7 @@ def _promised(box, s):
     if tag: return 3600*int(tag[1]) + 60*int(tag[2]) + float(tag[3])
     return box.duration/1e6 if box.duration and len(box.streams)==1 else None
 
-# %% ../../nbs/io/31_decoders.ipynb #d2d70b3a
+# %% ../../nbs/io/31_decoders.ipynb #45b6bda4
 def _count_packets(film, box, s):
     "Frames, rate and end of a film, from its packets"
     import av
@@ -164,7 +164,7 @@ def _count_packets(film, box, s):
     film.count,declared = n,film.fps
     if len(times)==n and measured and not (declared and is_regular(times, declared, film.tick)): film.fps = measured
 
-# %% ../../nbs/io/31_decoders.ipynb #32735d4b
+# %% ../../nbs/io/31_decoders.ipynb #59816674
 def _av_frames(film):
     "All frames as PyAV has them; a packet that cannot be decoded is noted and passed over, as `ffmpeg` does"
     import av
@@ -185,7 +185,7 @@ def _av_frames(film):
                 n += 1
                 yield f
 
-# %% ../../nbs/io/31_decoders.ipynb #c128ce5d
+# %% ../../nbs/io/31_decoders.ipynb #21fb23c8
 def say_damage(
     where:str,     # The film
     n:int,         # Frames that were read, to the end
@@ -198,7 +198,7 @@ def say_damage(
         more = f', and {len(said) - 1} times more' if len(said) > 1 else ''
         warnings.warn(f'{where}: damaged at frame {said[0][0]} ({said[0][1][:80]}{more})')
 
-# %% ../../nbs/io/31_decoders.ipynb #b905eb9e
+# %% ../../nbs/io/31_decoders.ipynb #66249579
 @patch
 def frames(self:AvFilm,
     wanted # Function from number to True: decode and convert; False: pass over; None: stop before it
@@ -225,7 +225,7 @@ def _lacking(film):
     total = round(film.promised*film.fps)
     return total if (film.promised - film.end)*film.fps > max(2, total//50) else None
 
-# %% ../../nbs/io/31_decoders.ipynb #cec98351
+# %% ../../nbs/io/31_decoders.ipynb #13d27e12
 def open_video(
     source,   # Path as text, or the number of a camera
     where:str # What to call it in an error
@@ -233,7 +233,8 @@ def open_video(
     "Open a video or a camera with OpenCV"
     number = isinstance(source, int)
     name = source if number else decoder_path(source)
-    with ffmpeg_errors(): cap = cv2.VideoCapture(name, cv2.CAP_ANY if number else cv2.CAP_FFMPEG)
+    one = [] if number else [cv2.CAP_PROP_N_THREADS, 1]   # else threads complain when nobody listens
+    with ffmpeg_errors(): cap = cv2.VideoCapture(name, cv2.CAP_ANY if number else cv2.CAP_FFMPEG, one)
     if cap.isOpened(): return cap
     cap.release()
     raise fail(FlowbookError, where, *(('none', 'a camera that is there and free') if number else ('no video, or a damaged one', 'a file that OpenCV can decode')))
@@ -248,7 +249,7 @@ def capture_property(
     v = cap.get(key)
     return v if low <= v <= high else None
 
-# %% ../../nbs/io/31_decoders.ipynb #e13bff58
+# %% ../../nbs/io/31_decoders.ipynb #926858d7
 def _next_picture(cap, take, where, i, said):
     "Grab a frame, and convert it if `take`; None at the end, False for one that is passed over"
     with ffmpeg_errors() as now:
@@ -280,7 +281,40 @@ def capture_frames(
             i += 1
     finally: cap.release()
 
-# %% ../../nbs/io/31_decoders.ipynb #e0a6aecb
+# %% ../../nbs/io/31_decoders.ipynb #49d0758b
+def _boxes(data):
+    "Kind and content of the boxes in a box of an MP4"
+    at = 0
+    while at + 8 <= len(data):
+        n = int.from_bytes(data[at:at+4], 'big')
+        if n < 8: return
+        yield bytes(data[at+4:at+8]),data[at+8:at+n]
+        at += n
+
+def _moov(path):
+    "The index of an MP4, up to 64 MB; empty where there is none"
+    with open(path, 'rb') as f:
+        at,end = 0,os.path.getsize(path)
+        while at + 16 <= end:
+            f.seek(at)
+            head = f.read(16)
+            n = int.from_bytes(head[:4], 'big')
+            if head[4:8]==b'moov' and 16 <= n <= 2**26: return memoryview(head[8:] + f.read(n - 16))
+            if n==1: n = int.from_bytes(head[8:], 'big')
+            if n < 8: break
+            at += n
+    return b''
+
+def _mp4_matrix(path):
+    "How the picture of an MP4 or MOV is to be turned, see `upright_matrix`"
+    if Path(path).suffix.lower() not in ('.mp4', '.m4v', '.mov', '.3gp'): return None
+    for kind,track in _boxes(_moov(path)):
+        parts = dict(_boxes(track)) if kind==b'trak' else {}
+        head,handler = bytes(parts.get(b'tkhd', b'')),bytes(dict(_boxes(parts.get(b'mdia', b''))).get(b'hdlr', b''))
+        start = 40 if head[:1]==b'\0' else 52
+        if handler[8:12]==b'vide' and len(head) >= start + 36: return upright_matrix(np.frombuffer(head[start:start+36], '>i4').astype(np.int32).tobytes())
+
+# %% ../../nbs/io/31_decoders.ipynb #3a2156f5
 class CvFilm:
     "A film that OpenCV reads, with `AvFilm`'s face"
     decoder,tick = 'opencv',.001
@@ -289,10 +323,12 @@ class CvFilm:
         where=None     # What to call it in messages; None: `path`
     ):
         self.path,self.where,self.times,self.said = path,where or path,[],[]
-        cap = open_video(str(path), self.where)
+        cap,self.matrix = open_video(str(path), self.where),_mp4_matrix(path)
         try:
+            if self.matrix: cap.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
             self.size = tuple(int(cap.get(o)) for o in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
             check_size(*self.size, self.where)
+            if self.matrix and not self.matrix[0][0]: self.size = self.size[::-1]
             self.fps,n = capture_property(cap, cv2.CAP_PROP_FPS, .01, 1000),capture_property(cap, cv2.CAP_PROP_FRAME_COUNT, 1, 1e9)
         finally: cap.release()
         self.count = self.promised = n and int(n)
@@ -309,7 +345,7 @@ class CvFilm:
         elif not even: self.count = None
         self.promised = self.count
 
-# %% ../../nbs/io/31_decoders.ipynb #72501df3
+# %% ../../nbs/io/31_decoders.ipynb #b16c19a3
 @patch
 def frames(self:CvFilm,
     wanted # See `AvFilm.frames`
@@ -321,11 +357,13 @@ def frames(self:CvFilm,
         take = wanted(i)
         ended = take is not None
         return take
-    yield from capture_frames(open_video(str(self.path), self.where), asked, self.where, self.times, self.said)
+    cap = open_video(str(self.path), self.where)
+    if self.matrix: cap.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+    for img in capture_frames(cap, asked, self.where, self.times, self.said): yield turn_upright(img, self.matrix)
     n,self.times = len(self.times),[t - self.times[0] for t in self.times]
     if ended: say_damage(self.where, n, self.said, self.promised if self.promised and n < self.promised - max(2, self.promised//50) else None)
 
-# %% ../../nbs/io/31_decoders.ipynb #cc96ac7d
+# %% ../../nbs/io/31_decoders.ipynb #022e5ce4
 _decoders = dict(av=AvFilm, opencv=CvFilm)
 
 def has_av()->bool: # True: films are read by it
@@ -342,7 +380,7 @@ def open_film(
     if decoder=='av' and not has_av(): raise fail(ConfigError, 'decoder', "'av', which is not installed", 'pip install "flowbook[video]"')
     return _decoders[decoder or ('av' if has_av() else 'opencv')](path, where)
 
-# %% ../../nbs/io/31_decoders.ipynb #73914eff
+# %% ../../nbs/io/31_decoders.ipynb #3c55f464
 TIMED = '.mp4', '.m4v', '.mov', '.mkv', '.webm'   # containers that have a time for each frame
 _clock = 90000                                    # steps of their clock in a second
 

@@ -94,7 +94,7 @@ def read_frames(
         return _list_frames(list_frames(source), str(source), every, start, stop, 'files')
     return _read_video(source, every, start, stop, decoder)
 
-# %% ../../nbs/io/32_video.ipynb #85c82250
+# %% ../../nbs/io/32_video.ipynb #819a3205
 def _number(total, every, start, stop): return None if total is None else len(range(start, min(total, total if stop is None else stop), every))
 
 def _wanted(every, start, stop):
@@ -113,7 +113,7 @@ def _read_camera(number, every, start, stop):
     pictures = _one_by_one(capture_frames(cap, _wanted(every, start, stop), where, [], []), where)
     return Frames(pictures, where, _number(stop, every, start, stop), fps and fps/every, 'camera')
 
-# %% ../../nbs/io/32_video.ipynb #67cb2bde
+# %% ../../nbs/io/32_video.ipynb #f90881e6
 def _read_video(path, every, start, stop, decoder):
     check_file(path)
     if Path(path).suffix.lower() not in VIDEO_SUFFIXES: raise fail(FlowbookError, path, f'suffix {Path(path).suffix!r}', f"a folder, or a video: {' '.join(VIDEO_SUFFIXES)}")
@@ -231,7 +231,7 @@ def _check_written(self):
 
 VideoWriter.__exit__ = VideoWriter.close = _close
 
-# %% ../../nbs/io/32_video.ipynb #57aa6f48
+# %% ../../nbs/io/32_video.ipynb #c96a708a
 def give_times(
     path:str|Path, # Video, changed in place
     times:list,    # Seconds of its frames; one more is the end of the last
