@@ -53,12 +53,13 @@ _Codec = Annotated[Optional[str], typer.Option(help='Four letters: mp4v, avc1, v
 _Scale = Annotated[float, typer.Option(help='Compute at this fraction of the size.')]
 _Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 000000.flo too: into the folder, or to OUT_flo beside a video.')]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on where an earlier run stopped.')]
+_Gaps = Annotated[bool, typer.Option('--gaps', help='Take what a folder holds for neighbours, whatever numbers are missing.')]
 _Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; flowbook_small, raft, gma and their relatives can.")]
 
 # %% ../../nbs/cli/50_video.ipynb #7dfb7b43
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
-          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, as_json:Json=False):
+          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, as_json:Json=False):
     "Flow of a film, as a film: reads, computes and writes frame by frame, in constant memory."
     limit,cut = _parse_scale(max_flow, fixed_scale),parse_tile(tile)
     with working('importing PyTorch'):
@@ -69,7 +70,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         predictor = FlowPredictor(model, weights, device=device, precision=precision, tile=cut, scale=scale, iters=iters)
     with Counting(source, 'pairs') as progress, _stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
-        try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, about=dict(weights=weights), progress=progress)
+        try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, gaps=gaps, about=dict(weights=weights), progress=progress)
         except KeyboardInterrupt: report = None
     if report is None: _say_stopped(out, progress.done if out.suffix.lower()=='.gif' else unfinished_video(out), total, camera)
     _show(report, source, predictor, layout, notes, as_json)
@@ -108,9 +109,9 @@ def frames_to_video(
 def merge(
     imgs:Annotated[str, typer.Argument(metavar='FRAMES', help='Folder, pattern or video of the frames.', show_default=False)],
     flows:Annotated[Path, typer.Argument(metavar='FLOWS', help='Folder of flow maps (pictures) or of flow files.', show_default=False)],
-    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', as_json:Json=False):
+    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', gaps:_Gaps=False, as_json:Json=False):
     "Put frames and their flow maps side by side, as a video or a folder."
     limit = _parse_scale(max_flow, False)
     with working('importing PyTorch'): from flowbook.viz.layouts import merge_frames
-    with Counting(imgs, 'frames') as progress: n = merge_frames(imgs, flows, out, fps, codec, limit, progress)
+    with Counting(imgs, 'frames') as progress: n = merge_frames(imgs, flows, out, fps, codec, limit, progress, gaps)
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')

@@ -7,11 +7,12 @@ __all__ = ['FlowFolder']
 
 # %% ../../nbs/data/60_folder.ipynb #442248c8
 from pathlib import Path
-import csv as csv_module, os, re
+import csv as csv_module, os, re, warnings
 from dataclasses import fields
 from ..core.errors import ConfigError, fail, unknown
 from .base import DatasetError, FlowDataset, Pair, register_dataset
 from ..io.files import check_file, natural_key
+from ..io.rows import follows, frame_rows
 
 # %% ../../nbs/data/60_folder.ipynb #ccacfe2a
 def _pattern(text, where):
@@ -49,7 +50,8 @@ class FlowFolder(FlowDataset):
         occ:str=None,        # Pattern of masks of occluded pixels; likewise
         invalid:str=None,    # Pattern of masks of pixels whose flow is not to be used; likewise
         csv:str=None,        # Table of pairs instead of patterns, below `root`
-        step:int=1,          # Second frame: how many frames later
+        step:int=1,          # Second frame: how many frames later; files of flow go to the next, so with them it is 1
+        gaps:bool=False,     # Pair what is there in a scene, whatever numbers are missing, and take flow for any step?
         val:float=.1,        # Share of the pairs, the last ones, that make the val split
         kind:str=None,       # Coding of the flow files, where they do not say; see `read_flow`
         split:str=None,      # 'all', 'train' or 'val'
@@ -57,8 +59,9 @@ class FlowFolder(FlowDataset):
         seed:int=0           # Of the transform's random numbers
     ):
         if step < 1: raise fail(ConfigError, 'step', step, '1 or more')
+        if step > 1 and (flow or flow_bw or occ) and not img2 and not gaps: raise fail(ConfigError, 'step', f'{step} with flow, which goes from each frame to the next', '1, or gaps=True if these files go further')
         if not 0 <= val < 1: raise fail(ConfigError, 'val', val, 'a share from 0 up to 1')
-        super().__init__(root, split, tfm, seed, images=images, img2=img2, flow=flow, flow_bw=flow_bw, occ=occ, invalid=invalid, csv=csv, step=step, val=val, kind=kind)
+        super().__init__(root, split, tfm, seed, images=images, img2=img2, flow=flow, flow_bw=flow_bw, occ=occ, invalid=invalid, csv=csv, step=step, gaps=gaps, val=val, kind=kind)
 
 # %% ../../nbs/data/60_folder.ipynb #e6ed96ed
 @classmethod
@@ -102,7 +105,10 @@ def _pair_up(self:FlowFolder, frames, files, first):
     if self.img2:
         seconds = [(a, _fill(self.img2, first.fullmatch(a).groupdict())) for a in frames]
         return [(a, b) for a, b in seconds if b in files and a != b]
-    return [(a, b) for a, b in zip(frames, frames[self.step:]) if os.path.dirname(a) == os.path.dirname(b)]
+    found = [follows(row, self.step, bool(self.flow or self.flow_bw or self.occ), self.gaps) for row in frame_rows(frames).values()]
+    gaps = [g for _, o in found for g in o]
+    if gaps: warnings.warn(f"{self.root}: no frame between {gaps[0]}{f', and {len(gaps) - 1} more gaps' if len(gaps) > 1 else ''}: not paired; gaps=True pairs them")
+    return sorted((p for pairs, _ in found for p in pairs), key=lambda p: natural_key(p[0]))
 
 FlowFolder.find_pairs, FlowFolder._from_patterns, FlowFolder._pair_up = _find_pairs, _from_patterns, _pair_up
 

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor
 from ..io.images import to_tensor
-from ..io.video import read_frames
+from ..io.video import check_frames, read_frames
 
 # %% ../../nbs/infer/30_stream.ipynb #8e24bc8e
 class StageClock(dict):
@@ -158,10 +158,12 @@ def stream_flow(
     bidirectional:bool=False,       # Estimate the way back as well, with occlusions and confidence?
     warm_start:bool=False,          # Start each pair from the last one's flow, carried forward? Only some models can
     ahead:int=3,                    # Frames that may be read ahead
+    gaps:bool=False,                # Take what a folder holds for neighbours, whatever numbers are missing?
     clock:StageClock=None           # Where to count the seconds of 'decode' and 'compute'
 ):                                  # Generator of `FramePair`
     "Estimate the flow between neighbouring `frames`, one pair at a time"
     predictor,clock = _check_predictor(predictor, bidirectional, warm_start),StageClock() if clock is None else clock
+    check_frames(frames, gaps)
     if isinstance(frames, (str,Path,int,list,tuple)): frames = read_frames(frames)
     return _stream(prefetch(frames, ahead, _prepare(predictor), clock), predictor, bidirectional, warm_start, clock)
 

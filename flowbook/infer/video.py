@@ -15,7 +15,8 @@ from ..io.files import atomic_path, check_target, ensure_dir
 from ..io.formats import flow_suffixes
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
-from ..io.video import VIDEO_SUFFIXES, Frames, VideoWriter, give_times, join_videos, list_frames, read_frames
+from ..io.rows import check_row, frame_rows
+from ..io.video import VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_times, is_folder, join_videos, list_frames, read_frames
 from .stream import Sink, StageClock, _check_predictor, stream_flow
 from ..viz.frames import hstack
 from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pair
@@ -219,12 +220,21 @@ def _check_truth(gt, every, layout):
 
 def _is_film(gt): return Path(gt).is_file() and Path(gt).suffix.lower() in VIDEO_SUFFIXES
 
-def _truth(gt, start):
+def _truth(gt, start, source, gaps):
     "Paths of flow files, or `Frames` of a film from number `start` on"
     if gt is None: return
     if _is_film(gt): return read_frames(gt, start=start)
     numbers = [s for s in flow_suffixes() if s!='.png']   # pictures of flow may lie beside the files
-    return list_frames(gt, numbers if any(p.suffix.lower() in numbers for p in Path(gt).iterdir()) else ['.png'])
+    files = list_frames(gt, numbers if any(p.suffix.lower() in numbers for p in Path(gt).iterdir()) else ['.png'])
+    if not gaps: check_row(files, gt, one=True)
+    if is_folder(source) and not gaps: _check_match(list_frames(source), files, gt)
+    return files
+
+def _check_match(frames, files, gt):
+    "The first frame and the first truth have one number, or there is exactly one truth for each pair"
+    (a,_),(b,_) = (next(iter(frame_rows(o).values()))[0] for o in (frames, files))
+    if a!=b and len(files)!=len(frames) - 1:
+        raise fail(FlowbookError, gt, f'{len(files)} files from number {b} on for {len(frames)} frames from number {a} on', 'the number of the first frame in the name of its flow, or one file for each pair')
 
 def _settings(source, predictor, **kw):
     "What must be the same for a run to go on with the work of another"
@@ -323,6 +333,7 @@ def process_video(
     resume:bool=False,           # Go on where an earlier run stopped?
     warm_start:bool=False,       # See `stream_flow`
     part:int=1000,               # Frames in a part of a video
+    gaps:bool=False,             # Take what a folder holds for neighbours, whatever numbers are missing?
     about:dict=None,             # What else must be the same when a run is resumed, for example the file of the weights
     progress=None                # Called with (done, how many or None) after each pair; in a pass for the scale too
 )->VideoReport:
@@ -330,13 +341,14 @@ def process_video(
     _check_look(layout, max_flow)
     check_target(_targets(Path(out), save_flo), source, gt)
     _check_truth(gt, every, layout)
+    check_frames(source, gaps)
     both = layout=='occlusion'
     with read_frames(source, every, 0, stop) as frames:
         predictor = _check_predictor(predictor, both, warm_start)
         settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every, save_flo=save_flo, warm_start=warm_start, **(about or {}))
         output = _make_output(Path(out), settings, resume, frames, fps, codec, part)
         scale = _make_scale(max_flow, output, source, predictor, every, progress)
-        painter = _Painter(output, scale, layout, _truth(gt, output.done), _flo_dir(output, save_flo), output.done)
+        painter = _Painter(output, scale, layout, _truth(gt, output.done, source, gaps), _flo_dir(output, save_flo), output.done)
         left = read_frames(source, every, output.done*every, stop) if output.done else frames
         times = None if fps or left.film is None else lambda: left.times[::every]
         return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1, progress, times)

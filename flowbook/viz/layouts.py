@@ -15,7 +15,8 @@ from ..io.files import check_target, ensure_dir
 from ..io.flowfiles import read_flow
 from ..io.formats import flow_suffixes
 from ..io.images import read_image, write_image
-from ..io.video import VideoWriter, list_frames, read_frames
+from ..io.rows import check_row
+from ..io.video import VideoWriter, check_frames, list_frames, read_frames
 from .color import flow_error, known_flow
 from .frames import add_key, draw_arrows, error_to_color, flow_overlay, hstack
 from .frames import occlusion_overlay, paint_flow, vstack
@@ -115,15 +116,18 @@ def merge_frames(
     fps:float=None,      # Of the video; None: as the frames, else 25
     codec:str=None,      # Four letters, see `list_codecs`
     max_flow='auto',     # Speed of full colour for flow files, pixels, or 'auto'
-    progress=None        # Called with (done, how many) after each picture
+    progress=None,       # Called with (done, how many) after each picture
+    gaps:bool=False      # Take what the folders hold for neighbours, whatever numbers are missing?
 )->int:                  # Pictures written: one for each flow map
     "Put frame and flow map side by side"
     check_target(out, imgs, flows)
+    check_frames(imgs, gaps)
     if not Path(flows).is_dir():
         raise fail(FlowbookError, flows, 'no such folder', 'a folder of flow maps or flow files')
     numbers = [s for s in flow_suffixes() if s!='.png']   # a .png is taken for a picture
     found = [p for p in Path(flows).iterdir() if p.suffix.lower() in numbers]
     files,scale = list_frames(flows, numbers if found else None),FlowScale(max_flow)
+    if not gaps: check_row(files, flows)
     show = (lambda p: paint_flow_file(p, scale)) if found else read_image
     with read_frames(imgs) as frames:
         pairs = zip(frames, files, strict=False)   # there may be one map less
