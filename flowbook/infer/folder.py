@@ -16,7 +16,7 @@ from .evaluate import evaluate_pair
 from .predictor import FlowPredictor
 from .results import Prediction, result_files, save_extras, save_results
 from ..io.files import check_target, staged_folder
-from ..io.images import to_pixels
+from ..io.images import exif_orientation, to_pixels
 
 # %% ../../nbs/infer/22_folder.ipynb #bcc1b63e
 def flow_motion(
@@ -35,6 +35,8 @@ class SavedFlow:
     ms:float                                   # Time of the prediction, milliseconds
     model:str                                  # Name of the model
     device:str                                 # Where it ran
+    orientation:tuple = (1, 1)                 # EXIF tags of the two photos; 1: they are stored upright
+    upright:bool = False                       # Were they turned as their tags say?
     scores:dict = field(default_factory=dict)  # `epe`, `fl_all` and more, see `evaluate_pair`; empty without true flow
 
 # %% ../../nbs/infer/22_folder.ipynb #87964241
@@ -44,6 +46,7 @@ def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     p = self.prediction
     found = dict(size=list(p.size), model=self.model, device=self.device, ms=self.ms, **flow_motion(p.flow))
     if p.occ is not None: found |= dict(occluded=100*float(p.occ.mean()), confidence=float(p.confidence.mean()))
+    if set(self.orientation)!={1}: found |= dict(orientation=list(self.orientation), upright=self.upright)
     if not p.plan.whole or p.plan.note: found |= dict(plan=str(p.plan))
     return found | self.scores
 
@@ -61,11 +64,12 @@ def predict_to_folder(
     check_target(result_files(out), img1, img2, flow_gt)
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
-        x,y = read_pair(img1, img2)   # as bytes; the predictor makes floats of them on its device
+        x,y = read_pair(img1, img2, 64, predictor.upright, predictor.value_range)   # as bytes; the predictor makes floats of them on its device
         truth,valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[-2:])
         start = time.perf_counter()
         p = predictor.predict(x, y, bidirectional, progress=progress)
         ms = 1000*(time.perf_counter() - start)
         scores = {} if truth is None else evaluate_pair(p.flow, truth, valid)
         files = save_results(stage, to_pixels(x), to_pixels(y), p.flow, truth, valid) + save_extras(stage, p)
-    return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), scores)
+    tags = tuple(exif_orientation(o) if isinstance(o, (str, Path)) else 1 for o in (img1, img2))
+    return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), tags, predictor.upright, scores)
