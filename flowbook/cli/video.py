@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Counting, Device, Iters, Json, Model, Precision, Tile, Weights, parse_tile, print_json, working
+from .terminal import Counting, Device, Iters, Json, Model, Precision, Range, Tile, Upright, Weights, parse_range, parse_tile, print_json, working
 from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/50_video.ipynb #6b4f18ec
@@ -59,7 +59,7 @@ _Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last p
 # %% ../../nbs/cli/50_video.ipynb #7dfb7b43
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
-          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, as_json:Json=False):
+          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, upright:Upright=False, value_range:Range='full', as_json:Json=False):
     "Flow of a film, as a film: reads, computes and writes frame by frame, in constant memory."
     limit,cut = _parse_scale(max_flow, fixed_scale),parse_tile(tile)
     with working('importing PyTorch'):
@@ -67,7 +67,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         from flowbook.infer.video import process_video, unfinished_video
         from flowbook.io.video import read_frames
         with read_frames(source, every, 0, frames) as film: camera,total = film.kind=='camera',film.count and film.count - 1
-        predictor = FlowPredictor(model, weights, device=device, precision=precision, tile=cut, scale=scale, iters=iters)
+        predictor = FlowPredictor(model, weights, device=device, precision=precision, tile=cut, scale=scale, iters=iters, upright=upright, value_range=parse_range(value_range))
     with Counting(source, 'pairs') as progress, _stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
         try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, gaps=gaps, about=dict(weights=weights), progress=progress)
@@ -99,19 +99,20 @@ def frames_to_video(
     scale:Annotated[float, typer.Option(help='Factor on height and width.')]=1.,
     every:_Every=1,
     codec:_Codec=None,
+    upright:Upright=False, value_range:Range='full',
     as_json:Json=False):
     "Write the pictures of a folder as a video or a GIF; or a video in another format."
     with working('importing'): from flowbook.io.video import frames2video
-    with Counting(source, 'frames') as progress: n = frames2video(source, out, fps, scale, every, codec, progress)
+    with Counting(source, 'frames') as progress: n = frames2video(source, out, fps, scale, every, codec, progress, upright, parse_range(value_range))
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')
 
 # %% ../../nbs/cli/50_video.ipynb #963a5841
 def merge(
     imgs:Annotated[str, typer.Argument(metavar='FRAMES', help='Folder, pattern or video of the frames.', show_default=False)],
     flows:Annotated[Path, typer.Argument(metavar='FLOWS', help='Folder of flow maps (pictures) or of flow files.', show_default=False)],
-    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', gaps:_Gaps=False, as_json:Json=False):
+    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', gaps:_Gaps=False, upright:Upright=False, as_json:Json=False):
     "Put frames and their flow maps side by side, as a video or a folder."
     limit = _parse_scale(max_flow, False)
     with working('importing PyTorch'): from flowbook.viz.layouts import merge_frames
-    with Counting(imgs, 'frames') as progress: n = merge_frames(imgs, flows, out, fps, codec, limit, progress, gaps)
+    with Counting(imgs, 'frames') as progress: n = merge_frames(imgs, flows, out, fps, codec, limit, progress, upright, gaps)
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')

@@ -12,6 +12,7 @@ from dataclasses import fields
 from ..core.errors import ConfigError, fail, unknown
 from .base import DatasetError, FlowDataset, Pair, register_dataset
 from ..io.files import check_file, natural_key
+from ..io.images import check_range, fit_range, read_image, to_pixels, to_planes
 from ..io.rows import follows, frame_rows
 
 # %% ../../nbs/data/60_folder.ipynb #ccacfe2a
@@ -53,6 +54,8 @@ class FlowFolder(FlowDataset):
         step:int=1,          # Second frame: how many frames later; files of flow go to the next, so with them it is 1
         gaps:bool=False,     # Pair what is there in a scene, whatever numbers are missing, and take flow for any step?
         val:float=.1,        # Share of the pairs, the last ones, that make the val split
+        upright:bool=False,  # Turn photos as their EXIF tag says? Flow and masks are not turned
+        value_range='full',  # Values of 16-bit frames that are black and white: 'full', or two numbers, see `fit_range`
         kind:str=None,       # Coding of the flow files, where they do not say; see `read_flow`
         split:str=None,      # 'all', 'train' or 'val'
         tfm=None,            # Transform from sample to sample; None: samples as they are
@@ -60,8 +63,10 @@ class FlowFolder(FlowDataset):
     ):
         if step < 1: raise fail(ConfigError, 'step', step, '1 or more')
         if step > 1 and (flow or flow_bw or occ) and not img2 and not gaps: raise fail(ConfigError, 'step', f'{step} with flow, which goes from each frame to the next', '1, or gaps=True if these files go further')
+        if value_range!='full' and isinstance(value_range, str): raise fail(ConfigError, 'value_range', repr(value_range), "'full' or two numbers: all pairs are read alike")
+        if value_range!='full': check_range(value_range)
         if not 0 <= val < 1: raise fail(ConfigError, 'val', val, 'a share from 0 up to 1')
-        super().__init__(root, split, tfm, seed, images=images, img2=img2, flow=flow, flow_bw=flow_bw, occ=occ, invalid=invalid, csv=csv, step=step, gaps=gaps, val=val, kind=kind)
+        super().__init__(root, split, tfm, seed, images=images, img2=img2, flow=flow, flow_bw=flow_bw, occ=occ, invalid=invalid, csv=csv, step=step, gaps=gaps, val=val, upright=upright, value_range=value_range, kind=kind)
 
 # %% ../../nbs/data/60_folder.ipynb #e6ed96ed
 @classmethod
@@ -141,4 +146,10 @@ def _read(self:FlowFolder, i):
     s.sparse = bool(flow) and flow.lower().endswith('.png') and not s.valid.all()
     return s
 
-FlowFolder.read = _read
+def _load_frame(self:FlowFolder, path):
+    "Image `(H,W,3)` uint8, turned and stretched as asked"
+    if self.value_range=='full': return read_image(path, self.upright)
+    t, = fit_range([to_planes(path, path, self.upright)], [path], self.value_range)
+    return to_pixels(t)
+
+FlowFolder.read, FlowFolder.load_frame = _read, _load_frame

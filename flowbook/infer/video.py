@@ -239,10 +239,14 @@ def _check_match(frames, files, gt):
 def _settings(source, predictor, **kw):
     "What must be the same for a run to go on with the work of another"
     name = getattr(predictor, 'name', getattr(predictor, '__name__', type(predictor).__name__))
-    given = {k: str(getattr(predictor, k)) for k in ('iters', 'scale', 'precision', 'tile') if hasattr(predictor, k)}
+    given = {k: str(getattr(predictor, k)) for k in ('iters', 'scale', 'precision', 'tile', 'upright', 'value_range') if hasattr(predictor, k)}
     return dict(source=f'{len(source)} frames' if isinstance(source, (list,tuple)) else str(source), model=name, **given, **kw)
 
 # %% ../../nbs/infer/32_video.ipynb #eb799d94
+def _reading(predictor):
+    "How a predictor wants pictures to be read"
+    return dict(upright=getattr(predictor, 'upright', False), value_range=getattr(predictor, 'value_range', 'full'), deep=True)
+
 def measure_scale(
     source,                     # Whatever `read_frames` takes, except a camera
     predictor='flowbook_small', # See `stream_flow`
@@ -251,11 +255,11 @@ def measure_scale(
     progress=None               # Called with (done, how many or None) after each of them
 )->float:                       # Pixels: a scale that none of them exceeds
     "Find a fixed colour scale for a film in a pass of its own"
+    predictor = _check_predictor(predictor, False, False)
     with read_frames(source, every) as frames: total,kind = frames.count,frames.kind
     if kind=='camera': raise fail(ConfigError, 'fixed scale', 'a camera', 'a film that can be read twice')
     step,speeds = max(1, ((total or pairs+1) - 1)//pairs),[]
-    predictor = _check_predictor(predictor, False, False)
-    with read_frames(source, every) as frames:
+    with read_frames(source, every, **_reading(predictor) | dict(deep=False)) as frames:
         last = None
         for i,img in enumerate(frames):
             if last is not None and (i-1)%step==0:
@@ -343,12 +347,13 @@ def process_video(
     _check_truth(gt, every, layout)
     check_frames(source, gaps)
     both = layout=='occlusion'
-    with read_frames(source, every, 0, stop) as frames:
-        predictor = _check_predictor(predictor, both, warm_start)
+    predictor = _check_predictor(predictor, both, warm_start)
+    how = _reading(predictor)
+    with read_frames(source, every, 0, stop, **how) as frames:
         settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every, save_flo=save_flo, warm_start=warm_start, **(about or {}))
         output = _make_output(Path(out), settings, resume, frames, fps, codec, part)
         scale = _make_scale(max_flow, output, source, predictor, every, progress)
         painter = _Painter(output, scale, layout, _truth(gt, output.done, source, gaps), _flo_dir(output, save_flo), output.done)
-        left = read_frames(source, every, output.done*every, stop) if output.done else frames
+        left = read_frames(source, every, output.done*every, stop, **how) if output.done else frames
         times = None if fps or left.film is None else lambda: left.times[::every]
         return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1, progress, times)

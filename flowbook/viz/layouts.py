@@ -117,6 +117,7 @@ def merge_frames(
     codec:str=None,      # Four letters, see `list_codecs`
     max_flow='auto',     # Speed of full colour for flow files, pixels, or 'auto'
     progress=None,       # Called with (done, how many) after each picture
+    upright:bool=False,  # Turn photos as their EXIF tag says?
     gaps:bool=False      # Take what the folders hold for neighbours, whatever numbers are missing?
 )->int:                  # Pictures written: one for each flow map
     "Put frame and flow map side by side"
@@ -128,8 +129,8 @@ def merge_frames(
     found = [p for p in Path(flows).iterdir() if p.suffix.lower() in numbers]
     files,scale = list_frames(flows, numbers if found else None),FlowScale(max_flow)
     if not gaps: check_row(files, flows)
-    show = (lambda p: paint_flow_file(p, scale)) if found else read_image
-    with read_frames(imgs) as frames:
+    show = (lambda p: paint_flow_file(p, scale)) if found else (lambda p: read_image(p, upright))
+    with read_frames(imgs, upright=upright) as frames:
         pairs = zip(frames, files, strict=False)   # there may be one map less
         sheets = (hstack([img, show(p)]) for img,p in pairs)
         return _write_sheets(sheets, Path(out), fps or frames.fps or 25., codec, len(files), progress)
