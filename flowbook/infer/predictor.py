@@ -259,6 +259,7 @@ def _finish(fields, plan, init, frames):
     if flow_bw is not None:
         if occ is None: occ,occ_bw = fb_consistency(flow, flow_bw),fb_consistency(flow_bw, flow)
         if sure is None: sure = fb_confidence(flow, flow_bw)
+    if sure is not None: sure = sure.masked_fill(~flow.isfinite().all(1, keepdim=True), 0).nan_to_num(nan=0.)
     maps = [None if o is None else o[:,0].cpu().numpy() for o in (occ, occ_bw, sure)]
     maps = [o if o is None or len(flow) > 1 else o[0] for o in maps]
     flows = [None if o is None else FlowArray(_to_numpy(o), f) for o,f in ((flow, frames), (flow_bw, frames[::-1]), (init, frames))]

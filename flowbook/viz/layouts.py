@@ -106,7 +106,7 @@ def score_pair(
     if not known.any(): return dict(n=0, epe=0., fl_all=0.)
     err,length = err[known],length[known]
     wrong = (err > 3) & (err > .05*length)
-    return dict(n=int(known.sum()), epe=float(err.mean()), fl_all=float(100*wrong.mean()))
+    return dict(n=int(known.sum()), epe=float(err.mean(dtype=np.float64)), fl_all=float(100*wrong.mean()))
 
 # %% ../../nbs/viz/26_layouts.ipynb #1883cefe
 def merge_frames(
