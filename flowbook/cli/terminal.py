@@ -8,7 +8,7 @@ __all__ = ['Model', 'Weights', 'Iters', 'Tile', 'Precision', 'Changes', 'Device'
            'working', 'clock', 'Counting']
 
 # %% ../../nbs/cli/05_terminal.ipynb #541c3957
-import sys, time, warnings
+import os, sys, time, warnings
 from contextlib import contextmanager
 from typing import Annotated, Optional
 import typer
@@ -113,14 +113,19 @@ def print_table(
     heads:list, # Names of the columns
     rows:list   # Lists of texts
 )->None:
-    "Rows of texts; all columns but the first and any called description are numbers"
+    "Rows of texts; all columns but the first and any called description are numbers; in a pipe nothing is cut"
     from rich.console import Console
     from rich.table import Table
     if title: typer.echo(title)
     table = Table()
     for h in heads: table.add_column(h, justify='left' if h in (heads[0], 'description') else 'right', no_wrap=h!='description')
     for r in rows: table.add_row(*r)
-    Console(file=sys.stdout, highlight=False, markup=False).print(table)
+    console = Console(file=sys.stdout, highlight=False, markup=False)
+    if not console.is_terminal:   # a file or another program reads it: one line for each row, names as they are
+        whole = console.measure(table, options=console.options.update(max_width=10**5)).maximum
+        names = sum(max(map(len, [h, *(r[i] for r in rows)]), default=0) + 3 for i,h in enumerate(heads) if h!='description')
+        console.width = max(console.width, names + 24 if 'COLUMNS' in os.environ else whole)
+    console.print(table)
 
 # %% ../../nbs/cli/05_terminal.ipynb #cd5242a8
 @contextmanager

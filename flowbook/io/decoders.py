@@ -140,7 +140,7 @@ def _promised(box, s):
     "Seconds that the header promises; None: it says nothing, or the film is not alone in the file"
     if _cut_off(box.name) and s.frames and s.average_rate: return s.frames/float(s.average_rate)   # a cut AVI has its length guessed
     if s.duration: return float(s.duration*s.time_base)
-    tag = re.match(r'(\d+):(\d+):([\d.]+)$', s.metadata.get('DURATION', ''))
+    tag = re.match(r'(\d{1,6}):(\d{1,2}):(\d{1,2}(?:\.\d*)?)$', s.metadata.get('DURATION', ''))
     if tag: return 3600*int(tag[1]) + 60*int(tag[2]) + float(tag[3])
     return box.duration/1e6 if box.duration and len(box.streams)==1 else None
 
