@@ -5,7 +5,8 @@ from flowbook.core.errors import FlowbookError
 from flowbook.io.decoders import has_av
 from flowbook.io.video import frames2video, read_frames
 
-ffmpeg = pytest.mark.skipif(not (shutil.which('ffmpeg') and shutil.which('ffprobe')), reason='needs the programs ffmpeg and ffprobe')
+ffmpeg = pytest.mark.skipif(not (shutil.which('ffmpeg') and shutil.which('ffprobe')),
+    reason='needs the programs ffmpeg and ffprobe')
 
 # name: options of the encoder; n frames of a moving test picture go in
 H264,UNEVEN = '-c:v libx264 -preset ultrafast','-vf setpts=N*N/200/TB'
@@ -25,9 +26,11 @@ FILMS = {
     'turn90.mp4': 'turn 90', 'turn180.mov': 'turn 180', 'turn270.mp4': 'turn 270', 'hflip.mp4': 'flip 1 0', 'vflip.mov': 'flip 0 1', 'mirror90.mp4': 'flip 1 0 turn 90', 'mirror270.mp4': 'flip 0 1 turn 90',
 }
 
-def run(*args): return subprocess.run([str(a) for a in args], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE).stdout
+def run(*args): return subprocess.run([str(a) for a in args], check=True, stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE).stdout
 
-MATRIX = {'turn 90': (0,1,-1,0), 'turn 180': (-1,0,0,-1), 'turn 270': (0,-1,1,0), 'flip 1 0': (-1,0,0,1), 'flip 0 1': (1,0,0,-1), 'flip 1 0 turn 90': (0,1,1,0), 'flip 0 1 turn 90': (0,-1,-1,0)}
+MATRIX = {'turn 90': (0,1,-1,0), 'turn 180': (-1,0,0,-1), 'turn 270': (0,-1,1,0), 'flip 1 0': (-1,0,0,1),
+    'flip 0 1': (1,0,0,-1), 'flip 1 0 turn 90': (0,1,1,0), 'flip 0 1 turn 90': (0,-1,-1,0)}
 
 def set_matrix(path, turn):
     "Write a display matrix into the track header of an MP4, as phones do"
@@ -41,15 +44,18 @@ def set_matrix(path, turn):
 def make(folder, name, n=8):
     path,options = folder/name,FILMS[name]
     turn = MATRIX.get(options)
-    run('ffmpeg', '-v', 'error', '-y', '-f', 'lavfi', '-i', f'testsrc2=size=160x96:rate=25', '-frames:v', n, *(H264 if turn else options).split(), '-an', path)
+    run('ffmpeg', '-v', 'error', '-y', '-f', 'lavfi', '-i', f'testsrc2=size=160x96:rate=25', '-frames:v', n,
+        *(H264 if turn else options).split(), '-an', path)
     if turn: set_matrix(path, turn)
     return path
 
 def truth(path):
     "Frames and times as ffmpeg has them"
-    found = json.loads(run('ffprobe', '-v', 'error', '-select_streams', 'v:0', '-show_frames', '-show_entries', 'frame=best_effort_timestamp_time', '-of', 'json', path))['frames']
+    found = json.loads(run('ffprobe', '-v', 'error', '-select_streams', 'v:0', '-show_frames',
+        '-show_entries', 'frame=best_effort_timestamp_time', '-of', 'json', path))['frames']
     times = [float(f['best_effort_timestamp_time']) for f in found]
-    raw = run('ffmpeg', '-v', 'error', '-i', path, '-fps_mode', 'passthrough', '-f', 'image2pipe', '-c:v', 'ppm', '-pix_fmt', 'rgb24', '-sws_flags', 'bilinear', '-')
+    raw = run('ffmpeg', '-v', 'error', '-i', path, '-fps_mode', 'passthrough', '-f', 'image2pipe', '-c:v',
+        'ppm', '-pix_fmt', 'rgb24', '-sws_flags', 'bilinear', '-')
     frames = []
     while raw:
         _,size,_,rest = raw.split(b'\n', 3)
@@ -69,7 +75,8 @@ def same(ours, theirs):
         assert a.shape==b.shape, (i, a.shape, b.shape)
         off = a.astype(float) - b
         light = np.abs(off @ [.299, .587, .114])
-        assert light.mean() < 1.5 and np.percentile(light, 95) < 8 and np.abs(off).mean() < 6, (i, light.mean(), np.percentile(light, 95), np.abs(off).mean())
+        assert light.mean() < 1.5 and np.percentile(light, 95) < 8 and np.abs(off).mean() < 6, (i,
+            light.mean(), np.percentile(light, 95), np.abs(off).mean())
 
 @ffmpeg
 @pytest.mark.skipif(not has_av(), reason='needs PyAV')
@@ -81,7 +88,8 @@ def test_as_ffmpeg(name, tmp_path):
     same(ours, frames)
     assert count==len(frames)
     np.testing.assert_allclose(seconds, times, atol=2e-3)
-    if len(times) > 1 and 'uneven' not in name: np.testing.assert_allclose(fps, (len(times) - 1)/times[-1], rtol=.01)
+    if len(times) > 1 and 'uneven' not in name:
+        np.testing.assert_allclose(fps, (len(times) - 1)/times[-1], rtol=.01)
 
 @ffmpeg
 @pytest.mark.parametrize('name', FILMS)

@@ -21,12 +21,15 @@ def root(tmp_path_factory):
         for o in frames: w.write(o)
     for o in ('flow.png', 'side_by_side.png', 'b.png'): shutil.copy(root/'frames/0.png', root/o)
     shutil.copy(root/'gt/0.flo', root/'flow.flo')
-    for o in ('w.safetensors', 'run/weights.safetensors'): shutil.copy(asset_path('flowbook_small.safetensors'), root/o)
+    for o in ('w.safetensors', 'run/weights.safetensors'):
+        shutil.copy(asset_path('flowbook_small.safetensors'), root/o)
     shutil.copy(root/'w.safetensors', root/'w.pt2')
     (root/'plan.json').write_text(json.dumps(get_recipe('quickstart')))
     (root/'run/log.csv').write_text('iteration,loss\n1,2\n')
     make_dataset('sintel', root/'sintel', n=2)
-    for link,to in (('l.mp4', 'walk.mp4'), ('lf', 'frames'), ('gt_flo', 'gt'), ('l.safetensors', 'w.safetensors')): (root/link).symlink_to(to)
+    for link,to in (('l.mp4', 'walk.mp4'), ('lf', 'frames'), ('gt_flo', 'gt'),
+        ('l.safetensors', 'w.safetensors')):
+        (root/link).symlink_to(to)
     os.link(root/'walk.mp4', root/'h.mp4')
     return root
 

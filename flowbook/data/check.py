@@ -39,18 +39,22 @@ def peek_size(
 def _peek_npy(path, n):
     with open(path, 'rb') as f: dtype, shape, _, start = npy_head(f.read(2**16), path)
     need = start + math.prod(shape)*dtype.itemsize
-    if n != need or len(shape) < 2: raise fail(FlowFileError, path, f"{n} bytes", f"{need} for {dtype} of shape {shape}")
+    if n != need or len(shape) < 2:
+        raise fail(FlowFileError, path, f"{n} bytes", f"{need} for {dtype} of shape {shape}")
     return shape[:2]
 
 def _peek_picture(path, head, n):
     try:
         with Image.open(path) as im: w, h = im.size
-    except Exception as e: raise fail(ImageFileError, path, f"no picture ({str(e).splitlines()[0][:60]})", 'a picture') from None
+    except Exception as e: raise fail(ImageFileError, path, f"no picture ({str(e).splitlines()[0][:60]})",
+        'a picture') from None
     with open(path, 'rb') as f:
         f.seek(max(0, n - 12))
         tail = f.read()
-    if head[:4] == b'\x89PNG' and tail[4:8] != b'IEND': raise fail(ImageFileError, path, 'a PNG without an end', 'a whole one (is the download complete?)')
-    if head[:2] == b'\xff\xd8' and b'\xff\xd9' not in tail: raise fail(ImageFileError, path, 'a JPEG without an end', 'a whole one (is the download complete?)')
+    if head[:4] == b'\x89PNG' and tail[4:8] != b'IEND':
+        raise fail(ImageFileError, path, 'a PNG without an end', 'a whole one (is the download complete?)')
+    if head[:2] == b'\xff\xd8' and b'\xff\xd9' not in tail:
+        raise fail(ImageFileError, path, 'a JPEG without an end', 'a whole one (is the download complete?)')
     if head[:2] == b'P6' and n < 3*w*h: raise fail(ImageFileError, path, f"{n} bytes", f"at least {3*w*h}")
     return h, w
 
@@ -131,9 +135,11 @@ def check_dataset(
     return report
 
 def _row(options, ds, sizes):
-    names = sorted({n for p in ds.records[:100] for n in ('flow', 'flow_bw', 'occ', 'occ_bw', 'invalid') if getattr(p, n)})
+    names = sorted({n for p in ds.records[:100] for n in ('flow', 'flow_bw', 'occ', 'occ_bw',
+        'invalid') if getattr(p, n)})
     shown = [f"{w}x{h}" for h, w in sorted(sizes)]
-    return dict(options=', '.join(f"{k}={v}" for k, v in options.items()), pairs=len(ds), published=ds.published(), truth=', '.join(names) or 'none',
+    return dict(options=', '.join(f"{k}={v}" for k, v in options.items()), pairs=len(ds),
+        published=ds.published(), truth=', '.join(names) or 'none',
                 sizes=', '.join(shown[:3]) + f" and {len(shown) - 3} more"*(len(shown) > 3))
 
 # %% ../../nbs/data/85_check.ipynb #56a39d10
@@ -183,7 +189,8 @@ def _convert(old, new, root, delete):
     flow, error = new.suffix == '.flo', FlowFileError if new.suffix == '.flo' else ImageFileError
     if not _survives(old) or not (flow or _is_frame(old, root)): return None
     there = new.exists()
-    if there and os.path.samefile(old, new): raise fail(error, new, f'a link to {old.name}', 'a file of its own, or none')
+    if there and os.path.samefile(old, new):
+        raise fail(error, new, f'a link to {old.name}', 'a file of its own, or none')
     fresh = not there or new.stat().st_mtime < old.stat().st_mtime
     if not fresh and not delete: return False
     before = _samples(old)

@@ -10,6 +10,7 @@ import json, shutil, time
 import numpy as np
 from dataclasses import dataclass, field
 from pathlib import Path
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..io.files import atomic_path, check_target, ensure_dir
 from ..io.formats import flow_suffixes
@@ -26,8 +27,10 @@ def _load_state(path):
     "What an earlier run wrote down; None if there is none"
     try: state = json.loads(path.read_text())
     except FileNotFoundError: return
-    except (OSError, ValueError) as e: raise fail(FlowbookError, path, f'a damaged file ({e})', 'what flowbook video wrote') from None
-    if not isinstance(state, dict) or not {'settings','done','max_flow'} <= set(state) or not isinstance(state['done'], int): 
+    except (OSError, ValueError) as e: raise fail(FlowbookError, path, f'a damaged file ({e})',
+        'what flowbook video wrote') from None
+    if not isinstance(state, dict) or not {'settings','done',
+        'max_flow'} <= set(state) or not isinstance(state['done'], int):
         raise fail(FlowbookError, path, 'another file', 'what flowbook video wrote')
     return state
 
@@ -37,7 +40,9 @@ def _save_state(path, state):
 # %% ../../nbs/infer/32_video.ipynb #168751d9
 def _check_settings(path, old, new):
     for k,v in new.items():
-        if old.get(k)!=v: raise fail(ConfigError, f'resume {path}', f'{k} {v!r}', f'{old.get(k)!r} as in the run to be resumed')
+        if old.get(k)!=v:
+            raise fail(ConfigError, f'resume {path}', f'{k} {v!r}',
+                f'{old.get(k)!r} as in the run to be resumed')
 
 # %% ../../nbs/infer/32_video.ipynb #e3abd155
 class _Output:
@@ -45,7 +50,9 @@ class _Output:
     def __init__(self, out, settings, resume):
         self.out,self.settings,self.done,self.max_flow = out,settings,0,0.
         state = _load_state(self.state_path)
-        if state and state['done'] and not resume: raise fail(FlowbookError, self.state_path.parent, 'frames of another run', 'none: resume that run, or delete them')
+        if state and state['done'] and not resume:
+            raise fail(FlowbookError, self.state_path.parent, 'frames of another run',
+                'none: resume that run, or delete them')
         if not state or not resume: return
         _check_settings(out, state['settings'], settings)
         self.done,self.max_flow = state['done'],float(state['max_flow'])
@@ -61,7 +68,8 @@ class _FolderOutput(_Output):
     def __init__(self, out, settings, resume, **_):
         self.state_path = out/'flowbook-video.json'
         _Output.__init__(self, out, settings, resume)
-        if not self.done and out.is_dir() and next(out.glob('[0-9]'*6 + '.png'), None): raise fail(FlowbookError, out, 'frames of another run', 'a new folder')
+        if not self.done and out.is_dir() and next(out.glob('[0-9]'*6 + '.png'), None):
+            raise fail(FlowbookError, out, 'frames of another run', 'a new folder')
 
     def restore(self, state):
         self.done = 0   # a killed run has written down too few
@@ -87,12 +95,16 @@ class _VideoOutput(_Output):
         self.parts,self.writer,self.times = [],None,None
         VideoWriter(out, fps, codec)    # says what is wrong with them
         _Output.__init__(self, out, settings, resume)
-        if resume and not self.done and out.exists(): raise fail(FlowbookError, out, 'a finished file', 'an unfinished one: delete it, or start without resume')
+        if resume and not self.done and out.exists():
+            raise fail(FlowbookError, out, 'a finished file',
+                'an unfinished one: delete it, or start without resume')
 
     def restore(self, state):
         self.parts = [Path(str(p)).name for p in state.get('parts', [])]
         for p in self.parts:
-            if not (self.parts_dir/p).is_file(): raise fail(FlowbookError, self.parts_dir/p, 'no such part', 'what the run to be resumed wrote')
+            if not (self.parts_dir/p).is_file():
+                raise fail(FlowbookError, self.parts_dir/p, 'no such part',
+                    'what the run to be resumed wrote')
 
     def state(self): return _Output.state(self) | dict(parts=self.parts)
     @property
@@ -102,7 +114,8 @@ class _VideoOutput(_Output):
 def _write_frame(self:_VideoOutput, img):
     if self.writer is None or self.writer.stack is None:
         ensure_dir(self.parts_dir)
-        self.writer = VideoWriter(self.parts_dir/f'{self.done:06d}{self.out.suffix}', self.fps, self.codec).__enter__()
+        self.writer = VideoWriter(self.parts_dir/f'{self.done:06d}{self.out.suffix}', self.fps,
+            self.codec).__enter__()
     times = self.times() if self.times and self.out.suffix.lower()=='.gif' else []
     self.writer.write(img, times[self.writer.count] if times else None)
     if self.writer.count >= self.part: _end_part(self)
@@ -111,7 +124,8 @@ def _write_frame(self:_VideoOutput, img):
 def _end_part(self):
     "Give the part its name, then write down that it is there"
     if self.writer is None or self.writer.stack is None: return
-    if not self.writer.count: return self.writer.close(KeyboardInterrupt, KeyboardInterrupt(), None)  # nothing to keep
+    if not self.writer.count:
+        return self.writer.close(KeyboardInterrupt, KeyboardInterrupt(), None)  # nothing to keep
     self.writer.close()
     self.parts.append(self.writer.path.name)
     self.done += self.writer.count
@@ -142,14 +156,17 @@ _VideoOutput.write,_VideoOutput.finish = _write_frame,_finish
 
 # %% ../../nbs/infer/32_video.ipynb #4baf2547
 def _make_output(out, settings, resume, frames, fps, codec, part):
-    if resume and frames.kind=='camera': raise fail(ConfigError, 'resume', 'a camera', 'a film that can be read again')
+    if resume and frames.kind=='camera':
+        raise fail(ConfigError, 'resume', 'a camera', 'a film that can be read again')
     settings = {k: v if isinstance(v, (int,float,str,type(None))) else str(v) for k,v in settings.items()}
     if not out.suffix:
         if codec: raise fail(ConfigError, 'codec', codec, 'none for a folder of pictures')
         return _FolderOutput(out, settings, resume)
     gif = out.suffix.lower()=='.gif'
-    if gif and resume: raise fail(ConfigError, 'resume', out, 'a video or a folder: a GIF is written in one go')
-    return _VideoOutput(out, settings, resume, fps=fps or frames.fps or 25., codec=codec, part=10**9 if gif else part)
+    if gif and resume:
+        raise fail(ConfigError, 'resume', out, 'a video or a folder: a GIF is written in one go')
+    return _VideoOutput(out, settings, resume, fps=fps or frames.fps or 25., codec=codec,
+        part=10**9 if gif else part)
 
 # %% ../../nbs/infer/32_video.ipynb #4ed55762
 def unfinished_video(
@@ -194,29 +211,43 @@ class _Painter:
         sheet = paint_pair(pair, self.layout, self.output.max_flow, flow_gt, valid)
         self.output.write(sheet if beside is None else hstack([sheet, beside], [self.layout, 'truth']))
 
-    def picture(self, number, pair):
-        "The next frame of a film of true flow"
-        img = next(self.truths, None)
-        if img is None: raise fail(FlowbookError, self.truths.name, f'{number} frames', f'one for each pair, and now number {number}')
-        if img.shape!=pair.img1.shape: raise fail(FlowbookError, self.truths.name, f'{img.shape[1]}x{img.shape[0]} pixels', f'{pair.img1.shape[1]}x{pair.img1.shape[0]} as the frames have')
-        return img
+# %% ../../nbs/infer/32_video.ipynb #a29f4795
+@patch
+def truth(self:_Painter, number, pair):
+    if number >= len(self.truths):
+        raise fail(FlowbookError, 'true flow', f'{len(self.truths)} files',
+            f'one for each pair, and now number {number}')
+    flow_gt,valid = read_flow_valid(self.truths[number])
+    if flow_gt.shape!=pair.flow.shape:
+        raise fail(FlowbookError, self.truths[number], f'size {flow_gt.shape[:2]}',
+            f'{pair.flow.shape[:2]} as the frames have')
+    s = score_pair(pair.flow, flow_gt, valid)
+    for k in 'epe','fl_all': self.sums[k] += s[k]*s['n']
+    self.sums['n'] += s['n']
+    return flow_gt,valid
 
-    def truth(self, number, pair):
-        if number >= len(self.truths): raise fail(FlowbookError, 'true flow', f'{len(self.truths)} files', f'one for each pair, and now number {number}')
-        flow_gt,valid = read_flow_valid(self.truths[number])
-        if flow_gt.shape!=pair.flow.shape: raise fail(FlowbookError, self.truths[number], f'size {flow_gt.shape[:2]}', f'{pair.flow.shape[:2]} as the frames have')
-        s = score_pair(pair.flow, flow_gt, valid)
-        for k in 'epe','fl_all': self.sums[k] += s[k]*s['n']
-        self.sums['n'] += s['n']
-        return flow_gt,valid
+# %% ../../nbs/infer/32_video.ipynb #e25491d4
+@patch
+def picture(self:_Painter, number, pair):
+    "The next frame of a film of true flow"
+    img = next(self.truths, None)
+    if img is None:
+        raise fail(FlowbookError, self.truths.name, f'{number} frames',
+            f'one for each pair, and now number {number}')
+    if img.shape!=pair.img1.shape:
+        raise fail(FlowbookError, self.truths.name, f'{img.shape[1]}x{img.shape[0]} pixels',
+            f'{pair.img1.shape[1]}x{pair.img1.shape[0]} as the frames have')
+    return img
 
 # %% ../../nbs/infer/32_video.ipynb #54a31e4c
 def _check_truth(gt, every, layout):
     if layout=='error' and (gt is None or _is_film(gt)):
-        raise fail(ConfigError, 'layout error', 'no true flow' if gt is None else 'a film of true flow, which has colours but no numbers', 'a folder of flow files')
+        raise fail(ConfigError, 'layout error',
+            'no true flow' if gt is None else 'a film of true flow, which has colours but no numbers', 'a folder of flow files')
     if gt is None: return
     if every!=1: raise fail(ConfigError, 'every', every, '1 with true flow, which is between neighbours')
-    if not _is_film(gt) and not Path(gt).is_dir(): raise fail(FlowbookError, gt, 'no such folder', 'a folder of flow files, or a video of their colours')
+    if not _is_film(gt) and not Path(gt).is_dir():
+        raise fail(FlowbookError, gt, 'no such folder', 'a folder of flow files, or a video of their colours')
 
 def _is_film(gt): return Path(gt).is_file() and Path(gt).suffix.lower() in VIDEO_SUFFIXES
 
@@ -230,6 +261,7 @@ def _truth(gt, start, source, gaps):
     if is_folder(source) and not gaps: _check_match(list_frames(source), files, gt)
     return files
 
+# %% ../../nbs/infer/32_video.ipynb #58276d41
 def _check_match(frames, files, gt):
     "The first frame and the first truth have one number, or there is exactly one truth for each pair"
     (a,_),(b,_) = (next(iter(frame_rows(o).values()))[0] for o in (frames, files))
@@ -239,13 +271,16 @@ def _check_match(frames, files, gt):
 def _settings(source, predictor, **kw):
     "What must be the same for a run to go on with the work of another"
     name = getattr(predictor, 'name', getattr(predictor, '__name__', type(predictor).__name__))
-    given = {k: str(getattr(predictor, k)) for k in ('iters', 'scale', 'precision', 'tile', 'upright', 'value_range') if hasattr(predictor, k)}
-    return dict(source=f'{len(source)} frames' if isinstance(source, (list,tuple)) else str(source), model=name, **given, **kw)
+    given = {k: str(getattr(predictor, k)) for k in ('iters', 'scale', 'precision', 'tile', 'upright',
+        'value_range') if hasattr(predictor, k)}
+    return dict(source=f'{len(source)} frames' if isinstance(source, (list,tuple)) else str(source),
+        model=name, **given, **kw)
 
-# %% ../../nbs/infer/32_video.ipynb #eb799d94
+# %% ../../nbs/infer/32_video.ipynb #a322f7ca
 def _reading(predictor):
     "How a predictor wants pictures to be read"
-    return dict(upright=getattr(predictor, 'upright', False), value_range=getattr(predictor, 'value_range', 'full'), deep=True)
+    return dict(upright=getattr(predictor, 'upright', False),
+        value_range=getattr(predictor, 'value_range', 'full'), deep=True)
 
 def measure_scale(
     source,                     # Whatever `read_frames` takes, except a camera
@@ -275,7 +310,8 @@ def _check_look(layout, max_flow):
 
 def _make_scale(max_flow, output, source, predictor, every, progress):
     "A resumed run goes on with the scale it had"
-    if max_flow=='fixed': return FlowScale(output.max_flow or measure_scale(source, predictor, every, progress=progress))
+    if max_flow=='fixed':
+        return FlowScale(output.max_flow or measure_scale(source, predictor, every, progress=progress))
     scale = FlowScale(max_flow)
     if scale.auto: scale.value = output.max_flow
     return scale
@@ -309,7 +345,8 @@ def _run(frames, predictor, output, painter, both, warm_start, total, progress, 
     if not output.done: raise fail(FlowbookError, frames.name, 'less than two frames', 'a film')
     s = painter.sums
     scores = {k: s[k]/s['n'] for k in ('epe','fl_all')} if s['n'] else {}
-    return VideoReport(output.out, output.done, n, size, time.perf_counter() - began, painter.scale.value, dict(clock), getattr(output, 'padded', False), scores)
+    return VideoReport(output.out, output.done, n, size, time.perf_counter() - began, painter.scale.value,
+        dict(clock), getattr(output, 'padded', False), scores)
 
 # %% ../../nbs/infer/32_video.ipynb #19e7cec0
 def _stop(sink, output, complete):
@@ -319,7 +356,8 @@ def _stop(sink, output, complete):
         complete = False
         raise
     finally:
-        if not sink.thread.is_alive(): output.finish(complete)  # else Ctrl-C came twice: the parts that are done are safe
+        if not sink.thread.is_alive():
+            output.finish(complete)  # else Ctrl-C came twice: the parts that are done are safe
 
 # %% ../../nbs/infer/32_video.ipynb #6644c4c0
 def process_video(
@@ -350,10 +388,13 @@ def process_video(
     predictor = _check_predictor(predictor, both, warm_start)
     how = _reading(predictor)
     with read_frames(source, every, 0, stop, **how) as frames:
-        settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every, save_flo=save_flo, warm_start=warm_start, **(about or {}))
+        settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,
+            save_flo=save_flo, warm_start=warm_start, **(about or {}))
         output = _make_output(Path(out), settings, resume, frames, fps, codec, part)
         scale = _make_scale(max_flow, output, source, predictor, every, progress)
-        painter = _Painter(output, scale, layout, _truth(gt, output.done, source, gaps), _flo_dir(output, save_flo), output.done)
+        painter = _Painter(output, scale, layout, _truth(gt, output.done, source, gaps),
+            _flo_dir(output, save_flo), output.done)
         left = read_frames(source, every, output.done*every, stop, **how) if output.done else frames
         times = None if fps or left.film is None else lambda: left.times[::every]
-        return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1, progress, times)
+        return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1,
+            progress, times)

@@ -37,7 +37,8 @@ def _stderr_in(f):
 @contextmanager
 def ffmpeg_errors():
     "A list that holds, after the `with`, what the FFmpeg inside OpenCV had to say"
-    for k in 'OPENCV_FFMPEG_LOGLEVEL','OPENCV_FFMPEG_DEBUG': os.environ.pop(k, None)   # they silence FFmpeg, or send it to stdout; read when OpenCV first opens a video
+    for k in 'OPENCV_FFMPEG_LOGLEVEL','OPENCV_FFMPEG_DEBUG': os.environ.pop(k,
+        None)   # they silence FFmpeg, or send it to stdout; read when OpenCV first opens a video
     said,level = [],cv2.utils.logging.getLogLevel()
     with _lock, tempfile.TemporaryFile() as f:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -82,7 +83,8 @@ def upright_matrix(
 )->tuple:      # Two rows of -1, 0, 1: what direction x, and y, of the file becomes on the screen; None: as it is, or a turn by another angle
     "Read a display matrix"
     if data is None or len(data) < 36: return None
-    a,b,_,c,d = (np.sign(o)*(abs(o) > 2**13) for o in np.frombuffer(bytes(data[:20]), np.int32).astype(np.int64).tolist())
+    a,b,_,c,d = (np.sign(o)*(abs(o) > 2**13) for o in np.frombuffer(bytes(data[:20]),
+        np.int32).astype(np.int64).tolist())
     found = (int(a),int(b)),(int(c),int(d))
     quarter = (abs(a) and abs(d) and not b and not c) or (abs(b) and abs(c) and not a and not d)
     return None if not quarter or found == ((1,0),(0,1)) else found
@@ -103,10 +105,12 @@ def _open_av(path, where):
     import av
     name = decoder_path(path)
     try:
-        box = av.open(name, options=dict(protocol_whitelist='file'), metadata_errors='replace')   # a playlist opens nothing else
+        box = av.open(name, options=dict(protocol_whitelist='file'),
+            metadata_errors='replace')   # a playlist opens nothing else
         stream = box.streams.best('video')
         if stream is not None and stream.codec_context is not None: return box,stream
-    except (av.FFmpegError, ValueError, OSError) as e: raise fail(FlowbookError, where, f'no video, or a damaged one ({_why(e)})', 'a file that FFmpeg can decode') from None
+    except (av.FFmpegError, ValueError, OSError) as e: raise fail(FlowbookError, where,
+        f'no video, or a damaged one ({_why(e)})', 'a file that FFmpeg can decode') from None
     box.close()
     raise fail(FlowbookError, where, 'no video, or a damaged one', 'a file that FFmpeg can decode')
 
@@ -125,7 +129,8 @@ class AvFilm:
         with box:
             check_size(s.height, s.width, self.where)   # before anything is decoded
             self.size,self.tick = (s.height,s.width),float(s.time_base or 0) or .001
-            self.promised,self.count,self.fps,self.end = _promised(box, s),s.frames or None,float(s.average_rate or 0) or None,None
+            self.promised,self.count,self.fps,self.end = _promised(box,
+                s),s.frames or None,float(s.average_rate or 0) or None,None
             if os.path.getsize(path) <= 2**32: _count_packets(self, box, s)
         first = next(self.frames(lambda i: True), None)   # the first frame knows its matrix
         if first is not None: self.size = first.shape[:2]
@@ -136,9 +141,11 @@ def _cut_off(path):
     with open(path, 'rb') as f: head = f.read(12)
     return head[:4]==b'RIFF' and os.path.getsize(path) < int.from_bytes(head[4:8], 'little') + 8
 
+# %% ../../nbs/io/31_decoders.ipynb #c93b27dd
 def _promised(box, s):
     "Seconds that the header promises; None: it says nothing, or the film is not alone in the file"
-    if _cut_off(box.name) and s.frames and s.average_rate: return s.frames/float(s.average_rate)   # a cut AVI has its length guessed
+    if _cut_off(box.name) and s.frames and s.average_rate:
+        return s.frames/float(s.average_rate)   # a cut AVI has its length guessed
     if s.duration: return float(s.duration*s.time_base)
     tag = re.match(r'(\d{1,6}):(\d{1,2}):(\d{1,2}(?:\.\d*)?)$', s.metadata.get('DURATION', ''))
     if tag: return 3600*int(tag[1]) + 60*int(tag[2]) + float(tag[3])
@@ -162,7 +169,8 @@ def _count_packets(film, box, s):
     film.end,left = times[-1] + length,(film.promised or 0) - times[-1]
     measured = mean_rate(times, left if 0 < left <= 3*length else length)
     film.count,declared = n,film.fps
-    if len(times)==n and measured and not (declared and is_regular(times, declared, film.tick)): film.fps = measured
+    if len(times)==n and measured and not (declared and is_regular(times, declared, film.tick)):
+        film.fps = measured
 
 # %% ../../nbs/io/31_decoders.ipynb #59816674
 def _av_frames(film):
@@ -257,12 +265,15 @@ def _next_picture(cap, take, where, i, said):
         found,img = cap.retrieve() if ok and take else (ok,None)
     said += [(i, o) for o in now if o]
     if any('interlaced' in o for o in now):
-        raise fail(FlowbookError, f'{where}, frame {i}', f'an interlaced film, which OpenCV {cv2.__version__} cannot convert', 'PyAV: pip install "flowbook[video]"')
+        raise fail(FlowbookError, f'{where}, frame {i}',
+            f'an interlaced film, which OpenCV {cv2.__version__} cannot convert', 'PyAV: pip install "flowbook[video]"')
     if not ok: return None
     if not take: return False
-    if not found or img is None: raise fail(FlowbookError, f'{where}, frame {i}', 'nothing that can be decoded', 'a picture')
+    if not found or img is None:
+        raise fail(FlowbookError, f'{where}, frame {i}', 'nothing that can be decoded', 'a picture')
     return cv2.cvtColor(img, cv2.COLOR_BGR2RGB)
 
+# %% ../../nbs/io/31_decoders.ipynb #02bd4789
 def capture_frames(
     cap,       # OpenCV's capture, open
     wanted,    # See `AvFilm.frames`
@@ -305,14 +316,17 @@ def _moov(path):
             at += n
     return b''
 
+# %% ../../nbs/io/31_decoders.ipynb #750d043e
 def _mp4_matrix(path):
     "How the picture of an MP4 or MOV is to be turned, see `upright_matrix`"
     if Path(path).suffix.lower() not in ('.mp4', '.m4v', '.mov', '.3gp'): return None
     for kind,track in _boxes(_moov(path)):
         parts = dict(_boxes(track)) if kind==b'trak' else {}
-        head,handler = bytes(parts.get(b'tkhd', b'')),bytes(dict(_boxes(parts.get(b'mdia', b''))).get(b'hdlr', b''))
+        head,handler = bytes(parts.get(b'tkhd',
+            b'')),bytes(dict(_boxes(parts.get(b'mdia', b''))).get(b'hdlr', b''))
         start = 40 if head[:1]==b'\0' else 52
-        if handler[8:12]==b'vide' and len(head) >= start + 36: return upright_matrix(np.frombuffer(head[start:start+36], '>i4').astype(np.int32).tobytes())
+        if handler[8:12]==b'vide' and len(head) >= start + 36:
+            return upright_matrix(np.frombuffer(head[start:start+36], '>i4').astype(np.int32).tobytes())
 
 # %% ../../nbs/io/31_decoders.ipynb #3a2156f5
 class CvFilm:
@@ -329,21 +343,27 @@ class CvFilm:
             self.size = tuple(int(cap.get(o)) for o in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH))
             check_size(*self.size, self.where)
             if self.matrix and not self.matrix[0][0]: self.size = self.size[::-1]
-            self.fps,n = capture_property(cap, cv2.CAP_PROP_FPS, .01, 1000),capture_property(cap, cv2.CAP_PROP_FRAME_COUNT, 1, 1e9)
+            self.fps,n = capture_property(cap, cv2.CAP_PROP_FPS, .01, 1000),capture_property(cap,
+                cv2.CAP_PROP_FRAME_COUNT, 1, 1e9)
         finally: cap.release()
         self.count = self.promised = n and int(n)
-        if Path(path).suffix.lower() in ('.mkv', '.webm', '.flv', '.gif', '.ts', '.m2ts', '.mts'): self._measure()
+        if Path(path).suffix.lower() in ('.mkv', '.webm', '.flv', '.gif', '.ts', '.m2ts', '.mts'):
+            self._measure()
 
-    def _measure(self, most=240):
-        "Rate and, of a short film, count: from the first `most` frames"
-        times = []
-        for _ in capture_frames(open_video(str(self.path), self.where), lambda i: False if i < most else None, self.where, times, []): pass
-        n,measured = len(times),mean_rate(times)
-        even = self.fps and measured and is_regular(times, self.fps, self.tick)
-        if not even: self.fps = measured
-        if n < most: self.count = n
-        elif not even: self.count = None
-        self.promised = self.count
+# %% ../../nbs/io/31_decoders.ipynb #48a3da92
+@patch
+def _measure(self:CvFilm, most=240):
+    "Rate and, of a short film, count: from the first `most` frames"
+    times = []
+    for _ in capture_frames(open_video(str(self.path), self.where),
+        lambda i: False if i < most else None, self.where, times, []):
+        pass
+    n,measured = len(times),mean_rate(times)
+    even = self.fps and measured and is_regular(times, self.fps, self.tick)
+    if not even: self.fps = measured
+    if n < most: self.count = n
+    elif not even: self.count = None
+    self.promised = self.count
 
 # %% ../../nbs/io/31_decoders.ipynb #b16c19a3
 @patch
@@ -359,9 +379,12 @@ def frames(self:CvFilm,
         return take
     cap = open_video(str(self.path), self.where)
     if self.matrix: cap.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
-    for img in capture_frames(cap, asked, self.where, self.times, self.said): yield turn_upright(img, self.matrix)
+    for img in capture_frames(cap, asked, self.where, self.times, self.said):
+        yield turn_upright(img, self.matrix)
     n,self.times = len(self.times),[t - self.times[0] for t in self.times]
-    if ended: say_damage(self.where, n, self.said, self.promised if self.promised and n < self.promised - max(2, self.promised//50) else None)
+    if ended:
+        say_damage(self.where, n, self.said,
+            self.promised if self.promised and n < self.promised - max(2, self.promised//50) else None)
 
 # %% ../../nbs/io/31_decoders.ipynb #022e5ce4
 _decoders = dict(av=AvFilm, opencv=CvFilm)
@@ -376,8 +399,10 @@ def open_film(
     decoder:str=None  # 'av' or 'opencv'; None: PyAV where it is installed
 ):                    # `AvFilm` or `CvFilm`: `size`, `count`, `fps`, `tick`; `frames(wanted)`, and then `times`
     "Open a video file with the decoder that does it right"
-    if decoder not in (None, *_decoders): raise fail(ConfigError, 'decoder', repr(decoder), "'av', 'opencv' or None")
-    if decoder=='av' and not has_av(): raise fail(ConfigError, 'decoder', "'av', which is not installed", 'pip install "flowbook[video]"')
+    if decoder not in (None, *_decoders):
+        raise fail(ConfigError, 'decoder', repr(decoder), "'av', 'opencv' or None")
+    if decoder=='av' and not has_av():
+        raise fail(ConfigError, 'decoder', "'av', which is not installed", 'pip install "flowbook[video]"')
     return _decoders[decoder or ('av' if has_av() else 'opencv')](path, where)
 
 # %% ../../nbs/io/31_decoders.ipynb #3c55f464
@@ -390,8 +415,10 @@ def _stamps(times, n):
     steps = [round((t - times[0])*_clock) for t in times[:n]]
     for i in range(1, n): steps[i] = max(steps[i], steps[i-1] + 1)
     after = round((times[n] - times[0])*_clock) if len(times) > n else steps[-1] + usual
-    return lambda i: steps[i] if 0 <= i < n else i*usual if i < 0 else max(after, steps[-1] + 1) + (i - n)*usual
+    return lambda i: steps[i] if 0 <= i < n else i*usual if i < 0 else max(after,
+        steps[-1] + 1) + (i - n)*usual
 
+# %% ../../nbs/io/31_decoders.ipynb #c3925bf6
 def retime_video(
     path:str|Path, # Video whose packets are copied
     out:str|Path,  # Video to write, with one of the suffixes `TIMED`
@@ -399,7 +426,8 @@ def retime_video(
 )->bool:           # Written? False: the video has another number of frames
     "Give the frames of a video the times `times`"
     import av
-    with av.open(decoder_path(path)) as box: shown = [p.pts for p in box.demux(box.streams.best('video')) if p.size]
+    with av.open(decoder_path(path)) as box:
+        shown = [p.pts for p in box.demux(box.streams.best('video')) if p.size]
     n = len(shown)
     if not n or n not in (len(times), len(times) - 1) or None in shown: return False
     rank,at = {v: i for i,v in enumerate(sorted(shown))},_stamps(times, n)
@@ -410,7 +438,8 @@ def retime_video(
         for p in box.demux(s):
             if not p.size: continue
             k = rank[p.pts]
-            p.pts,p.dts,p.duration,p.time_base,p.stream = at(k),at(j - late),at(k+1) - at(k),Fraction(1, _clock),stream
+            p.pts,p.dts,p.duration,p.time_base,p.stream = at(k),at(j - late),at(k+1) - at(k),Fraction(1,
+                _clock),stream
             new.mux(p)
             j += 1
     return True

@@ -27,9 +27,11 @@ def check_file(
 )->int:                      # Its size, bytes, 1 or more
     "Return the size of the regular file at `path`, or raise what is wrong with it"
     try: st = os.stat(os.fspath(path))
-    except (OSError, ValueError) as e: raise fail(cls, path, _reason(e), 'a file to read') from None # ValueError: a zero byte
+    except (OSError, ValueError) as e: raise fail(cls, path, _reason(e),
+        'a file to read') from None # ValueError: a zero byte
     if stat.S_ISDIR(st.st_mode): raise fail(cls, path, 'a folder', 'a file')
-    if not stat.S_ISREG(st.st_mode): raise fail(cls, path, 'a device or a pipe', 'a file') # opening a pipe could wait forever
+    if not stat.S_ISREG(st.st_mode):
+        raise fail(cls, path, 'a device or a pipe', 'a file') # opening a pipe could wait forever
     if not st.st_size: raise fail(cls, path, 'an empty file', 'some bytes')
     if not os.access(path, os.R_OK): raise fail(cls, path, 'no permission', 'a file to read')
     return st.st_size
@@ -46,7 +48,8 @@ def check_size(
 ):
     "Raise unless `h` and `w` are positive and within `MAX_SIDE` and `MAX_PIXELS`"
     if 0 < h <= MAX_SIDE and 0 < w <= MAX_SIDE and h*w <= MAX_PIXELS: return
-    raise fail(cls, where, f"height {h}, width {w}", f"sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels")
+    raise fail(cls, where, f"height {h}, width {w}",
+        f"sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels")
 
 # %% ../../nbs/io/10_files.ipynb #5f0709a9
 def _target(path):
@@ -55,9 +58,11 @@ def _target(path):
         target = Path(os.path.realpath(path))
         mode = os.stat(target).st_mode
     except FileNotFoundError: return target
-    except (OSError, ValueError) as e: raise fail(FlowbookError, path, _reason(e), 'a file name to write to') from None
+    except (OSError, ValueError) as e: raise fail(FlowbookError, path, _reason(e),
+        'a file name to write to') from None
     if stat.S_ISREG(mode): return target
-    raise fail(FlowbookError, path, 'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe', 'a file name to write to')
+    raise fail(FlowbookError, path, 'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe',
+        'a file name to write to')
 
 # %% ../../nbs/io/10_files.ipynb #5ae90776
 def _temporary(target):
@@ -66,7 +71,8 @@ def _temporary(target):
     try:
         os.close(os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         tmp.unlink()
-    except OSError as e: raise fail(FlowbookError, target.parent, _reason(e), 'a folder that exists and can be written') from None
+    except OSError as e: raise fail(FlowbookError, target.parent, _reason(e),
+        'a folder that exists and can be written') from None
     return tmp
 
 # %% ../../nbs/io/10_files.ipynb #368043c0
@@ -79,7 +85,8 @@ def atomic_path(
     tmp = _temporary(target)
     try:
         yield tmp
-        if not tmp.exists(): raise fail(FlowbookError, path, 'nothing written', 'a file under the temporary name')
+        if not tmp.exists():
+            raise fail(FlowbookError, path, 'nothing written', 'a file under the temporary name')
         os.replace(tmp, target)
     except OSError as e:
         if e.errno != errno.ENOSPC: raise
@@ -98,6 +105,7 @@ def _sources(source):
     found = glob(path, recursive=True) if re.search(r'[*?[]', path) else []
     return [*found, *dict.fromkeys(os.path.dirname(p) or '.' for p in found)]
 
+# %% ../../nbs/io/10_files.ipynb #75a6cb73
 def same_file(
     a:str|Path, # A path
     b:str|Path  # Another; neither has to exist
@@ -115,7 +123,9 @@ def check_target(
     for o in out if isinstance(out, (list, tuple)) else [] if out is None else [out]:
         for p in read:
             if not same_file(o, p): continue
-            if os.path.isdir(p): raise fail(FlowbookError, o, 'the folder that is read', 'another one: results would lie among the sources')
+            if os.path.isdir(p):
+                raise fail(FlowbookError, o, 'the folder that is read',
+                    'another one: results would lie among the sources')
             raise fail(FlowbookError, o, f'the file that is read{"" if str(o)==str(p) else f", by another name than {p}"}', 'another one: it would be overwritten')
 
 # %% ../../nbs/io/10_files.ipynb #a383709a
@@ -127,7 +137,8 @@ def decoder_path(
     text = os.path.abspath(os.fspath(path))
     try: text.encode()
     except UnicodeEncodeError:
-        raise fail(cls, ascii(str(path)), 'a name that does not encode as UTF-8', 'another name, or Python in UTF-8 mode (PYTHONUTF8=1)') from None
+        raise fail(cls, ascii(str(path)), 'a name that does not encode as UTF-8',
+            'another name, or Python in UTF-8 mode (PYTHONUTF8=1)') from None
     return text
 
 # %% ../../nbs/io/10_files.ipynb #dd601796
@@ -137,7 +148,8 @@ def ensure_dir(
     "Create the folder `path` unless it is there"
     path = Path(path)
     try: path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as e: raise fail(FlowbookError, path, _reason(e), 'a folder, or a name for one') from None
+    except (OSError, ValueError) as e: raise fail(FlowbookError, path, _reason(e),
+        'a folder, or a name for one') from None
     return path
 
 # %% ../../nbs/io/10_files.ipynb #c9c2f4cd
@@ -165,7 +177,8 @@ def new_folder(
 # %% ../../nbs/io/10_files.ipynb #843f2e29
 def _new_stage(out):
     try: return Path(mkdtemp(prefix='.flowbook-', dir=out))
-    except OSError as e: raise fail(FlowbookError, out, e.strerror.lower(), 'a folder that can be written') from None
+    except OSError as e: raise fail(FlowbookError, out, e.strerror.lower(),
+        'a folder that can be written') from None
 
 def _rmdir(path):
     "Remove a folder if it is there and empty"

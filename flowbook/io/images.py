@@ -31,7 +31,8 @@ def _open(path):
 def _check(im, path):
     "Check the size of the opened `im`, and that a PNG is whole"
     check_size(im.height, im.width, path, ImageFileError)
-    if im.format=='PNG': check_png(Path(path).read_bytes(), path, ImageFileError) # Pillow does not miss the last 20 bytes
+    if im.format=='PNG':
+        check_png(Path(path).read_bytes(), path, ImageFileError) # Pillow does not miss the last 20 bytes
 
 # %% ../../nbs/io/30_images.ipynb #8a08a839
 def _tiff(im, tag, default):
@@ -42,26 +43,37 @@ def _tiff(im, tag, default):
 def _check_depth(im, where):
     "Refuse pixels that neither Pillow nor OpenCV reads right"
     bits,kinds = max(_tiff(im, 258, 8)),_tiff(im, 339, 1)
-    if 2 in kinds and bits <= 16: raise fail(ImageFileError, where, f'signed pixels of {bits} bits', 'unsigned ones, 8 or 16 bits')
+    if 2 in kinds and bits <= 16:
+        raise fail(ImageFileError, where, f'signed pixels of {bits} bits', 'unsigned ones, 8 or 16 bits')
     if im.mode=='F' or 3 in kinds or bits > 16 or (im.mode=='I' and im.format not in ('PNG', 'PPM')):
         raise fail(ImageFileError, where, 'pixels of 32 bits', '8 or 16 bits')
-    if _tiff(im, 284, 1)[0]==2 and bits > 8: raise fail(ImageFileError, where, f'a TIFF with planes of {bits} bits one after the other', 'PlanarConfiguration 1: the samples of a pixel together')
+    if _tiff(im, 284, 1)[0]==2 and bits > 8:
+        raise fail(ImageFileError, where, f'a TIFF with planes of {bits} bits one after the other',
+            'PlanarConfiguration 1: the samples of a pixel together')
 
 # %% ../../nbs/io/30_images.ipynb #74d80459
 def _deep_colour(im, where):
     "Colour of 16 bits, `(H,W,3)`, from the file that Pillow has opened and would cut to 8; None for any other image"
-    if im.mode[0]=='I' or not any('16' in str(t[3]) for t in getattr(im, 'tile', ())) or getattr(im, 'fp', None) is None: return
+    if im.mode[0]=='I' or not any('16' in str(t[3]) for t in getattr(im, 'tile', ())) or getattr(im, 'fp',
+        None) is None:
+        return
     at = im.fp.tell()
     im.fp.seek(0)
     data = im.fp.read()
     im.fp.seek(at)
     if im.format=='PNG': return _decode_png(data, where)
     found = _tiff(im, 262, 2)[0]
-    if found!=2: raise fail(ImageFileError, where, f'a TIFF of 16 bits whose colours are of kind {found}', 'grey or RGB')
-    ends = [a + n for at,count in ((273, 279), (324, 325)) for a,n in zip(_tiff(im, at, 0), _tiff(im, count, 0), strict=True)]
-    if max(ends) > len(data): raise fail(ImageFileError, where, f'a damaged picture ({len(data)} bytes, at least {max(ends)} wanted)', 'a whole one')
+    if found!=2:
+        raise fail(ImageFileError, where, f'a TIFF of 16 bits whose colours are of kind {found}',
+            'grey or RGB')
+    ends = [a + n for at,count in ((273, 279), (324, 325)) for a,
+        n in zip(_tiff(im, at, 0), _tiff(im, count, 0), strict=True)]
+    if max(ends) > len(data):
+        raise fail(ImageFileError, where,
+            f'a damaged picture ({len(data)} bytes, at least {max(ends)} wanted)', 'a whole one')
     img = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if img is None or img.dtype!=np.uint16 or img.shape[2:] not in ((3,), (4,)): raise fail(ImageFileError, where, 'a TIFF of 16 bits that OpenCV does not read', 'another, or 8 bits')
+    if img is None or img.dtype!=np.uint16 or img.shape[2:] not in ((3,), (4,)):
+        raise fail(ImageFileError, where, 'a TIFF of 16 bits that OpenCV does not read', 'another, or 8 bits')
     return np.ascontiguousarray(img[..., 2::-1])
 
 # %% ../../nbs/io/30_images.ipynb #972d12c2
@@ -81,11 +93,13 @@ def decode_pillow(
             img = np.repeat(_to_16(grey, top)[...,None], 3, 2)
         return img if deep else (img >> 8).astype(np.uint8)
     except FlowbookError: raise
-    except Exception as e: raise fail(ImageFileError, where, f"a damaged picture ({e})", 'a whole one') from None
+    except Exception as e: raise fail(ImageFileError, where, f"a damaged picture ({e})",
+        'a whole one') from None
 
 def _to_16(img, top):
     "Values from 0 to `top` as values from 0 to 65535"
-    return img if top==65535 else ((np.minimum(img, top).astype(np.uint32)*65535 + top//2)//top).astype(np.uint16)
+    return img if top==65535 else ((np.minimum(img,
+        top).astype(np.uint32)*65535 + top//2)//top).astype(np.uint16)
 
 # %% ../../nbs/io/30_images.ipynb #487f36c3
 _ppm = re.compile(rb'P([56])\s+(?:#.*\n\s*)*(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s')
@@ -112,8 +126,10 @@ def _decode_png(data, path):
     h,w,bits,_ = png_head(data[:33], path, ImageFileError)
     check_packed(len(data), h*w*bits//8, path, ImageFileError)
     check_png(data, path, ImageFileError)
-    img = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
-    if img is None or img.shape!=(h,w,3) or img.itemsize!=(1 if bits <= 8 else 2): raise fail(ImageFileError, path, 'a damaged picture', 'a whole one')
+    img = cv2.imdecode(np.frombuffer(data, np.uint8),
+        cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    if img is None or img.shape!=(h,w,3) or img.itemsize!=(1 if bits <= 8 else 2):
+        raise fail(ImageFileError, path, 'a damaged picture', 'a whole one')
     return cv2.cvtColor(img, cv2.COLOR_BGR2RGB, img)
 
 # %% ../../nbs/io/30_images.ipynb #ef6a4151
@@ -121,7 +137,9 @@ def image_turn(
     data   # Opened Pillow image, or the bytes of one
 )->int:    # The EXIF orientation, 1 to 8; 1 where there is none, or a damaged one
     "Read how an image in memory is to be turned"
-    try: v = (Image.open(io.BytesIO(data), formats=_formats) if isinstance(data, bytes) else data).getexif().get(0x112, 1)
+    try:
+        v = (Image.open(io.BytesIO(data), formats=_formats) if isinstance(data,
+            bytes) else data).getexif().get(0x112, 1)
     except Exception: return 1 # Pillow raises anything; without a tag nothing is turned
     return v if v in range(1, 9) else 1
 
@@ -131,7 +149,9 @@ def _read_fast(path, n):
     with open(path, 'rb', buffering=0) as f:
         head = f.read(256)
         if head[:8] != PNG_MAGIC: return _read_ppm(f, head, n, path),1
-        if n > 9*MAX_PIXELS: raise fail(ImageFileError, path, f"{n} bytes", f"at most {9*MAX_PIXELS}") # 16-bit RGBA, compressed not at all
+        if n > 9*MAX_PIXELS:
+            raise fail(ImageFileError, path, f"{n} bytes",
+                f"at most {9*MAX_PIXELS}") # 16-bit RGBA, compressed not at all
         f.seek(0)
         data = f.read()
         return _decode_png(data, path),image_turn(data) if b'eXIf' in data else 1
@@ -208,14 +228,16 @@ def write_image(
 ):
     "Write `img` to `path`, whole or not at all"
     how = IMAGE_WRITERS.get(Path(path).suffix.lower())
-    if how is None: raise fail(ImageFileError, path, f"suffix {Path(path).suffix!r}", f"one of {' '.join(IMAGE_WRITERS)}")
+    if how is None:
+        raise fail(ImageFileError, path, f"suffix {Path(path).suffix!r}", f"one of {' '.join(IMAGE_WRITERS)}")
     what = f"{getattr(img, 'dtype', type(img).__name__)} of shape {tuple(getattr(img, 'shape', ()))}"
     if not isinstance(img, np.ndarray) or img.dtype!=np.uint8 or not (img.ndim==2 or img.shape[2:]==(3,)):
         raise fail(ImageFileError, path, what, 'an array (H,W,3) or (H,W) of uint8')
     check_size(*img.shape[:2], path, ImageFileError)
     data = io.BytesIO()
     try: Image.fromarray(img).save(data, **how)
-    except Exception as e: raise fail(ImageFileError, path, what, f"something {how['format']} can hold ({e})") from None
+    except Exception as e: raise fail(ImageFileError, path, what,
+        f"something {how['format']} can hold ({e})") from None
     with atomic_path(path) as tmp: tmp.write_bytes(data.getbuffer())
 
 # %% ../../nbs/io/30_images.ipynb #d7883f86
@@ -227,13 +249,16 @@ def to_unit(
 )->Tensor:           # float32 in [0,1], on the same device
     "Bring the values of `t` to [0,1]"
     if t.dtype in _scales: return t.float()/_scales[t.dtype]
-    if not t.is_floating_point(): raise fail(ImageFileError, name, f"values of type {t.dtype}", 'uint8, uint16 or float')
+    if not t.is_floating_point():
+        raise fail(ImageFileError, name, f"values of type {t.dtype}", 'uint8, uint16 or float')
     low,high = (o.item() for o in t.detach().float().aminmax()) # NaN comes through
-    if not np.isfinite([low, high]).all(): raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
+    if not np.isfinite([low, high]).all():
+        raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
     if low < -1e-3 or high > 1+1e-3:
         found = f"float values from {low:g} to {high:g}"
         raise fail(ImageFileError, name, found, 'values in [0,1] (divide by 255, or pass uint8)')
-    return t.float() if 0 <= low and high <= 1 else t.float().clamp(0, 1) # clamping stops the gradient at 0 and 1
+    return t.float() if 0 <= low and high <= 1 else t.float().clamp(0,
+        1) # clamping stops the gradient at 0 and 1
 
 # %% ../../nbs/io/30_images.ipynb #5b15a320
 def check_range(
@@ -244,7 +269,8 @@ def check_range(
     try: low,high = map(float, value_range)
     except (TypeError, ValueError): low = high = 0.
     if low < high: return low,high
-    raise fail(ConfigError, 'value_range', repr(value_range), "'full', 'auto', or two numbers, black and white, such as (0, 4095)")
+    raise fail(ConfigError, 'value_range', repr(value_range),
+        "'full', 'auto', or two numbers, black and white, such as (0, 4095)")
 
 def used_bits(
     *images # Tensors or arrays, uint16
@@ -252,6 +278,7 @@ def used_bits(
     "Count the bits that the largest value of all images needs"
     return max(8, max(int(np.asarray(o).max()) for o in images).bit_length())
 
+# %% ../../nbs/io/30_images.ipynb #c459d465
 def fit_range(
     images:list,        # Tensors as `to_planes` gives them; those of one film or pair
     names:list,         # What they are called in a note
@@ -265,7 +292,8 @@ def fit_range(
         return images
     if span=='auto': span = (0., 2.**used_bits(*[o.cpu() for o in deep]) - 1) if deep else None
     fits = lambda o: not o.is_floating_point() and (value_range!='auto' or o.dtype==torch.uint16)
-    return [((o.float() - span[0])/(span[1] - span[0])).clamp(0, 1) if span and fits(o) else o for o in images]
+    return [((o.float() - span[0])/(span[1] - span[0])).clamp(0,
+        1) if span and fits(o) else o for o in images]
 
 # %% ../../nbs/io/30_images.ipynb #5d66f1ad
 _dtypes = [np.dtype(o) for o in ('u1', 'u2', 'f2', 'f4', 'f8')]
@@ -276,7 +304,8 @@ def _planes(a, name='img'):
         raise fail(ImageFileError, name, f"values of type {a.dtype}", 'uint8, uint16 or float')
     if a.ndim not in (2,3):
         raise fail(ImageFileError, name, f"an array of shape {a.shape}", '(H,W), (H,W,1), (H,W,3) or (H,W,4)')
-    a = np.array(a, a.dtype.newbyteorder('='), order='C') # torch takes no big-endian, no reversed axes, no read-only array
+    a = np.array(a, a.dtype.newbyteorder('='),
+        order='C') # torch takes no big-endian, no reversed axes, no read-only array
     return torch.from_numpy(a[None] if a.ndim==2 else a.transpose(2,0,1))
 
 # %% ../../nbs/io/30_images.ipynb #e480605d
@@ -289,7 +318,8 @@ def to_planes(
     tag = 1
     if isinstance(img, (str, Path)): name,(img,tag) = img,_stored(img)
     elif isinstance(img, Image.Image):
-        pixels = decode_pillow(img, name, deep=True)          # first: asked for its tag, Pillow loads a PNG, and cuts it
+        pixels = decode_pillow(img, name,
+            deep=True)          # first: asked for its tag, Pillow loads a PNG, and cuts it
         img,tag = pixels,1 if img.format=='TIFF' else image_turn(img)   # Pillow turns TIFF itself
     if tag!=1 and upright: img = turn_exif(img, tag)
     elif tag!=1: _note_turn(name, tag, each=True)

@@ -6,7 +6,7 @@
 __all__ = ['VIDEO_SUFFIXES', 'Frames', 'to_bytes', 'list_frames', 'is_folder', 'check_frames', 'read_frames', 'codec_rate',
            'list_codecs', 'VideoWriter', 'give_times', 'frames2video', 'join_videos']
 
-# %% ../../nbs/io/32_video.ipynb #8c19156b
+# %% ../../nbs/io/32_video.ipynb #3c31916e
 import cv2, numpy as np, torch
 import os, re, struct, tempfile, warnings
 from contextlib import ExitStack
@@ -48,7 +48,9 @@ class Frames:
 def _one_size(img, size, where):
     "The size of `img`, which is `size` unless it is the first"
     check_size(*img.shape[:2], where)
-    if size and img.shape[:2]!=size: raise fail(FlowbookError, where, f'{img.shape[1]}x{img.shape[0]} pixels', f'{size[1]}x{size[0]} as the first frame has')
+    if size and img.shape[:2]!=size:
+        raise fail(FlowbookError, where, f'{img.shape[1]}x{img.shape[0]} pixels',
+            f'{size[1]}x{size[0]} as the first frame has')
     return img.shape[:2]
 
 def _one_by_one(pictures, where):
@@ -58,16 +60,20 @@ def _one_by_one(pictures, where):
         size = _one_size(img, size, f'{where}, frame {i} of those read')
         yield img
 
+# %% ../../nbs/io/32_video.ipynb #bf3d64ca
 def _from_files(items, upright, value_range, deep):
     size,span = None,check_range(value_range)
     for i,o in enumerate(items):
         where = f'frame {i}' if isinstance(o, np.ndarray) else o
         img = o if isinstance(o, np.ndarray) else read_image(o, upright, True)
-        if img.dtype not in (np.uint8, np.uint16) or img.shape[2:]!=(3,): raise fail(FlowbookError, f'frame {i}', f'{img.dtype} of shape {img.shape}', 'uint8 or uint16 (H,W,3), RGB')
+        if img.dtype not in (np.uint8, np.uint16) or img.shape[2:]!=(3,):
+            raise fail(FlowbookError, f'frame {i}', f'{img.dtype} of shape {img.shape}',
+                'uint8 or uint16 (H,W,3), RGB')
         size = _one_size(img, size, where)
         if span=='auto' and img.dtype==np.uint16: span = 0,2**used_bits(img) - 1
         elif value_range=='auto' and span!='auto' and img.max() > span[1]:
-            raise fail(FlowbookError, where, f'values up to {img.max()}', f'at most {span[1]:.0f}, the range of the first frame: give it as two numbers')
+            raise fail(FlowbookError, where, f'values up to {img.max()}',
+                f'at most {span[1]:.0f}, the range of the first frame: give it as two numbers')
         yield _stretch(img, span, deep or span!='full', where, i)
 
 def _stretch(img, span, quiet, where, i):
@@ -95,12 +101,13 @@ def list_frames(
     if not files: raise fail(FlowbookError, source, 'no such files', f"some that end in {' '.join(suffixes)}")
     return sorted(files, key=natural_key)
 
-# %% ../../nbs/io/32_video.ipynb #ee32e574
+# %% ../../nbs/io/32_video.ipynb #535dcba8
 def is_folder(
     source # Whatever `read_frames` takes
 )->bool:   # Is it a folder or a pattern?
     "Does `source` name many pictures at once?"
-    if not isinstance(source, (str,Path)) or str(source).isdigit() and not os.path.exists(source): return False
+    if not isinstance(source, (str,Path)) or str(source).isdigit() and not os.path.exists(source):
+        return False
     return os.path.isdir(source) or bool(re.search(r'[*?[]', str(source))) and not os.path.exists(source)
 
 def check_frames(
@@ -124,10 +131,16 @@ def read_frames(
 )->Frames:           # Iterator of `(H,W,3)` RGB, uint8 unless `deep`
     "Read the pictures of `source` one at a time"
     for name,v,low in ('every',every,1),('start',start,0),('stop',0 if stop is None else stop,0):
-        if not isinstance(v, (int,np.integer)) or v < low: raise fail(ConfigError, name, repr(v), f'a whole number, {low} or more')
-    if isinstance(source, (list,tuple)): return _list_frames(source, f'{len(source)} frames', every, start, stop, 'list', upright, value_range, deep)
-    if isinstance(source, int) or (str(source).isdigit() and not os.path.exists(source)): return _read_camera(int(source), every, start, stop)
-    if is_folder(source): return _list_frames(list_frames(source), str(source), every, start, stop, 'files', upright, value_range, deep)
+        if not isinstance(v, (int,np.integer)) or v < low:
+            raise fail(ConfigError, name, repr(v), f'a whole number, {low} or more')
+    if isinstance(source, (list,tuple)):
+        return _list_frames(source, f'{len(source)} frames', every, start, stop, 'list', upright,
+            value_range, deep)
+    if isinstance(source, int) or (str(source).isdigit() and not os.path.exists(source)):
+        return _read_camera(int(source), every, start, stop)
+    if is_folder(source):
+        return _list_frames(list_frames(source), str(source), every, start, stop, 'files', upright,
+            value_range, deep)
     return _read_video(source, every, start, stop, decoder)
 
 # %% ../../nbs/io/32_video.ipynb #819a3205
@@ -156,14 +169,18 @@ def _read_camera(number, every, start, stop):
 # %% ../../nbs/io/32_video.ipynb #f90881e6
 def _read_video(path, every, start, stop, decoder):
     check_file(path)
-    if Path(path).suffix.lower() not in VIDEO_SUFFIXES: raise fail(FlowbookError, path, f'suffix {Path(path).suffix!r}', f"a folder, or a video: {' '.join(VIDEO_SUFFIXES)}")
+    if Path(path).suffix.lower() not in VIDEO_SUFFIXES:
+        raise fail(FlowbookError, path, f'suffix {Path(path).suffix!r}',
+            f"a folder, or a video: {' '.join(VIDEO_SUFFIXES)}")
     film = open_film(path, decoder=decoder)
     pictures = _one_by_one(film.frames(_wanted(every, start, stop)), path)
-    return Frames(pictures, str(path), _number(film.count, every, start, stop), film.fps and film.fps/every, 'video', film)
+    return Frames(pictures, str(path), _number(film.count, every, start, stop), film.fps and film.fps/every,
+        'video', film)
 
 # %% ../../nbs/io/32_video.ipynb #c9378e08
 _defaults = {'.mp4':'mp4v', '.m4v':'mp4v', '.mov':'mp4v', '.avi':'MJPG', '.mkv':'mp4v', '.webm':'VP90'}
-_codecs = {'.mp4':'mp4v avc1 hvc1 av01 vp09', '.avi':'MJPG XVID FFV1 mp4v', '.mkv':'FFV1 MJPG mp4v', '.webm':'VP80 VP90'}  # those worth a try
+_codecs = {'.mp4':'mp4v avc1 hvc1 av01 vp09', '.avi':'MJPG XVID FFV1 mp4v', '.mkv':'FFV1 MJPG mp4v',
+    '.webm':'VP80 VP90'}  # those worth a try
 
 def codec_rate(
     fps:float # Frames per second wanted, above 0, up to 1000
@@ -174,7 +191,9 @@ def codec_rate(
 def _open_writer(path, codec, fps, size, params=()):
     "An OpenCV writer for `(H,W)`, or None"
     name = decoder_path(path)
-    with ffmpeg_errors(): w = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), codec_rate(fps), (size[1],size[0]), list(params))
+    with ffmpeg_errors():
+        w = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), codec_rate(fps),
+            (size[1],size[0]), list(params))
     if w.isOpened(): return w
     w.release()
 
@@ -183,8 +202,11 @@ def list_codecs(
     suffix:str='.mp4' # Suffix of a video file
 )->list:              # Names of four letters that OpenCV can write into such a file here
     "Try which codecs there are"
-    if suffix.lower() not in _defaults: raise fail(ConfigError, 'suffix', repr(suffix), f"one of {' '.join(_defaults)}")
-    with tempfile.TemporaryDirectory() as d: return [c for c in _codecs.get(suffix.lower(), _codecs['.mp4']).split() if _try_codec(Path(d)/f'{c}{suffix.lower()}', c)]
+    if suffix.lower() not in _defaults:
+        raise fail(ConfigError, 'suffix', repr(suffix), f"one of {' '.join(_defaults)}")
+    with tempfile.TemporaryDirectory() as d:
+        return [c for c in _codecs.get(suffix.lower(),
+            _codecs['.mp4']).split() if _try_codec(Path(d)/f'{c}{suffix.lower()}', c)]
 
 def _try_codec(path, codec):
     w = _open_writer(path, codec, 25, (64,64))
@@ -203,10 +225,13 @@ class VideoWriter:
         codec:str=None  # Four letters, see `list_codecs`; None: the usual one for the suffix
     ):
         self.path,self.fps,self.suffix = Path(path),fps,Path(path).suffix.lower()
-        if self.suffix not in (*_defaults, '.gif'): raise fail(FlowbookError, path, f'suffix {self.path.suffix!r}', f"one of {' '.join(_defaults)} .gif")
+        if self.suffix not in (*_defaults, '.gif'):
+            raise fail(FlowbookError, path, f'suffix {self.path.suffix!r}',
+                f"one of {' '.join(_defaults)} .gif")
         if not 0 < fps <= 1000: raise fail(ConfigError, 'fps', fps, 'a number above 0, up to 1000')
         self.codec = codec or _defaults.get(self.suffix)
-        if codec and (len(codec)!=4 or self.suffix=='.gif'): raise fail(ConfigError, 'codec', repr(codec), 'four letters such as mp4v, and no .gif')
+        if codec and (len(codec)!=4 or self.suffix=='.gif'):
+            raise fail(ConfigError, 'codec', repr(codec), 'four letters such as mp4v, and no .gif')
         self.count,self.size,self.padded,self.writer,self.stack,self.times = 0,None,False,None,None,[]
 
     def __enter__(self):
@@ -220,8 +245,11 @@ def _even(img): return cv2.copyMakeBorder(img, 0, img.shape[0]%2, 0, img.shape[1
 def _start(self:VideoWriter, size):
     self.size,even = size,tuple(o + o%2 for o in size)
     self.padded = even!=size and self.suffix!='.gif'
-    self.writer = _GifWriter(self.tmp, self.fps) if self.suffix=='.gif' else _open_writer(self.tmp, self.codec, self.fps, even)
-    if self.writer is None: raise fail(FlowbookError, self.path, f'codec {self.codec}, which this OpenCV does not write to {self.suffix}', f"one of {', '.join(list_codecs(self.suffix))}")
+    self.writer = _GifWriter(self.tmp, self.fps) if self.suffix=='.gif' else _open_writer(self.tmp,
+        self.codec, self.fps, even)
+    if self.writer is None:
+        raise fail(FlowbookError, self.path,
+            f'codec {self.codec}, which this OpenCV does not write to {self.suffix}', f"one of {', '.join(list_codecs(self.suffix))}")
 
 # %% ../../nbs/io/32_video.ipynb #0c200116
 @patch
@@ -231,8 +259,11 @@ def write(self:VideoWriter,
 ):
     "Append one frame"
     if not isinstance(img, np.ndarray) or img.dtype!=np.uint8 or img.shape[2:]!=(3,):
-        raise fail(FlowbookError, f'{self.path}, frame {self.count}', f"{getattr(img, 'dtype', type(img).__name__)} of shape {getattr(img, 'shape', ())}", 'uint8 (H,W,3), RGB')
-    if self.stack is None: raise fail(FlowbookError, self.path, 'a writer that is not open', 'a write inside `with VideoWriter(...)`')
+        raise fail(FlowbookError, f'{self.path}, frame {self.count}',
+            f"{getattr(img, 'dtype', type(img).__name__)} of shape {getattr(img, 'shape', ())}", 'uint8 (H,W,3), RGB')
+    if self.stack is None:
+        raise fail(FlowbookError, self.path, 'a writer that is not open',
+            'a write inside `with VideoWriter(...)`')
     size = _one_size(img, self.size, f'{self.path}, frame {self.count}')
     if self.writer is None: _start(self, size)
     self.writer.write(cv2.cvtColor(_even(img) if self.padded else img, cv2.COLOR_RGB2BGR))
@@ -251,7 +282,8 @@ def _close(self:VideoWriter, *error):
     try:
         if error[0] is None:
             _check_written(self)
-            if self.suffix!='.gif' and len(self.times)==self.count: give_times(self.tmp, self.times, self.fps, self.path)
+            if self.suffix!='.gif' and len(self.times)==self.count:
+                give_times(self.tmp, self.times, self.fps, self.path)
     except BaseException as e: 
         stack.__exit__(type(e), e, e.__traceback__)
         raise
@@ -267,7 +299,8 @@ def _check_written(self):
         n = cap.get(cv2.CAP_PROP_FRAME_COUNT) if cap.isOpened() else 0
         cap.release()
     if not n or (self.suffix in ('.mp4', '.m4v', '.mov', '.avi') and n!=self.count):
-        raise fail(FlowbookError, self.path, f'{n:.0f} frames in the file', f'{self.count}: is the disk full?')
+        raise fail(FlowbookError, self.path, f'{n:.0f} frames in the file',
+            f'{self.count}: is the disk full?')
 
 VideoWriter.__exit__ = VideoWriter.close = _close
 
@@ -282,7 +315,8 @@ def give_times(
     if len(times) < 3 or is_regular(times, fps): return
     if has_av() and Path(path).suffix.lower() in TIMED:
         with atomic_path(path) as tmp:
-            if not retime_video(path, tmp, times): raise fail(FlowbookError, where or path, f'{len(times)} times', 'one for each frame')
+            if not retime_video(path, tmp, times):
+                raise fail(FlowbookError, where or path, f'{len(times)} times', 'one for each frame')
         return
     what = 'PyAV carries them over: pip install "flowbook[video]"' if Path(path).suffix.lower() in TIMED else f"only {' '.join(TIMED)} have them"
     warnings.warn(f'{where or path}: {fps:.4g} frames per second throughout; those of the source come at times of their own ({what})')
@@ -294,7 +328,8 @@ class _GifWriter:
 
     def write(self, bgr):
         if (len(self.frames)+1)*bgr.shape[0]*bgr.shape[1] > 4*MAX_PIXELS:
-            raise fail(FlowbookError, 'gif', f'more than {len(self.frames)} frames of {bgr.shape[1]}x{bgr.shape[0]}', f'at most {4*MAX_PIXELS} pixels in all: write an .mp4')
+            raise fail(FlowbookError, 'gif',
+                f'more than {len(self.frames)} frames of {bgr.shape[1]}x{bgr.shape[0]}', f'at most {4*MAX_PIXELS} pixels in all: write an .mp4')
         self.frames.append(Image.fromarray(bgr[...,::-1]).quantize(256))
 
     def release(self):
@@ -302,7 +337,8 @@ class _GifWriter:
         if len(self.times)==len(self.frames) > 2 and not is_regular(self.times, self.fps):
             steps = [round(100*t) for t in self.times]
             ms = [max(20, 10*(b - a)) for a,b in zip(steps, steps[1:])] + [ms]
-        if self.frames: self.frames[0].save(self.path, save_all=True, append_images=self.frames[1:], duration=ms, loop=0)
+        if self.frames:
+            self.frames[0].save(self.path, save_all=True, append_images=self.frames[1:], duration=ms, loop=0)
 
 # %% ../../nbs/io/32_video.ipynb #f8c3e00a
 def frames2video(
@@ -319,9 +355,11 @@ def frames2video(
     "Write the frames of `source` as a video"
     if not 0 < scale <= 16: raise fail(ConfigError, 'scale', scale, 'a factor above 0, up to 16')
     check_target(out, source)
-    with read_frames(source, every, upright=upright, value_range=value_range) as frames, VideoWriter(out, fps or frames.fps or 25., codec) as w:
+    with read_frames(source, every, upright=upright, value_range=value_range) as frames, VideoWriter(out,
+        fps or frames.fps or 25., codec) as w:
         for img in frames:
-            small = img if scale==1 else cv2.resize(img, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+            small = img if scale==1 else cv2.resize(img, None, fx=scale, fy=scale,
+                interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
             w.write(small, frames.times[-1] if fps is None and frames.times else None)
             if progress: progress(w.count, frames.count)
     return w.count
@@ -377,7 +415,8 @@ def _copy_packets(parts, tmp, codec):
     if not hasattr(cv2, 'VIDEOWRITER_PROP_KEY_FLAG'): return 0  # an older OpenCV
     for p in parts:
         cap = open_video(str(p), p)
-        size,fps = [int(cap.get(o)) for o in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)],cap.get(cv2.CAP_PROP_FPS)
+        size,fps = [int(cap.get(o)) for o in (cv2.CAP_PROP_FRAME_HEIGHT,
+            cv2.CAP_PROP_FRAME_WIDTH)],cap.get(cv2.CAP_PROP_FPS)
         cap.set(cv2.CAP_PROP_FORMAT, -1)  # packets, not pictures
         w = w or _open_writer(tmp, codec, fps, size, (cv2.VIDEOWRITER_PROP_RAW_VIDEO,1))
         while w and cap.grab():
@@ -408,7 +447,9 @@ def join_videos(
 )->bool:           # Were the packets copied as they are? Else decoded and encoded once more
     "Join videos that `VideoWriter` wrote"
     codec,out = codec or _defaults.get(Path(out).suffix.lower()),Path(out)
-    if not parts or codec is None: raise fail(FlowbookError, out, f'{len(parts)} parts', f"at least one, and a suffix among {' '.join(_defaults)}")
+    if not parts or codec is None:
+        raise fail(FlowbookError, out, f'{len(parts)} parts',
+            f"at least one, and a suffix among {' '.join(_defaults)}")
     check_target(out, parts)
     try:
         with atomic_path(out) as tmp:
