@@ -16,7 +16,7 @@ from .evaluate import evaluate_pair
 from .predictor import FlowPredictor
 from .results import Prediction, result_files, save_extras, save_results
 from ..io.files import check_target, staged_folder
-from ..io.images import exif_orientation, to_pixels
+from ..io.images import exif_orientation, to_pixels, to_unit
 
 # %% ../../nbs/infer/22_folder.ipynb #bcc1b63e
 def flow_motion(
@@ -65,6 +65,7 @@ def predict_to_folder(
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
         x,y = read_pair(img1, img2, 64, predictor.upright, predictor.value_range)   # as bytes; the predictor makes floats of them on its device
+        x,y = (to_unit(o) if o.element_size()==2 else o for o in (x, y))   # 16 bits: noted once
         truth,valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[-2:])
         start = time.perf_counter()
         p = predictor.predict(x, y, bidirectional, progress=progress)
