@@ -65,7 +65,7 @@ def test_memory_is_flat(tmp_path, layout, out):
     code,text,err = finish(start(clip, tmp_path/out, layout, code=MEMORY))
     assert code==0, err
     rss = {int(k): v for k,v in json.loads(text).items()}
-    assert rss[299] - rss[100] < 6, rss
+    assert rss[299] - rss[200] < 3, rss   # the decoder's threads take theirs in the first two hundred frames
     n = read_frames(tmp_path/out).count
     assert n==299
 

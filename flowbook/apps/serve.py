@@ -17,7 +17,7 @@ import cv2, numpy as np
 from PIL import Image
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
 from ..io.flowfiles import flow_to_bytes
-from ..io.images import decode_pillow
+from ..io.images import decode_pillow, image_turn, turn_exif
 from ..io.png import check_png
 from ..viz.color import flow_to_color, max_motion
 
@@ -79,15 +79,17 @@ class RateLimit:
 def decode_upload(
     data:bytes,                  # A whole PNG, JPEG or WebP file
     name:str='img',              # Of the field, for messages
-    max_pixels:int=4_000_000     # Largest picture to decode
-)->np.ndarray:                   # `(H,W,3)` RGB, uint8
+    max_pixels:int=4_000_000,    # Largest picture to decode
+    upright:bool=False           # Turn a photo as its EXIF tag says?
+)->np.ndarray:                   # `(H,W,3)` RGB, uint8, or uint16 where the file has 16 bits
     "Decode a picture that came over the network"
     try: im = Image.open(io.BytesIO(data), formats=('PNG','JPEG','WEBP'))
     except Image.DecompressionBombError: raise refuse(413, name, 'more pixels than any picture has', f'at most {max_pixels}') from None
     except Exception: raise refuse(415, name, f'{len(data)} bytes that are no picture', 'a PNG, JPEG or WebP file') from None
     if im.width*im.height > max_pixels: raise refuse(413, name, f'{im.width}x{im.height} pixels', f'at most {max_pixels} pixels')
     if im.format=='PNG': check_png(data, name, ImageFileError)
-    return decode_pillow(im, name)
+    img = decode_pillow(im, name, deep=True)
+    return turn_exif(img, image_turn(im)) if upright else img
 
 # %% ../../nbs/apps/50_serve.ipynb #0ed1e9ea
 _containers = {'.mp4': lambda d: d[4:8]==b'ftyp', '.avi': lambda d: d[:4]==b'RIFF' and d[8:12]==b'AVI ', '.mkv': lambda d: d[:4]==b'\x1aE\xdf\xa3'}
@@ -110,14 +112,13 @@ def decode_clip(
     limits:ServeLimits=ServeLimits()     # `max_pixels` and `max_frames` count
 )->tuple: # List of `(H,W,3)` RGB uint8 frames, two or more; and frames per second
     "Decode a short video that came over the network"
-    from flowbook.io.video import open_video, read_frames
+    from flowbook.io.decoders import open_film
+    from flowbook.io.video import read_frames
     with tempfile.TemporaryDirectory() as d:
         path = Path(d)/f'video{_container(data)}'
         path.write_bytes(data)
         try:
-            cap = open_video(str(path), 'video')
-            w,h = (int(cap.get(o)) for o in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-            cap.release()
+            h,w = open_film(path, 'video').size
             most = _frames_allowed(w, h, limits)
             with read_frames(path, stop=most+1) as frames: found,fps = list(frames),frames.fps or 25.
         except Refused: raise
@@ -246,7 +247,7 @@ def _home(name, limits, address):
 # %% ../../nbs/apps/50_serve.ipynb #a957a043
 def _pair_job(predictor, img1, img2, format, limits):
     "Two open files in, answer out; read here, so that those who wait take no memory"
-    a,b = (decode_upload(f.read(), name, limits.max_pixels) for f,name in ((img1,'img1'), (img2,'img2')))
+    a,b = (decode_upload(f.read(), name, limits.max_pixels, getattr(predictor, 'upright', False)) for f,name in ((img1,'img1'), (img2,'img2')))
     return encode_answer(np.asarray(predictor(a, b)), format)
 
 # %% ../../nbs/apps/50_serve.ipynb #d82ebb02

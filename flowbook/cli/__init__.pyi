@@ -26,11 +26,15 @@ from .terminal import Json as Json
 from .terminal import Model as Model
 from .terminal import Precision as Precision
 from .terminal import Program as Program
+from .terminal import Range as Range
 from .terminal import Tile as Tile
+from .terminal import Upright as Upright
 from .terminal import Weights as Weights
 from .terminal import clock as clock
 from .terminal import example as example
+from .terminal import join_range as join_range
 from .terminal import one_line as one_line
+from .terminal import parse_range as parse_range
 from .terminal import parse_tile as parse_tile
 from .terminal import print_json as print_json
 from .terminal import print_table as print_table

@@ -86,15 +86,17 @@ def _show(report):
 @data.command(epilog=example('flowbook data convert data/flyingthings3d', 'flowbook data convert data/FlyingChairs_release --to png --delete'))
 def convert(
     root:_Root,
-    to:Annotated[str, typer.Option(help='flo (from .pfm), png (from .ppm) or ppm (from .png).')]='flo',
+    to:Annotated[str, typer.Option(help='flo (from .pfm), png (from .ppm) or ppm (from .png); only flow and 8-bit colour frames.')]='flo',
     delete:Annotated[bool, typer.Option('--delete', help='Remove each old file once its new one reads back equal.')]=False,
     workers:Annotated[Optional[int], typer.Option(min=1, help='Threads; default: twice the cores.', show_default=False)]=None,
     as_json:Json=False):
     "Write slow formats as quick ones, or large ones as small ones, beside the old files."
     with working('importing PyTorch'):
         from flowbook.data.check import convert_files
-    with Counting('converting', 'files') as progress: n = convert_files(root, to, delete, workers, progress)
-    if as_json: return print_json(dict(root=root, to=to, written=n))
+    left = []
+    with Counting('converting', 'files') as progress: n = convert_files(root, to, delete, workers, progress, left)
+    if as_json: return print_json(dict(root=root, to=to, written=n, left=left))
+    if left: typer.echo(f"left {len(left)} files as they are, for example {left[0]}: truth, or more than 8-bit colour", err=True)
     typer.echo(f"wrote {n} .{to} files below {root}")
 
 # %% ../../nbs/cli/30_data.ipynb #a665ddae

@@ -79,12 +79,21 @@ _Save = Annotated[Optional[list[Path]], typer.Option(help='Write all scores to t
 _ReportFile = Annotated[Optional[Path], typer.Option('--report', help='Write a page with pictures of the worst pairs: FILE.html.', show_default=False)]
 _ReportN = Annotated[int, typer.Option(help='Pairs with pictures in the report.')]
 
-def _check_files(save, report):
+def _check_files(save, report, *sources):
     "Complain before an hour of work, not after it"
+    from flowbook.io.files import check_target
+    check_target([*(save or []), *([report] if report else [])], *sources)
     for p in save or []:
         if p.suffix not in ('.json', '.csv'): raise fail(ConfigError, '--save', p.name, 'the name of a .json or a .csv')
     for p in [*(save or []), *([report] if report else [])]:
         if not p.absolute().parent.is_dir(): raise fail(ConfigError, p, 'no such folder', 'a folder that exists')
+
+# %% ../../nbs/cli/52_evaluation.ipynb #9c23450f
+def _check_folders(folders, root, sets):
+    "Results do not go among the frames and the truth of a data set"
+    from flowbook.io.files import check_target
+    used = {Path(d.root)/Path(f).parent for d in sets for r in getattr(d, 'records', []) for f in r.files()} if root else set()
+    check_target([o for o in folders if o], root, sorted(used))
 
 # %% ../../nbs/cli/52_evaluation.ipynb #2c54ae53
 def _wanted(scores, changes):
@@ -126,7 +135,7 @@ def test(
     processes:Annotated[Optional[int], typer.Option(min=1, help='Processes on the CPU to share the pairs among.', show_default=False)]=None,
     allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "All scores of a model on held-out pairs or a data set, beside DIS, Farneback and zero flow."
-    _check_files(save, report)
+    _check_files(save, report, name, weights)
     with working('importing PyTorch'): wanted,changes = _wanted(scores, changes)
     count,device = count_processes(gpus, processes, device)
     given = dict(data=data, root=root, split=split, weights=weights, n=n, out_dir=out_dir, show_dir=show_dir, report=report, report_n=report_n, alone=alone,
@@ -155,6 +164,7 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         plan,device,seen = find_recipe(name, changes, allow_imports),join_others(device),[]
         notes = Report(report_n if report else 0)
         sets = evaluation_sets(data, root, split, n) if data else None
+        if data: _check_folders([out_dir, show_dir], root, sets.values())
     keep,baselines = _keeper(out_dir, show_dir),{} if alone else BASELINES
     with Counting('measuring') as count:
         tick = lambda done, n: (seen.append((done, n)), count(done, n))
@@ -227,7 +237,7 @@ def compare(
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each model.')]=True,
     precision:Precision='fp32', device:Device='auto', as_json:Json=False):
     "Several models side by side: accuracy, time, memory, size, licence."
-    _check_files(save, report)
+    _check_files(save, report, [m.partition(':')[2] for m in models])
     with working('importing PyTorch'):
         from flowbook.infer.compare import compare_models
         from flowbook.apps.report import Report, write_report

@@ -30,6 +30,8 @@ def export(
         from flowbook.infer.predictor import fill_model
         from flowbook.models.zoo import create_model
         from flowbook.models.export import export_model
+        from flowbook.io.files import check_target
+        check_target(out, weights)
         net = create_model(model) if untrained else fill_model(create_model(model), model, weights)
         say(f'recording {model} and running the file: a minute or more')
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):   # the exporters talk to their developers

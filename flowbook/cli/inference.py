@@ -9,7 +9,7 @@ __all__ = ['demo', 'infer']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Device, Iters, Json, Model, Precision, Tile, Weights, parse_tile, print_json, print_table, working
+from .terminal import Device, Iters, Json, Model, Precision, Range, Tile, Upright, Weights, parse_range, parse_tile, print_json, print_table, working
 
 # %% ../../nbs/cli/22_inference.ipynb #dad03358
 _Image1 = Annotated[Path, typer.Argument(metavar='IMG1', help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
@@ -32,6 +32,7 @@ def demo(
     img1:Annotated[Optional[Path], typer.Argument(metavar='IMG1', help='First frame; without it, the pair of the package.', show_default=False)]=None,
     img2:Annotated[Optional[Path], typer.Argument(metavar='IMG2', help='Second frame, as large as the first.', show_default=False)]=None,
     out:Annotated[Path, typer.Option(help='Folder for flow.flo, flow.png and side_by_side.png.')]=Path('flowbook-demo'),
+    upright:Upright=False, value_range:Range='full',
     device:Device='auto',
     as_json:Json=False):
     "Flow of a pair by the bundled model, beside DIS, Farneback and zero flow."
@@ -39,11 +40,12 @@ def demo(
     with working('importing PyTorch') as say:
         from flowbook.infer.evaluate import compare_methods
         from flowbook.data.pair import demo_pair, load_sample
-        from flowbook.io.files import staged_folder
-        from flowbook.infer.results import save_results
+        from flowbook.io.files import check_target, staged_folder
+        from flowbook.infer.results import result_files, save_results
         from flowbook.infer.predictor import FlowPredictor
+        check_target(result_files(out), img1, img2)
         with staged_folder(out) as stage:
-            sample = load_sample(img1, img2) if img1 else demo_pair()
+            sample = load_sample(img1, img2, None, upright, parse_range(value_range)) if img1 else demo_pair()
             predictor = FlowPredictor(device=device)
             found = compare_methods(predictor, sample, say)
             say('writing pictures')
@@ -80,6 +82,7 @@ def infer(
     scale:Annotated[float, typer.Option(help='Resize the pictures by this factor first; the flow comes back in their own size and pixels.')]=1.,
     tile:Tile=None,
     precision:Precision='fp32',
+    upright:Upright=False, value_range:Range='full',
     device:Device='auto',
     as_json:Json=False):
     "Flow from one picture to the next, as a file and as pictures."
@@ -88,7 +91,7 @@ def infer(
         from flowbook.infer.predictor import FlowPredictor
         from flowbook.io.files import new_folder
         with new_folder(out):
-            predictor = FlowPredictor(model, weights, device, iters, precision, scale, parse_tile(tile))
+            predictor = FlowPredictor(model, weights, device, iters, precision, scale, parse_tile(tile), None, upright, parse_range(value_range))
             say(f'{predictor.name} on {predictor.device}')
             *before,a,b = [o for o in (img1, img2, img3) if o]
             saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'), *before)
@@ -99,6 +102,7 @@ def _show_infer(pair, res, files, as_json):
     if as_json: return print_json(res | dict(files=files))
     h,w = res['size']
     typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}, {res['ms']:.0f} ms")
+    if 'orientation' in res: typer.echo(f"photos {'turned upright' if res['upright'] else 'as they are stored, not upright'} (EXIF orientation {res['orientation'][0]}, {res['orientation'][1]})")
     if 'plan' in res: typer.echo(res['plan'])
     typer.echo(f"motion: mean {res['mean']:.2f} px, max {res['max']:.1f} px")
     known = dict(occluded='occluded: {:.1f} %', confidence='confidence: mean {:.2f}')

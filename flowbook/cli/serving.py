@@ -8,13 +8,14 @@ __all__ = ['serve']
 # %% ../../nbs/cli/54_serving.ipynb #0dead5d7
 from typing import Annotated
 import typer
-from .terminal import Device, Model, Weights, working
+from .terminal import Device, Model, Range, Upright, Weights, parse_range, working
 
 # %% ../../nbs/cli/54_serving.ipynb #b0ccc309
 def serve(
     model:Model='flowbook_small',
     weights:Weights=None,
     device:Device='auto',
+    upright:Upright=False, value_range:Range='full',
     host:Annotated[str, typer.Option(help='Address to listen on; 127.0.0.1: this machine alone, 0.0.0.0: anybody who reaches it.')]='127.0.0.1',
     port:Annotated[int, typer.Option(help='Port; 0: any that is free.')]=8000,
     max_pixels:Annotated[int, typer.Option(help='Largest picture, pixels.')]=4_000_000,
@@ -28,18 +29,18 @@ def serve(
         from flowbook.apps.serve import ServeLimits, make_app, open_port, run_server
         limits = ServeLimits(max_mb, max_pixels, max_frames, rate, queue, timeout)
         say(f'loading {model}')
-        predictor = _warm(model, weights, device)
+        predictor = _warm(model, weights, device, upright, parse_range(value_range))
         app,sock = make_app(predictor, limits),open_port(host, port)
     _announce(predictor, *sock.getsockname()[:2])
     try: run_server(app, sock, limits)
     except KeyboardInterrupt: pass   # the usual way to end it
 
 # %% ../../nbs/cli/54_serving.ipynb #c1356359
-def _warm(model, weights, device):
+def _warm(model, weights, device, upright=False, value_range='full'):
     "A predictor that has worked once"
     import numpy as np
     from flowbook.infer.predictor import FlowPredictor
-    predictor = FlowPredictor(model, weights, device, tile='auto')   # a large picture is cut up before memory runs out
+    predictor = FlowPredictor(model, weights, device, tile='auto', upright=upright, value_range=value_range)   # a large picture is cut up before memory runs out
     predictor(*[np.zeros((128,128,3), np.uint8)]*2)
     return predictor
 

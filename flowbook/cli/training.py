@@ -35,8 +35,10 @@ def _plan(recipe, changes, allow_imports, **runtime):
     plan['runtime'] |= {k: v for k,v in runtime.items() if v}
     return plan
 
-def _check_folder(work_dir, resume):
+def _check_folder(work_dir, resume, load_from=None):
+    from flowbook.io.files import check_target
     last = work_dir/'last.pth'
+    if not resume: check_target([work_dir/'weights.safetensors', last], load_from)
     if last.exists() and not resume: raise fail(FlowbookError, work_dir, 'last.pth of an earlier run', '--resume to go on with it, or another folder')
     if resume and not last.exists() and not list(work_dir.glob('iter_*.pth')): raise fail(FlowbookError, last, 'no such file', 'the checkpoint of an earlier run to resume')
 
@@ -95,7 +97,7 @@ def train(recipe:_Recipe, changes:Changes=None, work_dir:_WorkDir=None, resume:_
     "Train a recipe and write its table, checkpoints, pictures and weights."
     plan = _plan(recipe, changes, allow_imports, seed=seed, deterministic=deterministic, load_from=load_from, precision='bf16' if amp else None)
     work_dir = work_dir or Path('work_dirs')/Path(recipe).stem
-    if not launched_number()[0]: _check_folder(work_dir, resume)
+    if not launched_number()[0]: _check_folder(work_dir, resume, load_from)
     n,device = count_processes(gpus, processes, device, plan['data']['bs'])
     with working('importing PyTorch'):
         from flowbook.io.files import new_folder
@@ -144,6 +146,8 @@ def curves(
     work_dir:Annotated[Path, typer.Argument(metavar='WORK_DIR', help='Folder of a run.', show_default=False)],
     out:Annotated[Optional[Path], typer.Option(help='Picture to write; default: curves.png in the work dir.', show_default=False)]=None):
     "Draw the curves of a run from its table."
+    from flowbook.io.files import check_target
+    if out: check_target(out, [p for p in work_dir.glob('*') if p.is_file() and p.suffix != '.png'])
     with working('drawing'):
         path = _module('train.logging').plot_curves(work_dir, out or work_dir/'curves.png')
     typer.echo(f'wrote {path}')
@@ -189,7 +193,8 @@ def slurm(
     stem = Path(recipe).stem
     text = slurm_script([recipe, *(changes or [])], work_dir or Path('work_dirs')/stem, partition, gpus, nodes, cpus, time, stem)
     if out is None: return typer.echo(text, nl=False)
-    from flowbook.io.files import atomic_path, ensure_dir
+    from flowbook.io.files import atomic_path, check_target, ensure_dir
+    check_target(out, recipe)
     ensure_dir(work_dir or Path('work_dirs')/stem)    # Slurm writes its log there before the job begins
     with atomic_path(out) as t: t.write_text(text)
     typer.echo(f'wrote {out}; next: sbatch {out}')

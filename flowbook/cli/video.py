@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Counting, Device, Iters, Json, Model, Precision, Tile, Weights, parse_tile, print_json, working
+from .terminal import Counting, Device, Iters, Json, Model, Precision, Range, Tile, Upright, Weights, parse_range, parse_tile, print_json, working
 from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/50_video.ipynb #6b4f18ec
@@ -43,7 +43,7 @@ def _parse_scale(text, fixed):
 _Source = Annotated[str, typer.Argument(metavar='IN', help='Video, folder of pictures, quoted pattern, or number of a camera.', show_default=False)]
 _Out = Annotated[Path, typer.Option(help='Video (.mp4 .mov .avi .mkv .webm) or .gif to write; without a suffix: folder for pictures.', show_default=False)]
 _Layout = Annotated[str, typer.Option(help='flow, side, overlay, arrows, occlusion, or error (needs --gt).')]
-_Gt = Annotated[Optional[Path], typer.Option(help='Folder of true flow, one file for each pair: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]
+_Gt = Annotated[Optional[Path], typer.Option(help='Folder of true flow, one file for each pair: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it; or a video of its colours, to be shown beside.', show_default=False)]
 _MaxFlow = Annotated[str, typer.Option(metavar='PX|auto', help='Speed of full colour; auto follows the film in steps.')]
 _Fixed = Annotated[bool, typer.Option('--fixed-scale', help='Find one scale for the film in a first pass over at most 50 pairs.')]
 _Every = Annotated[int, typer.Option(min=1, help='Take one frame of so many.')]
@@ -53,12 +53,13 @@ _Codec = Annotated[Optional[str], typer.Option(help='Four letters: mp4v, avc1, v
 _Scale = Annotated[float, typer.Option(help='Compute at this fraction of the size.')]
 _Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 000000.flo too: into the folder, or to OUT_flo beside a video.')]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on where an earlier run stopped.')]
+_Gaps = Annotated[bool, typer.Option('--gaps', help='Take what a folder holds for neighbours, whatever numbers are missing.')]
 _Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; flowbook_small, raft, gma and their relatives can.")]
 
-# %% ../../nbs/cli/50_video.ipynb #6b184e97
+# %% ../../nbs/cli/50_video.ipynb #7dfb7b43
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
-          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, as_json:Json=False):
+          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, upright:Upright=False, value_range:Range='full', as_json:Json=False):
     "Flow of a film, as a film: reads, computes and writes frame by frame, in constant memory."
     limit,cut = _parse_scale(max_flow, fixed_scale),parse_tile(tile)
     with working('importing PyTorch'):
@@ -66,10 +67,10 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         from flowbook.infer.video import process_video, unfinished_video
         from flowbook.io.video import read_frames
         with read_frames(source, every, 0, frames) as film: camera,total = film.kind=='camera',film.count and film.count - 1
-        predictor = FlowPredictor(model, weights, device=device, precision=precision, tile=cut, scale=scale, iters=iters)
+        predictor = FlowPredictor(model, weights, device=device, precision=precision, tile=cut, scale=scale, iters=iters, upright=upright, value_range=parse_range(value_range))
     with Counting(source, 'pairs') as progress, _stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
-        try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, about=dict(weights=weights), progress=progress)
+        try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, gaps=gaps, about=dict(weights=weights), progress=progress)
         except KeyboardInterrupt: report = None
     if report is None: _say_stopped(out, progress.done if out.suffix.lower()=='.gif' else unfinished_video(out), total, camera)
     _show(report, source, predictor, layout, notes, as_json)
@@ -98,19 +99,20 @@ def frames_to_video(
     scale:Annotated[float, typer.Option(help='Factor on height and width.')]=1.,
     every:_Every=1,
     codec:_Codec=None,
+    upright:Upright=False, value_range:Range='full',
     as_json:Json=False):
     "Write the pictures of a folder as a video or a GIF; or a video in another format."
     with working('importing'): from flowbook.io.video import frames2video
-    with Counting(source, 'frames') as progress: n = frames2video(source, out, fps, scale, every, codec, progress)
+    with Counting(source, 'frames') as progress: n = frames2video(source, out, fps, scale, every, codec, progress, upright, parse_range(value_range))
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')
 
 # %% ../../nbs/cli/50_video.ipynb #963a5841
 def merge(
     imgs:Annotated[str, typer.Argument(metavar='FRAMES', help='Folder, pattern or video of the frames.', show_default=False)],
     flows:Annotated[Path, typer.Argument(metavar='FLOWS', help='Folder of flow maps (pictures) or of flow files.', show_default=False)],
-    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', as_json:Json=False):
+    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', gaps:_Gaps=False, upright:Upright=False, as_json:Json=False):
     "Put frames and their flow maps side by side, as a video or a folder."
     limit = _parse_scale(max_flow, False)
     with working('importing PyTorch'): from flowbook.viz.layouts import merge_frames
-    with Counting(imgs, 'frames') as progress: n = merge_frames(imgs, flows, out, fps, codec, limit, progress)
+    with Counting(imgs, 'frames') as progress: n = merge_frames(imgs, flows, out, fps, codec, limit, progress, upright, gaps)
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')

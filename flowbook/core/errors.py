@@ -29,7 +29,11 @@ def fail(
     expected:str   # What should have been there
 )->FlowbookError:  # To be raised by the caller
     "Build the error `cls` with flowbook's one-line message"
-    return cls(' '.join(f"{where}: found {found}, expected {expected}".split()))
+    where,found,expected = (' '.join(str(o).split()) for o in (where, found, expected))
+    where = where if len(where) <= 300 else f'...{where[-280:]}'   # the end of a path says more
+    return cls(f"{where}: found {_cut(found, 240)}, expected {_cut(expected, 2000)}")
+
+def _cut(text, n): return text if len(text) <= n else f'{text[:n-24]}... ({len(text)} characters)'
 
 # %% ../../nbs/core/00_errors.ipynb #02c1c4bc
 def unknown(

@@ -176,6 +176,10 @@ def _load_flow(self:FlowDataset, path):
     "Flow `(H,W,2)` px and valid `(H,W)` of the file `path`; a subclass overrides it where the format needs help"
     return read_flow_valid(path, kind=self.kind)
 
+def _load_frame(self:FlowDataset, path):
+    "Image `(H,W,3)` uint8 of the file `path`"
+    return read_image(path)
+
 def _load_mask(self:FlowDataset, path):
     "Mask `(H,W)` bool of the file `path`"
     return read_mask(path)
@@ -190,14 +194,14 @@ def _read(self:FlowDataset,
     occ, occ_bw, invalid, invalid_bw = (self.load_mask(at(o)) if o else None for o in (p.occ, p.occ_bw, p.invalid, p.invalid_bw))
     if invalid is not None and valid is not None: valid = valid & ~invalid
     if invalid_bw is not None and valid_bw is not None: valid_bw = valid_bw & ~invalid_bw
-    return FlowSample(read_image(at(p.img1)), read_image(at(p.img2)), flow, valid, flow_bw, valid_bw, occ, occ_bw,
+    return FlowSample(self.load_frame(at(p.img1)), self.load_frame(at(p.img2)), flow, valid, flow_bw, valid_bw, occ, occ_bw,
                       sparse=self.sparse, name=f"{self.name}/{p.img1}")
 
 def _fits(self:FlowDataset, size, frame):
     "May a file of this `size` belong to a frame of another? Spring's flow has twice its size"
     return False
 
-FlowDataset.load_flow, FlowDataset.load_mask, FlowDataset.read, FlowDataset.fits = _load_flow, _load_mask, _read, _fits
+FlowDataset.load_flow, FlowDataset.load_frame, FlowDataset.load_mask, FlowDataset.read, FlowDataset.fits = _load_flow, _load_frame, _load_mask, _read, _fits
 
 # %% ../../nbs/data/10_base.ipynb #4d8f57d8
 def _sample(self:FlowDataset,

@@ -9,7 +9,7 @@ __all__ = ['peek_size', 'CheckReport', 'check_dataset', 'convert_files']
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-import math, os
+import math, os, re
 import numpy as np
 from PIL import Image
 from ..core.errors import ConfigError, FlowbookError, FlowFileError, ImageFileError, fail, unknown
@@ -20,6 +20,7 @@ from ..io.flo import flo_size
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import read_image, write_image
 from ..io.pfm import read_pfm
+from ..io.png import PNG_MAGIC, png_head
 
 # %% ../../nbs/data/85_check.ipynb #6346b321
 def peek_size(
@@ -38,18 +39,22 @@ def peek_size(
 def _peek_npy(path, n):
     with open(path, 'rb') as f: dtype, shape, _, start = npy_head(f.read(2**16), path)
     need = start + math.prod(shape)*dtype.itemsize
-    if n != need or len(shape) < 2: raise fail(FlowFileError, path, f"{n} bytes", f"{need} for {dtype} of shape {shape}")
+    if n != need or len(shape) < 2:
+        raise fail(FlowFileError, path, f"{n} bytes", f"{need} for {dtype} of shape {shape}")
     return shape[:2]
 
 def _peek_picture(path, head, n):
     try:
         with Image.open(path) as im: w, h = im.size
-    except Exception as e: raise fail(ImageFileError, path, f"no picture ({str(e).splitlines()[0][:60]})", 'a picture') from None
+    except Exception as e: raise fail(ImageFileError, path, f"no picture ({str(e).splitlines()[0][:60]})",
+        'a picture') from None
     with open(path, 'rb') as f:
         f.seek(max(0, n - 12))
         tail = f.read()
-    if head[:4] == b'\x89PNG' and tail[4:8] != b'IEND': raise fail(ImageFileError, path, 'a PNG without an end', 'a whole one (is the download complete?)')
-    if head[:2] == b'\xff\xd8' and b'\xff\xd9' not in tail: raise fail(ImageFileError, path, 'a JPEG without an end', 'a whole one (is the download complete?)')
+    if head[:4] == b'\x89PNG' and tail[4:8] != b'IEND':
+        raise fail(ImageFileError, path, 'a PNG without an end', 'a whole one (is the download complete?)')
+    if head[:2] == b'\xff\xd8' and b'\xff\xd9' not in tail:
+        raise fail(ImageFileError, path, 'a JPEG without an end', 'a whole one (is the download complete?)')
     if head[:2] == b'P6' and n < 3*w*h: raise fail(ImageFileError, path, f"{n} bytes", f"at least {3*w*h}")
     return h, w
 
@@ -130,42 +135,79 @@ def check_dataset(
     return report
 
 def _row(options, ds, sizes):
-    names = sorted({n for p in ds.records[:100] for n in ('flow', 'flow_bw', 'occ', 'occ_bw', 'invalid') if getattr(p, n)})
+    names = sorted({n for p in ds.records[:100] for n in ('flow', 'flow_bw', 'occ', 'occ_bw',
+        'invalid') if getattr(p, n)})
     shown = [f"{w}x{h}" for h, w in sorted(sizes)]
-    return dict(options=', '.join(f"{k}={v}" for k, v in options.items()), pairs=len(ds), published=ds.published(), truth=', '.join(names) or 'none',
+    return dict(options=', '.join(f"{k}={v}" for k, v in options.items()), pairs=len(ds),
+        published=ds.published(), truth=', '.join(names) or 'none',
                 sizes=', '.join(shown[:3]) + f" and {len(shown) - 3} more"*(len(shown) > 3))
 
 # %% ../../nbs/data/85_check.ipynb #56a39d10
 _conversions = {'flo': ('.pfm', '.flo'), 'png': ('.ppm', '.png'), 'ppm': ('.png', '.ppm')}
+_truth = set('flow occ occlusion occlusions occluded valid invalid unmatched matchmap map maps mask masks disp disparity depth gt truth label labels '
+             'semantic instance segmentation obj classgt instancegt'.split())
 
+def _is_frame(path, root):
+    "Do folders and name below `root` say nothing of truth?"
+    words = re.findall('[a-z]+', path.relative_to(root).with_suffix('').as_posix().lower())
+    return not _truth & set(words)
+
+def _survives(path):
+    "Is all of the file in its other format: 8 bits, three colours, nothing else?"
+    with open(path, 'rb') as f: head = f.read(64)
+    if path.suffix == '.pfm': return head[:2] == b'PF'
+    if path.suffix == '.ppm':
+        m = re.match(rb'P6\s+(?:#.*\n\s*)*(\d{1,9})\s+(\d{1,9})\s+255\s', head)
+        return bool(m) and path.stat().st_size == m.end() + 3*int(m[1])*int(m[2])   # more bytes would be more images
+    if head[:8] != PNG_MAGIC or png_head(head, path, ImageFileError)[2:] != (8, 2): return False
+    with Image.open(path) as im: return 'transparency' not in im.info and im.getexif().get(0x112, 1) == 1
+
+# %% ../../nbs/data/85_check.ipynb #2d7f285b
 def convert_files(
     root:str|Path,      # Folder; everything below it is looked at
-    to:str='flo',       # 'flo' (from .pfm), 'png' (from .ppm) or 'ppm' (from 8-bit colour .png)
+    to:str='flo',       # 'flo' (from .pfm), 'png' (from 8-bit colour .ppm) or 'ppm' (from 8-bit colour .png)
     delete:bool=False,  # Remove each old file once its new one reads back equal?
     workers:int=None,   # Threads; None: twice the cores, at most 32
-    progress=None       # Called with (done, n)
+    progress=None,      # Called with (done, n)
+    left:list=None      # Takes the paths of the files that stay as they are; None: they are not listed
 )->int:                 # How many files were written
-    "Write every file below `root` that has a quicker or smaller format in that format too"
+    "Write every frame or flow below `root` that has a quicker or smaller format in that format too"
     if to not in _conversions: raise unknown('format', to, _conversions)
     root, (old, new) = Path(root), _conversions[to]
     if not root.is_dir(): raise fail(FlowbookError, root, 'no folder', 'the folder of a data set')
-    files = sorted(p for p in root.rglob(f'*{old}') if p.is_file())
-    written = 0
+    files, written = sorted(p for p in root.rglob(f'*{old}') if p.is_file() and not p.name.startswith('.')), 0
     with ThreadPoolExecutor(workers or min(32, 2*(os.cpu_count() or 1))) as pool:
-        for i, fresh in enumerate(pool.map(lambda p: _convert(p, p.with_suffix(new), delete), files)):
-            written += fresh
+        for i, done in enumerate(pool.map(lambda p: _convert(p, p.with_suffix(new), root, delete), files)):
+            written += bool(done)
+            if done is None and left is not None: left.append(files[i])
             if progress: progress(i + 1, len(files))
     return written
 
-def _convert(old, new, delete):
-    "Convert one file; True if there was something to do"
-    flow = new.suffix == '.flo'
-    read = read_flow_valid if flow else lambda p: (read_image(p),)
-    fresh = not new.exists() or new.stat().st_mtime < old.stat().st_mtime
+# %% ../../nbs/data/85_check.ipynb #d09e3c4c
+def _convert(old, new, root, delete):
+    "Convert one file; True if there was something to do, None if it must stay as it is"
+    flow, error = new.suffix == '.flo', FlowFileError if new.suffix == '.flo' else ImageFileError
+    if not _survives(old) or not (flow or _is_frame(old, root)): return None
+    there = new.exists()
+    if there and os.path.samefile(old, new):
+        raise fail(error, new, f'a link to {old.name}', 'a file of its own, or none')
+    fresh = not there or new.stat().st_mtime < old.stat().st_mtime
     if not fresh and not delete: return False
-    before = read(old)
-    if fresh: write_flow(before[0], new, valid=before[1]) if flow else write_image(before[0], new)
+    before = _samples(old)
+    if before is None: return None
+    if fresh: write_flow(before, new) if flow else write_image(before, new)
     if delete:
-        if not all(np.array_equal(a, b) for a, b in zip(before, read(new))): raise fail(FlowFileError if flow else ImageFileError, new, 'something else than in ' + old.name, 'the same')
+        with open(new, 'rb+') as f: os.fsync(f.fileno())   # on the disk, not only on its way there
+        after = _samples(new)
+        if after is None or before.dtype != after.dtype or not np.array_equal(before, after, equal_nan=flow):
+            raise fail(error, new, 'something else than in ' + old.name, 'the same')
         old.unlink()
     return fresh
+
+def _samples(path):
+    "All samples of a file, NaN where flow is unknown; None for a .pfm that holds more than flow"
+    if path.suffix in ('.png', '.ppm'): return read_image(path)
+    if path.suffix == '.pfm' and read_pfm(path)[..., 2].any(): return None
+    flow, valid = read_flow_valid(path)
+    flow[~valid] = np.nan
+    return flow

@@ -7,11 +7,13 @@ __all__ = ['FlowFolder']
 
 # %% ../../nbs/data/60_folder.ipynb #442248c8
 from pathlib import Path
-import csv as csv_module, os, re
+import csv as csv_module, os, re, warnings
 from dataclasses import fields
 from ..core.errors import ConfigError, fail, unknown
 from .base import DatasetError, FlowDataset, Pair, register_dataset
 from ..io.files import check_file, natural_key
+from ..io.images import check_range, fit_range, read_image, to_pixels, to_planes
+from ..io.rows import follows, frame_rows
 
 # %% ../../nbs/data/60_folder.ipynb #ccacfe2a
 def _pattern(text, where):
@@ -21,7 +23,8 @@ def _pattern(text, where):
     parts = {'**/': r'(?P<dirs>(?:[^/]+/)*)', '*': r'(?P<name>[^/]*)'}
     return re.compile(''.join(parts.get(o, re.escape(o)) for o in re.split(r'(\*\*/|\*)', text)))
 
-def _fill(text, found): return text.replace('**/', found.get('dirs') or '').replace('*', found.get('name') or '')
+def _fill(text, found): return text.replace('**/', found.get('dirs') or '').replace('*',
+    found.get('name') or '')
 
 # %% ../../nbs/data/60_folder.ipynb #11a553da
 def _walk(root):
@@ -49,16 +52,27 @@ class FlowFolder(FlowDataset):
         occ:str=None,        # Pattern of masks of occluded pixels; likewise
         invalid:str=None,    # Pattern of masks of pixels whose flow is not to be used; likewise
         csv:str=None,        # Table of pairs instead of patterns, below `root`
-        step:int=1,          # Second frame: how many frames later
+        step:int=1,          # Second frame: how many frames later; files of flow go to the next, so with them it is 1
+        gaps:bool=False,     # Pair what is there in a scene, whatever numbers are missing, and take flow for any step?
         val:float=.1,        # Share of the pairs, the last ones, that make the val split
+        upright:bool=False,  # Turn photos as their EXIF tag says? Flow and masks are not turned
+        value_range='full',  # Values of 16-bit frames that are black and white: 'full', or two numbers, see `fit_range`
         kind:str=None,       # Coding of the flow files, where they do not say; see `read_flow`
         split:str=None,      # 'all', 'train' or 'val'
         tfm=None,            # Transform from sample to sample; None: samples as they are
         seed:int=0           # Of the transform's random numbers
     ):
         if step < 1: raise fail(ConfigError, 'step', step, '1 or more')
+        if step > 1 and (flow or flow_bw or occ) and not img2 and not gaps:
+            raise fail(ConfigError, 'step', f'{step} with flow, which goes from each frame to the next',
+                '1, or gaps=True if these files go further')
+        if value_range!='full' and isinstance(value_range, str):
+            raise fail(ConfigError, 'value_range', repr(value_range),
+                "'full' or two numbers: all pairs are read alike")
+        if value_range!='full': check_range(value_range)
         if not 0 <= val < 1: raise fail(ConfigError, 'val', val, 'a share from 0 up to 1')
-        super().__init__(root, split, tfm, seed, images=images, img2=img2, flow=flow, flow_bw=flow_bw, occ=occ, invalid=invalid, csv=csv, step=step, val=val, kind=kind)
+        super().__init__(root, split, tfm, seed, images=images, img2=img2, flow=flow, flow_bw=flow_bw,
+            occ=occ, invalid=invalid, csv=csv, step=step, gaps=gaps, val=val, upright=upright, value_range=value_range, kind=kind)
 
 # %% ../../nbs/data/60_folder.ipynb #e6ed96ed
 @classmethod
@@ -97,23 +111,35 @@ def _from_patterns(self:FlowFolder):
         raise self.wrong(f"none of the files that belong to the frames, for example no {f} for {a}")
     return pairs
 
+FlowFolder.find_pairs, FlowFolder._from_patterns = _find_pairs, _from_patterns
+
+# %% ../../nbs/data/60_folder.ipynb #256400f6
 def _pair_up(self:FlowFolder, frames, files, first):
     "First and second frames"
     if self.img2:
         seconds = [(a, _fill(self.img2, first.fullmatch(a).groupdict())) for a in frames]
         return [(a, b) for a, b in seconds if b in files and a != b]
-    return [(a, b) for a, b in zip(frames, frames[self.step:]) if os.path.dirname(a) == os.path.dirname(b)]
+    found = [follows(row, self.step, bool(self.flow or self.flow_bw or self.occ),
+        self.gaps) for row in frame_rows(frames).values()]
+    gaps = [g for _, o in found for g in o]
+    if gaps:
+        warnings.warn(f"{self.root}: no frame between {gaps[0]}{f', and {len(gaps) - 1} more gaps' if len(gaps) > 1 else ''}: not paired; gaps=True pairs them")
+    return sorted((p for pairs, _ in found for p in pairs), key=lambda p: natural_key(p[0]))
 
-FlowFolder.find_pairs, FlowFolder._from_patterns, FlowFolder._pair_up = _find_pairs, _from_patterns, _pair_up
+FlowFolder._pair_up = _pair_up
 
 # %% ../../nbs/data/60_folder.ipynb #f47ba5f4
 def _from_csv(self:FlowFolder):
     path, known = self.root/self.csv, [f.name for f in fields(Pair)]
-    if check_file(path, DatasetError) > 2**28: raise fail(DatasetError, path, 'more than 256 MB', 'a table of pairs')
+    if check_file(path, DatasetError) > 2**28:
+        raise fail(DatasetError, path, 'more than 256 MB', 'a table of pairs')
     try:
-        with open(path, newline='', encoding='utf-8-sig') as f: rows = list(csv_module.DictReader(f, skipinitialspace=True))
-    except (UnicodeDecodeError, csv_module.Error) as e: raise fail(DatasetError, path, f"no readable table ({e})", 'comma-separated UTF-8 text') from None
-    if not rows: raise fail(DatasetError, path, 'no rows', f"a header such as img1,img2,flow and a row per pair")
+        with open(path, newline='', encoding='utf-8-sig') as f:
+            rows = list(csv_module.DictReader(f, skipinitialspace=True))
+    except (UnicodeDecodeError, csv_module.Error) as e: raise fail(DatasetError, path,
+        f"no readable table ({e})", 'comma-separated UTF-8 text') from None
+    if not rows:
+        raise fail(DatasetError, path, 'no rows', f"a header such as img1,img2,flow and a row per pair")
     for c in rows[0]:
         if c not in known: raise unknown(f"{path} column", c, known)
     return [self._row(path, i + 2, {k: (v or '').strip() for k, v in r.items()}) for i, r in enumerate(rows)]
@@ -121,9 +147,12 @@ def _from_csv(self:FlowFolder):
 def _row(self:FlowFolder, path, line, row):
     "One row of the table, checked"
     for c in ('img1', 'img2'):
-        if not row.get(c): raise fail(DatasetError, f"{path} line {line}", f"no {c}", 'img1 and img2 in every row')
+        if not row.get(c):
+            raise fail(DatasetError, f"{path} line {line}", f"no {c}", 'img1 and img2 in every row')
     for v in row.values():
-        if v and not (self.root/v).is_file(): raise fail(DatasetError, f"{path} line {line}", f"{v}, which is not there", f"a file below {self.root}")
+        if v and not (self.root/v).is_file():
+            raise fail(DatasetError, f"{path} line {line}", f"{v}, which is not there",
+                f"a file below {self.root}")
     return Pair(**{k: v or None for k, v in row.items()})
 
 FlowFolder._from_csv, FlowFolder._row = _from_csv, _row
@@ -135,4 +164,10 @@ def _read(self:FlowFolder, i):
     s.sparse = bool(flow) and flow.lower().endswith('.png') and not s.valid.all()
     return s
 
-FlowFolder.read = _read
+def _load_frame(self:FlowFolder, path):
+    "Image `(H,W,3)` uint8, turned and stretched as asked"
+    if self.value_range=='full': return read_image(path, self.upright)
+    t, = fit_range([to_planes(path, path, self.upright)], [path], self.value_range)
+    return to_pixels(t)
+
+FlowFolder.read, FlowFolder.load_frame = _read, _load_frame

@@ -15,7 +15,7 @@ from ..core.types import FlowSample
 from .scenes import SceneConfig, make_scenes
 from ..io.files import asset_path, ensure_dir
 from ..io.flowfiles import read_flow_kitti, read_flow_valid, write_flow_kitti
-from ..io.images import read_image, to_pixels, to_planes, to_unit, write_image
+from ..io.images import fit_range, read_image, to_pixels, to_planes, to_unit, write_image
 
 # %% ../../nbs/data/14_pair.ipynb #49766082
 def make_demo_pair(
@@ -40,33 +40,38 @@ def demo_pair()->FlowSample: # 352x256 pixels, flow up to 22 px
     return FlowSample(read_image(a), read_image(b), flow, valid, name='demo')
 
 # %% ../../nbs/data/14_pair.ipynb #7f1a5a5f
-def _read(img, name):
+def _read(img, name, upright):
     "One image, or a batch of them, `(B,3,H,W)` in the type they have"
     many = isinstance(img, (np.ndarray, Tensor)) and img.ndim==4 and len(img) > 0
-    return torch.cat([to_planes(o, name) for o in img]) if many else to_planes(img, name)
+    return torch.cat([to_planes(o, name) for o in img]) if many else to_planes(img, name, upright)
 
 # %% ../../nbs/data/14_pair.ipynb #25b008e7
 def read_alike(
     imgs:list,        # Images, see `read_pair`
     names:list,       # What they are called in messages
-    min_size:int=64   # Smallest height and width, pixels
-)->tuple:             # Tensors `(B,3,H,W)` RGB in the type they came in
+    min_size:int=64,    # Smallest height and width, pixels
+    upright:bool=False, # See `to_planes`
+    value_range='full'  # See `fit_range`; all images alike
+)->tuple:               # Tensors `(B,3,H,W)` RGB in the type they came in
     "Read images that must be of one size and number"
-    xs = [_read(img, name) for img,name in zip(imgs, names, strict=True)]
+    xs = [_read(img, name, upright) for img,name in zip(imgs, names, strict=True)]
     size = lambda t: f'{t.shape[-1]}x{t.shape[-2]} pixels'
     for x,name in zip(xs, names, strict=True):
         if len(x)!=len(xs[0]): raise fail(FlowbookError, name, f'{len(x)} pictures', f'{len(xs[0])} as {names[0]} has')
         if x.shape!=xs[0].shape: raise fail(FlowbookError, name, size(x), f'{size(xs[0])} as {names[0]} has')
     if min(xs[0].shape[-2:]) < min_size: raise fail(FlowbookError, names[0], size(xs[0]), f'at least {min_size}x{min_size}')
-    return tuple(xs)
+    return tuple(fit_range(xs, names, value_range))
 
 def read_pair(
     img1,             # Path, Pillow image, array or tensor, see `to_planes`; or a batch: array `(B,H,W,3)` or tensor `(B,3,H,W)`
-    img2,             # The second frame, likewise
-    min_size:int=64   # Smallest height and width, pixels
-)->tuple:             # Two tensors `(B,3,H,W)` RGB in the type they came in; B is 1 for single images
+    img2,               # The second frame, likewise
+    min_size:int=64,    # Smallest height and width, pixels
+    upright:bool=False, # See `to_planes`
+    value_range='full'  # See `fit_range`; both frames alike
+)->tuple:               # Two tensors `(B,3,H,W)` RGB in the type they came in; B is 1 for single images
     "Read two images and check that they can be a pair"
-    return read_alike([img1, img2], pair_names(img1, img2), min_size)
+    return read_alike([img1, img2], pair_names(img1, img2), min_size, upright, value_range)
+
 
 # %% ../../nbs/data/14_pair.ipynb #fb58c28f
 def pair_names(
@@ -79,19 +84,24 @@ def pair_names(
 # %% ../../nbs/data/14_pair.ipynb #cabcf12c
 def load_pair(
     img1,             # See `read_pair`
-    img2,             # The second frame, likewise
-    min_size:int=64   # Smallest height and width, pixels
-)->tuple:             # Two tensors `(B,3,H,W)` RGB in [0,1]; B is 1 for single images
+    img2,               # See `read_pair`
+    min_size:int=64,    # Smallest height and width, pixels
+    upright:bool=False, # See `to_planes`
+    value_range='full'  # See `fit_range`
+)->tuple:               # Two tensors `(B,3,H,W)` RGB in [0,1]; B is 1 for single images
     "Read two images as floats, and check that they can be a pair"
-    return load_alike(img1, img2, min_size=min_size)
+    return load_alike(img1, img2, min_size=min_size, upright=upright, value_range=value_range)
 
 def load_alike(
-    *imgs,            # See `read_pair`: two, or three from the frame before on
-    min_size:int=64   # Smallest height and width, pixels
-)->tuple:             # As many tensors `(B,3,H,W)` RGB in [0,1]
+    *imgs,              # See `read_pair`: two, or three from the frame before on
+    min_size:int=64,    # Smallest height and width, pixels
+    upright:bool=False, # See `to_planes`
+    value_range='full'  # See `fit_range`
+)->tuple:               # As many tensors `(B,3,H,W)` RGB in [0,1]
     "Read images as floats, and check that they are alike"
     names = pair_names(*imgs)
-    return tuple(map(to_unit, read_alike(imgs, names, min_size), names))
+    return tuple(map(to_unit, read_alike(imgs, names, min_size, upright, value_range), names))
+
 
 # %% ../../nbs/data/14_pair.ipynb #71a64440
 def read_truth(
@@ -107,11 +117,13 @@ def read_truth(
 # %% ../../nbs/data/14_pair.ipynb #c3ea524e
 def load_sample(
     img1,         # Path, Pillow image, array or tensor, see `to_planes`
-    img2,         # The second frame, likewise
-    flow_gt=None  # Path of the true flow; None: unknown
-)->FlowSample:    # The pair and its truth
+    img2,               # The second frame, likewise
+    flow_gt=None,       # Path of the true flow; None: unknown
+    upright:bool=False, # See `to_planes`
+    value_range='full'  # See `fit_range`
+)->FlowSample:          # The pair and its truth
     "Load two pictures, and the true flow between them if there is some"
-    frames = [to_pixels(o, name) for o,name in zip(read_pair(img1, img2), pair_names(img1, img2), strict=True)]
+    frames = [to_pixels(o, name) for o,name in zip(read_pair(img1, img2, upright=upright, value_range=value_range), pair_names(img1, img2), strict=True)]
     flow,valid = (None, None) if flow_gt is None else read_truth(flow_gt, frames[0].shape[:2])
     named = isinstance(img1, (str, Path)) and isinstance(img2, (str, Path))
     return FlowSample(*frames, flow, valid, name=f'{img1} to {img2}' if named else 'pair')

@@ -38,6 +38,7 @@ from .predictor import fill_model as fill_model
 from .predictor import pick_device as pick_device
 from .results import FlowArray as FlowArray
 from .results import Prediction as Prediction
+from .results import result_files as result_files
 from .results import save_extras as save_extras
 from .results import save_results as save_results
 from .stream import FramePair as FramePair

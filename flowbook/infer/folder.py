@@ -14,9 +14,9 @@ from fastcore.basics import patch
 from ..data.pair import pair_names, read_alike, read_truth
 from .evaluate import evaluate_pair
 from .predictor import FlowPredictor
-from .results import Prediction, save_extras, save_results
-from ..io.files import staged_folder
-from ..io.images import to_pixels
+from .results import Prediction, result_files, save_extras, save_results
+from ..io.files import check_target, staged_folder
+from ..io.images import exif_orientation, to_pixels, to_unit
 
 # %% ../../nbs/infer/22_folder.ipynb #bcc1b63e
 def flow_motion(
@@ -35,6 +35,8 @@ class SavedFlow:
     ms:float                                   # Time of the prediction, milliseconds
     model:str                                  # Name of the model
     device:str                                 # Where it ran
+    orientation:tuple = (1, 1)                 # EXIF tags of the two photos; 1: they are stored upright
+    upright:bool = False                       # Were they turned as their tags say?
     scores:dict = field(default_factory=dict)  # `epe`, `fl_all` and more, see `evaluate_pair`; empty without true flow
 
 # %% ../../nbs/infer/22_folder.ipynb #87964241
@@ -45,6 +47,7 @@ def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     found = dict(size=list(p.size), model=self.model, device=self.device, ms=self.ms, **flow_motion(p.flow))
     if p.occ is not None: found |= dict(occluded=100*float(p.occ.mean()))
     if p.confidence is not None: found |= dict(confidence=float(p.confidence.mean()))
+    if set(self.orientation)!={1}: found |= dict(orientation=list(self.orientation), upright=self.upright)
     if not p.plan.whole or p.plan.note: found |= dict(plan=str(p.plan))
     return found | self.scores
 
@@ -60,14 +63,17 @@ def predict_to_folder(
     img0=None                    # The frame before, for a model of three frames
 )->SavedFlow:                    # Numbers and files
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
+    check_target(result_files(out), img1, img2, flow_gt)
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
         imgs = [*([] if img0 is None else [img0]), img1, img2]
-        *z,x,y = read_alike(imgs, pair_names(*imgs))   # as bytes; the predictor makes floats of them on its device
+        planes = read_alike(imgs, pair_names(*imgs), 64, predictor.upright, predictor.value_range)   # as bytes; the predictor makes floats of them on its device
+        *z,x,y = (to_unit(o) if o.element_size()==2 else o for o in planes)   # 16 bits: noted once
         truth,valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[-2:])
         start = time.perf_counter()
         p = predictor.predict(x, y, bidirectional, progress=progress, img0=z[0] if z else None)
         ms = 1000*(time.perf_counter() - start)
         scores = {} if truth is None else evaluate_pair(p.flow, truth, valid)
         files = save_results(stage, to_pixels(x), to_pixels(y), p.flow, truth, valid) + save_extras(stage, p)
-    return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), scores)
+    tags = tuple(exif_orientation(o) if isinstance(o, (str, Path)) else 1 for o in (img1, img2))
+    return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), tags, predictor.upright, scores)

@@ -89,4 +89,4 @@ def fb_confidence(
     "Turn the agreement of `flow` and `flow_bw` into a confidence in `flow`"
     error,back = fb_error(flow, flow_bw),warp(flow_bw, flow, use_mask=False)
     allowed = alpha*(flow**2 + back**2).sum(1, keepdim=True) + beta
-    return torch.exp(-error**2/allowed)
+    return torch.exp(-error**2/allowed).nan_to_num(nan=0.)   # no vector, no confidence

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import fb_consistency, resize_flow
 from ..io.files import asset_path
-from ..io.images import to_numpy_flow
+from ..io.images import check_range, exif_orientation, to_numpy_flow
 from .memory import plan_memory
 from .occlusion import fb_confidence
 from ..data.pair import load_alike, load_sample
@@ -80,9 +80,12 @@ class FlowPredictor:
         precision:str='fp32',   # 'fp32', 'bf16', or 'fp16' on a GPU
         scale:float=1.,         # Resize the pictures by this factor first; the flow comes back in the pictures' own size and pixels
         tile=None,              # `(h,w)` of the tiles, pixels of the scaled picture; 'auto': as large as the memory allows; None: whole
-        overlap:int=None        # Pixels that tiles share at least; None: a quarter of their shorter side
+        overlap:int=None,       # Pixels that tiles share at least; None: a quarter of their shorter side
+        upright:bool=False,     # Turn photos as their EXIF tag says? Else they are taken as they are stored, with a note
+        value_range='full'      # Values of integers that are black and white: 'full', 'auto', or two numbers, see `fit_range`
     ):
         self.device,self.iters,name = pick_device(device),iters,model
+        self.upright,self.value_range = upright,check_range(value_range)
         self.precision,self.scale,self.tile,self.overlap = *_check_options(precision, scale, tile, self.device),overlap
         if isinstance(model, str):
             name = model_name(model)
@@ -201,7 +204,8 @@ def batch(self:FlowPredictor,
 @patch
 def _load(self:FlowPredictor, *imgs):
     self._check_count(len(imgs))
-    return load_alike(*imgs, min_size=ceil(self.model.min_size/self.scale))
+    least = ceil(self.model.min_size/self.scale)
+    return load_alike(*imgs, min_size=least, upright=self.upright, value_range=self.value_range)
 
 def _to_numpy(flow):
     "`(H,W,2)` of one flow, `(B,H,W,2)` of several"
@@ -214,10 +218,13 @@ def __call__(self:FlowPredictor,
 )->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one
     "Flow from the last frame but one to the last"
     flow = self._fields(self._load(*imgs))[0]['flow']
-    return FlowArray(_to_numpy(flow), _frames(*imgs[-2:]))
+    return FlowArray(_to_numpy(flow), _frames(*imgs[-2:], self.upright))
 
-def _frames(img1, img2):
-    return [Path(o).name if isinstance(o, (str, Path)) else name for o,name in ((img1, 'img1'), (img2, 'img2'))]
+def _frames(img1, img2, upright):
+    "Names of the frames; of a photo with an EXIF tag, how it was read"
+    how = ' (turned upright)' if upright else ' (as stored, not upright)'
+    named = lambda p: Path(p).name + how*(exif_orientation(p)!=1)
+    return [named(o) if isinstance(o, (str, Path)) else name for o,name in ((img1, 'img1'), (img2, 'img2'))]
 
 # %% ../../nbs/infer/10_predictor.ipynb #326b8505
 @patch
@@ -235,7 +242,8 @@ def predict(self:FlowPredictor,
     init = None if flow_init is None else self._first_guess(flow_init, imgs[0])
     if bidirectional and not self.model.bidirectional: fields,plan = self._both_ways(imgs, init, progress, memory)
     else: fields,plan = self._fields(imgs, init, progress, memory, bidirectional and self.model.takes_both)
-    return _finish(fields, plan, init, _frames(img1, img2))
+    return _finish(fields, plan, init, _frames(img1, img2, self.upright))
+
 
 # %% ../../nbs/infer/10_predictor.ipynb #43c26fd3
 @patch
@@ -275,6 +283,7 @@ def _finish(fields, plan, init, frames):
     if flow_bw is not None:
         if occ is None: occ,occ_bw = fb_consistency(flow, flow_bw),fb_consistency(flow_bw, flow)
         if sure is None: sure = fb_confidence(flow, flow_bw)
+    if sure is not None: sure = sure.masked_fill(~flow.isfinite().all(1, keepdim=True), 0).nan_to_num(nan=0.)
     maps = [None if o is None else o[:,0].cpu().numpy() for o in (occ, occ_bw, sure)]
     maps = [o if o is None or len(flow) > 1 else o[0] for o in maps]
     named = (flow, frames),(flow_bw, frames[::-1]),(init, frames),(fields.get('flow_prev'), [frames[0], 'the frame before'])
@@ -314,13 +323,15 @@ def estimate_flow(
     precision:str='fp32',    # 'fp32', 'bf16', or 'fp16' on a GPU
     scale:float=1.,          # Resize the pictures by this factor first
     tile=None,               # `(h,w)` of tiles, 'auto' or None, see `FlowPredictor`
+    upright:bool=False,      # Turn photos as their EXIF tag says?
+    value_range='full',      # Values of integers that are black and white: 'full', 'auto', or two numbers, see `fit_range`
     img0=None                # The frame before, for a model of three frames
 )->FlowArray:                # `(H,W,2)` pixels, float32
     "Estimate the flow from `img1` to `img2`"
     if isinstance(model, (np.ndarray, Tensor)): raise fail(ConfigError, 'model', 'a third image', 'a name; three frames are given as img0=, img1 and img2')
     named = isinstance(model, str) and not isinstance(weights, dict)
     weights = str(weights) if isinstance(weights, Path) else weights
-    options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile
+    options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile,None,upright,check_range(value_range)
     make = _cached(model, weights, weights and _stamp(weights), str(device), options) if named else FlowPredictor(model, weights, device, *options)
     return make(*([] if img0 is None else [img0]), img1, img2)
 

@@ -7,7 +7,7 @@ __all__ = ['StageClock', 'prefetch', 'Sink', 'FramePair', 'frames_of', 'stream_f
 
 # %% ../../nbs/infer/30_stream.ipynb #240ae684
 import time
-import numpy as np
+import numpy as np, torch
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from threading import Event, Thread
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor
-from ..io.images import to_tensor
-from ..io.video import read_frames
+from ..io.images import to_unit
+from ..io.video import check_frames, read_frames, to_bytes
 
 # %% ../../nbs/infer/30_stream.ipynb #8e24bc8e
 class StageClock(dict):
@@ -133,8 +133,9 @@ class FramePair:
 # %% ../../nbs/infer/30_stream.ipynb #0e317329
 def _prepare(predictor):
     "What a predictor wants to see of a frame"
-    if not hasattr(predictor, 'device'): return lambda img: (img,img)
-    return lambda img: (img,to_tensor(img)[0].to(predictor.device))
+    if not hasattr(predictor, 'device'): return lambda img: (to_bytes(img),)*2
+    full = lambda img: torch.from_numpy(np.ascontiguousarray(img.transpose(2, 0, 1))).to(predictor.device)
+    return lambda img: (to_bytes(img),to_unit(full(img)))   # all 16 bits for the model, eight to be shown
 
 def frames_of(
     predictor # A `FlowPredictor`, or a function of two frames
@@ -167,11 +168,14 @@ def stream_flow(
     bidirectional:bool=False,       # Estimate the way back as well, with occlusions and confidence?
     warm_start:bool=False,          # Start each pair from the last one's flow, carried forward? Only some models can
     ahead:int=3,                    # Frames that may be read ahead
+    gaps:bool=False,                # Take what a folder holds for neighbours, whatever numbers are missing?
     clock:StageClock=None           # Where to count the seconds of 'decode' and 'compute'
 ):                                  # Generator of `FramePair`
     "Estimate the flow between neighbouring `frames`, one pair at a time"
     predictor,clock = _check_predictor(predictor, bidirectional, warm_start),StageClock() if clock is None else clock
-    if isinstance(frames, (str,Path,int,list,tuple)): frames = read_frames(frames)
+    check_frames(frames, gaps)
+    if isinstance(frames, (str,Path,int,list,tuple)):
+        frames = read_frames(frames, upright=getattr(predictor, 'upright', False), value_range=getattr(predictor, 'value_range', 'full'), deep=True)
     return _stream(prefetch(frames, ahead, _prepare(predictor), clock), predictor, bidirectional, warm_start, clock)
 
 # %% ../../nbs/infer/30_stream.ipynb #f1f40c3c

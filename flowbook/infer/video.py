@@ -10,13 +10,16 @@ import json, shutil, time
 import numpy as np
 from dataclasses import dataclass, field
 from pathlib import Path
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..io.files import atomic_path, ensure_dir
+from ..io.files import atomic_path, check_target, ensure_dir
 from ..io.formats import flow_suffixes
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
-from ..io.video import VideoWriter, join_videos, list_frames, read_frames
+from ..io.rows import check_row, frame_rows
+from ..io.video import VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_times, is_folder, join_videos, list_frames, read_frames
 from .stream import Sink, StageClock, _check_predictor, frames_of, stream_flow
+from ..viz.frames import hstack
 from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pair
 
 # %% ../../nbs/infer/32_video.ipynb #f1aa207b
@@ -24,8 +27,10 @@ def _load_state(path):
     "What an earlier run wrote down; None if there is none"
     try: state = json.loads(path.read_text())
     except FileNotFoundError: return
-    except (OSError, ValueError) as e: raise fail(FlowbookError, path, f'a damaged file ({e})', 'what flowbook video wrote') from None
-    if not isinstance(state, dict) or not {'settings','done','max_flow'} <= set(state) or not isinstance(state['done'], int): 
+    except (OSError, ValueError) as e: raise fail(FlowbookError, path, f'a damaged file ({e})',
+        'what flowbook video wrote') from None
+    if not isinstance(state, dict) or not {'settings','done',
+        'max_flow'} <= set(state) or not isinstance(state['done'], int):
         raise fail(FlowbookError, path, 'another file', 'what flowbook video wrote')
     return state
 
@@ -35,7 +40,9 @@ def _save_state(path, state):
 # %% ../../nbs/infer/32_video.ipynb #168751d9
 def _check_settings(path, old, new):
     for k,v in new.items():
-        if old.get(k)!=v: raise fail(ConfigError, f'resume {path}', f'{k} {v!r}', f'{old.get(k)!r} as in the run to be resumed')
+        if old.get(k)!=v:
+            raise fail(ConfigError, f'resume {path}', f'{k} {v!r}',
+                f'{old.get(k)!r} as in the run to be resumed')
 
 # %% ../../nbs/infer/32_video.ipynb #e3abd155
 class _Output:
@@ -43,7 +50,9 @@ class _Output:
     def __init__(self, out, settings, resume):
         self.out,self.settings,self.done,self.max_flow = out,settings,0,0.
         state = _load_state(self.state_path)
-        if state and state['done'] and not resume: raise fail(FlowbookError, self.state_path.parent, 'frames of another run', 'none: resume that run, or delete them')
+        if state and state['done'] and not resume:
+            raise fail(FlowbookError, self.state_path.parent, 'frames of another run',
+                'none: resume that run, or delete them')
         if not state or not resume: return
         _check_settings(out, state['settings'], settings)
         self.done,self.max_flow = state['done'],float(state['max_flow'])
@@ -59,7 +68,8 @@ class _FolderOutput(_Output):
     def __init__(self, out, settings, resume, **_):
         self.state_path = out/'flowbook-video.json'
         _Output.__init__(self, out, settings, resume)
-        if not self.done and out.is_dir() and next(out.glob('[0-9]'*6 + '.png'), None): raise fail(FlowbookError, out, 'frames of another run', 'a new folder')
+        if not self.done and out.is_dir() and next(out.glob('[0-9]'*6 + '.png'), None):
+            raise fail(FlowbookError, out, 'frames of another run', 'a new folder')
 
     def restore(self, state):
         self.done = 0   # a killed run has written down too few
@@ -82,15 +92,19 @@ class _VideoOutput(_Output):
     def __init__(self, out, settings, resume, fps=25., codec=None, part=1000):
         self.parts_dir = out.with_name(out.name + '.parts')
         self.state_path,self.fps,self.codec,self.part = self.parts_dir/'state.json',fps,codec,part
-        self.parts,self.writer = [],None
+        self.parts,self.writer,self.times = [],None,None
         VideoWriter(out, fps, codec)    # says what is wrong with them
         _Output.__init__(self, out, settings, resume)
-        if resume and not self.done and out.exists(): raise fail(FlowbookError, out, 'a finished file', 'an unfinished one: delete it, or start without resume')
+        if resume and not self.done and out.exists():
+            raise fail(FlowbookError, out, 'a finished file',
+                'an unfinished one: delete it, or start without resume')
 
     def restore(self, state):
         self.parts = [Path(str(p)).name for p in state.get('parts', [])]
         for p in self.parts:
-            if not (self.parts_dir/p).is_file(): raise fail(FlowbookError, self.parts_dir/p, 'no such part', 'what the run to be resumed wrote')
+            if not (self.parts_dir/p).is_file():
+                raise fail(FlowbookError, self.parts_dir/p, 'no such part',
+                    'what the run to be resumed wrote')
 
     def state(self): return _Output.state(self) | dict(parts=self.parts)
     @property
@@ -100,15 +114,18 @@ class _VideoOutput(_Output):
 def _write_frame(self:_VideoOutput, img):
     if self.writer is None or self.writer.stack is None:
         ensure_dir(self.parts_dir)
-        self.writer = VideoWriter(self.parts_dir/f'{self.done:06d}{self.out.suffix}', self.fps, self.codec).__enter__()
-    self.writer.write(img)
+        self.writer = VideoWriter(self.parts_dir/f'{self.done:06d}{self.out.suffix}', self.fps,
+            self.codec).__enter__()
+    times = self.times() if self.times and self.out.suffix.lower()=='.gif' else []
+    self.writer.write(img, times[self.writer.count] if times else None)
     if self.writer.count >= self.part: _end_part(self)
 
 # %% ../../nbs/infer/32_video.ipynb #3d5ce96d
 def _end_part(self):
     "Give the part its name, then write down that it is there"
     if self.writer is None or self.writer.stack is None: return
-    if not self.writer.count: return self.writer.close(KeyboardInterrupt, KeyboardInterrupt(), None)  # nothing to keep
+    if not self.writer.count:
+        return self.writer.close(KeyboardInterrupt, KeyboardInterrupt(), None)  # nothing to keep
     self.writer.close()
     self.parts.append(self.writer.path.name)
     self.done += self.writer.count
@@ -123,6 +140,8 @@ def _finish(self:_VideoOutput, complete):
     elif paths and last: paths[0].replace(self.out)
     elif paths:
         with atomic_path(self.out) as tmp: shutil.copyfile(paths[0], tmp)
+    times = self.times() if self.times and paths and self.out.suffix.lower()!='.gif' else []
+    if len(times) >= self.done: give_times(self.out, times[:self.done+1], self.fps)
     if last or not paths: _clear(self)
 
 def _clear(self):
@@ -137,14 +156,17 @@ _VideoOutput.write,_VideoOutput.finish = _write_frame,_finish
 
 # %% ../../nbs/infer/32_video.ipynb #4baf2547
 def _make_output(out, settings, resume, frames, fps, codec, part):
-    if resume and frames.kind=='camera': raise fail(ConfigError, 'resume', 'a camera', 'a film that can be read again')
+    if resume and frames.kind=='camera':
+        raise fail(ConfigError, 'resume', 'a camera', 'a film that can be read again')
     settings = {k: v if isinstance(v, (int,float,str,type(None))) else str(v) for k,v in settings.items()}
     if not out.suffix:
         if codec: raise fail(ConfigError, 'codec', codec, 'none for a folder of pictures')
         return _FolderOutput(out, settings, resume)
     gif = out.suffix.lower()=='.gif'
-    if gif and resume: raise fail(ConfigError, 'resume', out, 'a video or a folder: a GIF is written in one go')
-    return _VideoOutput(out, settings, resume, fps=fps or frames.fps or 25., codec=codec, part=10**9 if gif else part)
+    if gif and resume:
+        raise fail(ConfigError, 'resume', out, 'a video or a folder: a GIF is written in one go')
+    return _VideoOutput(out, settings, resume, fps=fps or frames.fps or 25., codec=codec,
+        part=10**9 if gif else part)
 
 # %% ../../nbs/infer/32_video.ipynb #4ed55762
 def unfinished_video(
@@ -182,33 +204,104 @@ class _Painter:
     def __call__(self, pair):
         number,flow_gt,valid = self.offset + pair.index,None,None
         pair.index = number
-        if self.truths is not None: flow_gt,valid = self.truth(number, pair)
+        beside = self.picture(number, pair) if isinstance(self.truths, Frames) else None
+        if self.truths is not None and beside is None: flow_gt,valid = self.truth(number, pair)
         if self.flo_dir: write_flow(pair.flow, self.flo_dir/f'{number:06d}.flo')
         self.output.max_flow = self.scale(pair.flow)
-        self.output.write(paint_pair(pair, self.layout, self.output.max_flow, flow_gt, valid))
+        sheet = paint_pair(pair, self.layout, self.output.max_flow, flow_gt, valid)
+        self.output.write(sheet if beside is None else hstack([sheet, beside], [self.layout, 'truth']))
 
-    def truth(self, number, pair):
-        if number >= len(self.truths): raise fail(FlowbookError, 'true flow', f'{len(self.truths)} files', f'one for each pair, and now number {number}')
-        flow_gt,valid = read_flow_valid(self.truths[number])
-        if flow_gt.shape!=pair.flow.shape: raise fail(FlowbookError, self.truths[number], f'size {flow_gt.shape[:2]}', f'{pair.flow.shape[:2]} as the frames have')
-        s = score_pair(pair.flow, flow_gt, valid)
-        for k in 'epe','fl_all': self.sums[k] += s[k]*s['n']
-        self.sums['n'] += s['n']
-        return flow_gt,valid
+# %% ../../nbs/infer/32_video.ipynb #a29f4795
+@patch
+def truth(self:_Painter, number, pair):
+    if number >= len(self.truths):
+        raise fail(FlowbookError, 'true flow', f'{len(self.truths)} files',
+            f'one for each pair, and now number {number}')
+    flow_gt,valid = read_flow_valid(self.truths[number])
+    if flow_gt.shape!=pair.flow.shape:
+        raise fail(FlowbookError, self.truths[number], f'size {flow_gt.shape[:2]}',
+            f'{pair.flow.shape[:2]} as the frames have')
+    s = score_pair(pair.flow, flow_gt, valid)
+    for k in 'epe','fl_all': self.sums[k] += s[k]*s['n']
+    self.sums['n'] += s['n']
+    return flow_gt,valid
 
-# %% ../../nbs/infer/32_video.ipynb #2a172418
-def _truth_files(folder, every, layout):
-    if folder is None and layout=='error': raise fail(ConfigError, 'layout error', 'no true flow', 'a folder of flow files')
-    if folder is None: return
+# %% ../../nbs/infer/32_video.ipynb #e25491d4
+@patch
+def picture(self:_Painter, number, pair):
+    "The next frame of a film of true flow"
+    img = next(self.truths, None)
+    if img is None:
+        raise fail(FlowbookError, self.truths.name, f'{number} frames',
+            f'one for each pair, and now number {number}')
+    if img.shape!=pair.img1.shape:
+        raise fail(FlowbookError, self.truths.name, f'{img.shape[1]}x{img.shape[0]} pixels',
+            f'{pair.img1.shape[1]}x{pair.img1.shape[0]} as the frames have')
+    return img
+
+# %% ../../nbs/infer/32_video.ipynb #54a31e4c
+def _check_truth(gt, every, layout):
+    if layout=='error' and (gt is None or _is_film(gt)):
+        raise fail(ConfigError, 'layout error',
+            'no true flow' if gt is None else 'a film of true flow, which has colours but no numbers', 'a folder of flow files')
+    if gt is None: return
     if every!=1: raise fail(ConfigError, 'every', every, '1 with true flow, which is between neighbours')
-    if not Path(folder).is_dir(): raise fail(FlowbookError, folder, 'no such folder', 'a folder of flow files')
-    return list_frames(folder, flow_suffixes())
+    if not _is_film(gt) and not Path(gt).is_dir():
+        raise fail(FlowbookError, gt, 'no such folder', 'a folder of flow files, or a video of their colours')
+
+def _is_film(gt): return Path(gt).is_file() and Path(gt).suffix.lower() in VIDEO_SUFFIXES
+
+def _truth(gt, start, source, gaps):
+    "Paths of flow files, or `Frames` of a film from number `start` on"
+    if gt is None: return
+    if _is_film(gt): return read_frames(gt, start=start)
+    numbers = [s for s in flow_suffixes() if s!='.png']   # pictures of flow may lie beside the files
+    files = list_frames(gt, numbers if any(p.suffix.lower() in numbers for p in Path(gt).iterdir()) else ['.png'])
+    if not gaps: check_row(files, gt, one=True)
+    if is_folder(source) and not gaps: _check_match(list_frames(source), files, gt)
+    return files
+
+# %% ../../nbs/infer/32_video.ipynb #58276d41
+def _check_match(frames, files, gt):
+    "The first frame and the first truth have one number, or there is exactly one truth for each pair"
+    (a,_),(b,_) = (next(iter(frame_rows(o).values()))[0] for o in (frames, files))
+    if a!=b and len(files)!=len(frames) - 1:
+        raise fail(FlowbookError, gt, f'{len(files)} files from number {b} on for {len(frames)} frames from number {a} on', 'the number of the first frame in the name of its flow, or one file for each pair')
 
 def _settings(source, predictor, **kw):
     "What must be the same for a run to go on with the work of another"
     name = getattr(predictor, 'name', getattr(predictor, '__name__', type(predictor).__name__))
-    given = {k: str(getattr(predictor, k)) for k in ('iters', 'scale', 'precision', 'tile') if hasattr(predictor, k)}
-    return dict(source=f'{len(source)} frames' if isinstance(source, (list,tuple)) else str(source), model=name, **given, **kw)
+    given = {k: str(getattr(predictor, k)) for k in ('iters', 'scale', 'precision', 'tile', 'upright',
+        'value_range') if hasattr(predictor, k)}
+    return dict(source=f'{len(source)} frames' if isinstance(source, (list,tuple)) else str(source),
+        model=name, **given, **kw)
+
+# %% ../../nbs/infer/32_video.ipynb #a322f7ca
+def _reading(predictor):
+    "How a predictor wants pictures to be read"
+    return dict(upright=getattr(predictor, 'upright', False),
+        value_range=getattr(predictor, 'value_range', 'full'), deep=True)
+
+def measure_scale(
+    source,                     # Whatever `read_frames` takes, except a camera
+    predictor='flowbook_small', # See `stream_flow`
+    every:int=1,                # Take one frame of so many
+    pairs:int=50,               # Pairs to look at
+    progress=None               # Called with (done, how many or None) after each of them
+)->float:                       # Pixels: a scale that none of them exceeds
+    "Find a fixed colour scale for a film in a pass of its own"
+    predictor = _check_predictor(predictor, False, False)
+    with read_frames(source, every) as frames: total,kind = frames.count,frames.kind
+    if kind=='camera': raise fail(ConfigError, 'fixed scale', 'a camera', 'a film that can be read twice')
+    step,speeds = max(1, ((total or pairs+1) - 1)//pairs),[]
+    with read_frames(source, every, **_reading(predictor) | dict(deep=False)) as frames:
+        last = None
+        for i,img in enumerate(frames):
+            if last is not None and (i-1)%step==0:
+                speeds.append(frame_speed(np.asarray(predictor(last, img))))
+                if progress: progress(len(speeds), total and -(-(total-1)//step))
+            last = img
+    return max(1., 1.05*max(speeds, default=0.))
 
 # %% ../../nbs/infer/32_video.ipynb #fea4a42c
 def measure_scale(
@@ -240,18 +333,27 @@ def _check_look(layout, max_flow):
 
 def _make_scale(max_flow, output, source, predictor, every, progress):
     "A resumed run goes on with the scale it had"
-    if max_flow=='fixed': return FlowScale(output.max_flow or measure_scale(source, predictor, every, progress=progress))
+    if max_flow=='fixed':
+        return FlowScale(output.max_flow or measure_scale(source, predictor, every, progress=progress))
     scale = FlowScale(max_flow)
     if scale.auto: scale.value = output.max_flow
     return scale
 
-def _flo_dir(output, wanted):
-    if wanted: return ensure_dir(output.out if isinstance(output, _FolderOutput) else output.out.with_name(output.out.stem + '_flo'))
+def _flo_name(out): return out.with_name(out.stem + '_flo') if out.suffix else out
 
-# %% ../../nbs/infer/32_video.ipynb #c977d2d3
-def _run(frames, predictor, output, painter, both, warm_start, total, progress):
+def _flo_dir(output, wanted):
+    if wanted: return ensure_dir(_flo_name(output.out))
+
+def _targets(out, save_flo):
+    "All that will be written: the film or the folder, the flow, the parts"
+    parts = out.with_name(out.name + '.parts')
+    return [out, *[_flo_name(out)]*save_flo, *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
+
+# %% ../../nbs/infer/32_video.ipynb #61d9e9c2
+def _run(frames, predictor, output, painter, both, warm_start, total, progress, times=None):
     "The film from `output.done` to its end"
     clock,began,first,n,size,complete = StageClock(),time.perf_counter(),output.done,0,None,False
+    output.times = times   # of the first frame of each pair
     sink = Sink(painter, 3, clock)
     try:
         for pair in stream_flow(frames, predictor, both, warm_start, clock=clock):
@@ -266,7 +368,8 @@ def _run(frames, predictor, output, painter, both, warm_start, total, progress):
     if not output.done: raise fail(FlowbookError, frames.name, 'less than two frames', 'a film')
     s = painter.sums
     scores = {k: s[k]/s['n'] for k in ('epe','fl_all')} if s['n'] else {}
-    return VideoReport(output.out, output.done, n, size, time.perf_counter() - began, painter.scale.value, dict(clock), getattr(output, 'padded', False), scores)
+    return VideoReport(output.out, output.done, n, size, time.perf_counter() - began, painter.scale.value,
+        dict(clock), getattr(output, 'padded', False), scores)
 
 # %% ../../nbs/infer/32_video.ipynb #19e7cec0
 def _stop(sink, output, complete):
@@ -276,7 +379,8 @@ def _stop(sink, output, complete):
         complete = False
         raise
     finally:
-        if not sink.thread.is_alive(): output.finish(complete)  # else Ctrl-C came twice: the parts that are done are safe
+        if not sink.thread.is_alive():
+            output.finish(complete)  # else Ctrl-C came twice: the parts that are done are safe
 
 # %% ../../nbs/infer/32_video.ipynb #6644c4c0
 def process_video(
@@ -285,7 +389,7 @@ def process_video(
     predictor='flowbook_small',  # `FlowPredictor`, name of a model, or function of two frames
     layout:str='side',           # One of `LAYOUTS`
     max_flow='auto',             # Speed of full colour, pixels; 'auto': see `FlowScale`; 'fixed': see `measure_scale`
-    gt=None,                     # Folder of true flow, one file for each pair; None: unknown
+    gt=None,                     # Folder of true flow, one file for each pair; or a video of its colours, shown on the right; None: unknown
     save_flo:bool=False,         # Write each flow as `000000.flo` too? Into the folder, or `OUT_flo` beside a video
     every:int=1,                 # Take one frame of so many
     stop:int=None,               # The frame before which to end, counted in the source; None: the end
@@ -294,17 +398,26 @@ def process_video(
     resume:bool=False,           # Go on where an earlier run stopped?
     warm_start:bool=False,       # See `stream_flow`
     part:int=1000,               # Frames in a part of a video
+    gaps:bool=False,             # Take what a folder holds for neighbours, whatever numbers are missing?
     about:dict=None,             # What else must be the same when a run is resumed, for example the file of the weights
     progress=None                # Called with (done, how many or None) after each pair; in a pass for the scale too
 )->VideoReport:
     "Estimate the flow of a film and write it as a film"
     _check_look(layout, max_flow)
-    truths,both = _truth_files(gt, every, layout),layout=='occlusion'
-    with read_frames(source, every, 0, stop) as frames:
-        predictor = _check_predictor(predictor, both, warm_start)
-        settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every, save_flo=save_flo, warm_start=warm_start, **(about or {}))
+    check_target(_targets(Path(out), save_flo), source, gt)
+    _check_truth(gt, every, layout)
+    check_frames(source, gaps)
+    both = layout=='occlusion'
+    predictor = _check_predictor(predictor, both, warm_start)
+    how = _reading(predictor)
+    with read_frames(source, every, 0, stop, **how) as frames:
+        settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,
+            save_flo=save_flo, warm_start=warm_start, **(about or {}))
         output = _make_output(Path(out), settings, resume, frames, fps, codec, part)
         scale = _make_scale(max_flow, output, source, predictor, every, progress)
-        painter = _Painter(output, scale, layout, truths, _flo_dir(output, save_flo), output.done)
-        left = read_frames(source, every, output.done*every, stop) if output.done else frames
-        return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1, progress)
+        painter = _Painter(output, scale, layout, _truth(gt, output.done, source, gaps),
+            _flo_dir(output, save_flo), output.done)
+        left = read_frames(source, every, output.done*every, stop, **how) if output.done else frames
+        times = None if fps or left.film is None else lambda: left.times[::every]
+        return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1,
+            progress, times)

@@ -15,8 +15,8 @@ from pathlib import Path
 import json, re
 import torch
 from torch import Tensor, nn
-from ..core.errors import FlowbookError, WeightsError, fail
-from ..io.files import asset_path, atomic_path, check_file
+from ..core.errors import FlowbookError, WeightsError, fail, unknown
+from ..io.files import asset_path, atomic_path, check_file, check_target
 from .weights_schemes import Scheme, check_foreign, foreign_schemes, rename
 
 # %% ../../nbs/models/90_weights.ipynb #f322b30b
@@ -247,6 +247,7 @@ def convert_weights(
     "Write a checkpoint in flowbook's names, as safetensors"
     if Path(path).suffix != '.safetensors':
         raise fail(WeightsError, path, f"ending {Path(path).suffix!r}", 'a file name that ends in .safetensors')
+    check_target(path, source)
     name = _whose(source, read_state_dict(source)) if model is None else model
     scheme,state = _converted(source, name)
     about = dict(model=name, converted_from=Path(source).name, scheme=scheme) | metadata

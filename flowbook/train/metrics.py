@@ -19,11 +19,11 @@ def epe_map(
     pred:Tensor,  # `(B,2,H,W)` predicted flow, pixels
     flow:Tensor   # `(B,2,H,W)` true flow, pixels
 )->Tensor:        # `(B,1,H,W)`, pixels
-    "End-point error of each pixel"
+    "End-point error of each pixel; infinite where the prediction is NaN"
     if pred.shape != flow.shape:
         expected = f"{tuple(flow.shape)} as the true flow has"
         raise fail(FlowbookError, 'pred', f"shape {tuple(pred.shape)}", expected)
-    return length_map(pred.float() - flow.float())
+    return length_map(pred.float() - flow.float()).nan_to_num(nan=torch.inf, posinf=torch.inf)   # no estimate is as wrong as can be
 
 def length_map(
     flow:Tensor  # `(B,2,H,W)` pixels

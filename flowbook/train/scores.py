@@ -35,7 +35,7 @@ def angle_map(
     "Angle between the vectors, with time as the third axis"
     (u,v),(x,y) = (o.float().split(1, 1) for o in (pred, flow))
     cross = torch.stack([v - y, x - u, u*y - v*x]).square_().sum(0).sqrt_()   # of (u,v,1) and (x,y,1)
-    return torch.atan2(cross, u*x + v*y + 1).rad2deg_()   # exact for small angles, where arccos is not
+    return torch.atan2(cross, u*x + v*y + 1).rad2deg_().nan_to_num_(nan=180.)   # exact for small angles, where arccos is not
 
 # %% ../../nbs/train/21_scores.ipynb #7f34dc9a
 def boundary_distance(
@@ -96,7 +96,7 @@ def _totals(maps, masks):
         m = masks[:,part].double()
         total = total + m @ maps[:,part].double().T
         if bad is not None and bad[:,part].any():
-            total = total.masked_fill(m @ bad[:,part].double().T > 0, float('nan'))
+            total = total.masked_fill(m @ bad[:,part].double().T > 0, float('inf'))   # of the errors: no estimate is as wrong as can be
     return total,masks.sum(1)
 
 # %% ../../nbs/train/21_scores.ipynb #3529beb9

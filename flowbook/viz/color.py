@@ -49,10 +49,11 @@ def flow_error(
 )->tuple:       # `(H,W)` error and `(H,W)` true speed, pixels, NaN where unknown; `(H,W)` bool, True = known
     "Measure the end-point error at every pixel; no estimate is as wrong as can be: infinity"
     gt,known = known_flow(flow_gt, valid)
-    x,given = known_flow(flow)
+    x = flow_array(flow)
     if x.shape != gt.shape:
         raise fail(FlowbookError, 'flow', f'size {x.shape[:2]}', f'{gt.shape[:2]}, the size of flow_gt')
-    error = np.where(given, np.sqrt(((x-gt)**2).sum(-1)), np.float32(np.inf))
+    with np.errstate(over='ignore', invalid='ignore'): error = np.sqrt(((x-gt)**2).sum(-1))
+    error[np.isnan(error)] = np.inf
     speed = np.sqrt((gt**2).sum(-1))
     error[~known] = speed[~known] = np.nan
     return error,speed,known

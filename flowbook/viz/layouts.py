@@ -11,11 +11,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..io.files import ensure_dir
+from ..io.files import check_target, ensure_dir
 from ..io.flowfiles import read_flow
 from ..io.formats import flow_suffixes
 from ..io.images import read_image, write_image
-from ..io.video import VideoWriter, list_frames, read_frames
+from ..io.rows import check_row
+from ..io.video import VideoWriter, check_frames, list_frames, read_frames
 from .color import flow_error, known_flow
 from .frames import add_key, draw_arrows, error_to_color, flow_overlay, hstack
 from .frames import occlusion_overlay, paint_flow, vstack
@@ -105,7 +106,7 @@ def score_pair(
     if not known.any(): return dict(n=0, epe=0., fl_all=0.)
     err,length = err[known],length[known]
     wrong = (err > 3) & (err > .05*length)
-    return dict(n=int(known.sum()), epe=float(err.mean()), fl_all=float(100*wrong.mean()))
+    return dict(n=int(known.sum()), epe=float(err.mean(dtype=np.float64)), fl_all=float(100*wrong.mean()))
 
 # %% ../../nbs/viz/26_layouts.ipynb #1883cefe
 def merge_frames(
@@ -115,16 +116,21 @@ def merge_frames(
     fps:float=None,      # Of the video; None: as the frames, else 25
     codec:str=None,      # Four letters, see `list_codecs`
     max_flow='auto',     # Speed of full colour for flow files, pixels, or 'auto'
-    progress=None        # Called with (done, how many) after each picture
+    progress=None,       # Called with (done, how many) after each picture
+    upright:bool=False,  # Turn photos as their EXIF tag says?
+    gaps:bool=False      # Take what the folders hold for neighbours, whatever numbers are missing?
 )->int:                  # Pictures written: one for each flow map
     "Put frame and flow map side by side"
+    check_target(out, imgs, flows)
+    check_frames(imgs, gaps)
     if not Path(flows).is_dir():
         raise fail(FlowbookError, flows, 'no such folder', 'a folder of flow maps or flow files')
     numbers = [s for s in flow_suffixes() if s!='.png']   # a .png is taken for a picture
     found = [p for p in Path(flows).iterdir() if p.suffix.lower() in numbers]
     files,scale = list_frames(flows, numbers if found else None),FlowScale(max_flow)
-    show = (lambda p: paint_flow_file(p, scale)) if found else read_image
-    with read_frames(imgs) as frames:
+    if not gaps: check_row(files, flows)
+    show = (lambda p: paint_flow_file(p, scale)) if found else (lambda p: read_image(p, upright))
+    with read_frames(imgs, upright=upright) as frames:
         pairs = zip(frames, files, strict=False)   # there may be one map less
         sheets = (hstack([img, show(p)]) for img,p in pairs)
         return _write_sheets(sheets, Path(out), fps or frames.fps or 25., codec, len(files), progress)
