@@ -73,7 +73,7 @@ def collate_samples(
     fields:tuple=()  # More of `FIELDS` to put behind `valid`
 )->tuple:            # img1, img2 `(B,3,H,W)`, uint8 unless the samples hold floats; flow `(B,2,H,W)` px; valid `(B,1,H,W)` bool; `fields`
     "Stack samples to a batch; without flow in any of them, the images alone"
-    sizes = {s.size for s in samples}
+    samples, sizes = [s.masked() for s in samples], {s.size for s in samples}
     if len(sizes) > 1: raise fail(ConfigError, 'batch', f"sizes {sorted(sizes)}", 'one size: crop or resize first, or use bs=1')
     names = ('img1', 'img2') + (('flow', 'valid', *fields) if any(s.flow is not None for s in samples) else ())
     return tuple(_stack(samples, n) for n in names)
