@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import fb_consistency, resize_flow
 from ..io.files import asset_path
-from ..io.images import to_numpy_flow
+from ..io.images import to_numpy_flow, to_unit
 from .memory import plan_memory
 from .occlusion import fb_confidence
 from ..data.pair import load_pair, load_sample
@@ -178,12 +178,12 @@ def plan(self:FlowPredictor,
 # %% ../../nbs/infer/10_predictor.ipynb #b11897f0
 @patch
 def batch(self:FlowPredictor,
-    img1:Tensor,          # `(B,3,H,W)` RGB in [0,1]
+    img1:Tensor,          # `(B,3,H,W)` RGB: floats in [0,1], or bytes
     img2:Tensor,          # The second frames, likewise
     flow_init:Tensor=None # `(B,2,H,W)` first guess, pixels; None: none
 )->Tensor:                # `(B,2,H,W)` pixels, on the device
     "Flow of a batch, without gradients"
-    return self._fields(img1, img2, flow_init)[0]['flow']
+    return self._fields(to_unit(img1, 'img1'), to_unit(img2, 'img2'), flow_init)[0]['flow']
 
 @patch
 def _load(self:FlowPredictor, img1, img2):
@@ -200,7 +200,7 @@ def __call__(self:FlowPredictor,
     img2          # The second frame, likewise
 )->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one
     "Flow from `img1` to `img2`"
-    return FlowArray(_to_numpy(self.batch(*self._load(img1, img2))), _frames(img1, img2))
+    return FlowArray(_to_numpy(self._fields(*self._load(img1, img2))[0]['flow']), _frames(img1, img2))
 
 def _frames(img1, img2):
     return [Path(o).name if isinstance(o, (str, Path)) else name for o,name in ((img1, 'img1'), (img2, 'img2'))]

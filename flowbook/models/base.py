@@ -7,9 +7,10 @@ __all__ = ['FlowOutput', 'Estimator', 'prepare_image', 'restore_flows']
 
 # %% ../../nbs/models/00_base.ipynb #49ac0dd2
 from dataclasses import dataclass
-import torch.nn.functional as F
+import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from ..core.array_checks import check_unit
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import resize_flow
 
@@ -56,6 +57,24 @@ class Estimator(nn.Module):
     loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: the name of a loss, and its numbers
 
 # %% ../../nbs/models/00_base.ipynb #a6fa2e2d
+def _has_values(x):
+    "Can the numbers in `x` be looked at, or are they placeholders of somebody who records operators?"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta: return False
+    if type(x).__module__.startswith('torch._subclasses'): return False   # `torch.export` sends these
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+@patch
+def check_values(self:Estimator,
+    **imgs:Tensor # `(B,3,H,W)` each, by the names that messages give them
+)->None:
+    "Raise unless the values of `imgs` lie in [0,1], up to what resizing and noise may add, in the type of the model"
+    own = next((p.dtype for p in self.parameters()), None)
+    for name, x in imgs.items():
+        if not _has_values(x): return
+        if own not in (None, x.dtype) and not torch.is_autocast_enabled(x.device.type):
+            raise fail(FlowbookError, name, f"values of {x.dtype}", f"{own} as the model computes")
+        check_unit(x, name, slack=.25)
+
 @patch
 def check_images(self:Estimator,
     img1:Tensor, # `(B,3,H,W)` RGB in [0,1], at least `min_size` high and wide
@@ -72,6 +91,7 @@ def check_images(self:Estimator,
         raise fail(FlowbookError, 'img2', f"shape {tuple(img2.shape)}", f"{tuple(img1.shape)} as img1 has")
     if h < least or w < least:
         raise fail(FlowbookError, 'images', f"{w}x{h} pixels", f"at least {least}x{least}")
+    self.check_values(img1=img1, img2=img2)
 
 # %% ../../nbs/models/00_base.ipynb #5e1e9d47
 @patch
