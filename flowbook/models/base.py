@@ -44,6 +44,7 @@ class Estimator(nn.Module):
     paper = ''            # Where it was published
     stride = 1            # Pixels, along a side, to a cell of the coarsest grid: sides become multiples
     min_size = 64         # Smallest height and width, pixels
+    fits = None           # How it makes sides multiples: 'pad' or 'resize'; None: in a way of its own
     max_cells = None      # Most cells of `stride` pixels along a side; None: memory is the only limit
     frames = 2            # Images of a call; 3: `flow` leads from the middle to the next, `flow_prev` back
     iterates = False      # Does a call take `iters`?
