@@ -254,7 +254,7 @@ def _around(model):
     inner, outer = ({0: batch, 2: h, 3: w} for h, w in (cells, sides))
     h, w = (low + 1)*n, (low + 2)*n
     image = lambda channels, less=int(n > 1): torch.rand(2, channels, h - less, w - less)   # off the rule, if there is one
-    imgs = [image(3)]*2 + [image(2)]*(2*model.refines)
+    imgs = [image(c) for c in (3, 3, *(2, 2)*model.refines)]   # one tensor twice would be one input
     record = partial(torch.export.export, strict=False)
     before = record(FitSize(model), tuple(imgs), dynamic_shapes=((outer,)*len(imgs),))
     return before, record(FitBack(model), (image(2, 0), image(1)), dynamic_shapes=(inner, outer))
