@@ -76,10 +76,13 @@ def check_plain():
             source = ''.join(c['source'])
             if c['cell_type']!='code' or re.search(r'^#\| *eval: *false', source, re.M): continue
             made, used = cell_names(source)
-            if flag := re.search(r'^#\| *(slow|cuda|data)\b', source, re.M): flagged |= dict.fromkeys(made, f'cell {i}, {flag[1]}') | flagged
-            else:
-                bad += [f'{p.relative_to(root)} cell {i} uses {n}, which {flagged[n]}, makes' for n in sorted(used & flagged.keys() - plain - made)]
-                plain |= made
+            flag = re.search(r'^#\| *(slow|cuda|data)\b', source, re.M)
+            if flag:
+                flagged |= dict.fromkeys(made - flagged.keys(), f'cell {i}, {flag[1]}')
+                continue
+            for n in sorted(used & flagged.keys() - plain - made):
+                bad.append(f'{p.relative_to(root)} cell {i} uses {n}, which {flagged[n]}, makes')
+            plain |= made
     if bad: raise Failed('\n'.join(bad))
     return len(notebooks())
 

@@ -165,7 +165,7 @@ def _build(name, params):
 _others = 'fastai', 'fastcore', 'torchvision', 'albumentations', 'kornia', 'monai', 'imgaug', 'mmcv', 'torch'
 
 def _foreign(o):
-    "Whose transform of something else this is, which would leave samples as they are or break them; '' if nobody's"
+    "Whose transform this is, which would leave samples as they are or break them; '' if nobody's"
     roots = {c.__module__.partition('.')[0] for c in (o if isinstance(o, type) else type(o)).__mro__}
     roots.add((getattr(o, '__module__', None) or '').partition('.')[0])
     return next((f"{n}'s" for n in _others if n in roots), '')
@@ -186,7 +186,8 @@ def create_transform(
     if isinstance(config, (str,type)): config = dict(type=config)
     if isinstance(config, dict) and 'type' in config: return _build(config['type'], {k:v for k,v in config.items() if k!='type'})
     if callable(config) and not _foreign(config): return _Function(config)
-    raise fail(ConfigError, 'transform', f'{_foreign(config)} {config!r}'.strip(), "a dict with 'type', a name, a list, a function or a Transform")
+    expected = "a dict with 'type', a name, a list, a function or a Transform"
+    raise fail(ConfigError, 'transform', f'{_foreign(config)} {config!r}', expected)
 
 # %% ../../nbs/augment/10_base.ipynb #63e8eaa1
 class Compose(Transform):

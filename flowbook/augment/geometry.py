@@ -227,14 +227,15 @@ def _warp(sample, m1, m2):
 
 # %% ../../nbs/augment/30_geometry.ipynb #78c916fd
 def _leaving(flow, occ, valid):
-    "`occ`, and True where `flow` is known and ends beyond the frame, half a pixel outside the outermost centres"
+    "`occ`, and True where `flow` is known and ends beyond the frame, half a pixel outside the centres"
     h,w = occ.shape
     x,y = np.arange(w)+flow[...,0],np.arange(h)[:,None]+flow[...,1]
     out = (x < -.5) | (x > w-.5) | (y < -.5) | (y > h-.5)
     return occ | (out if valid is None else out & valid)
 
 def _mark_leaving(sample):
-    s,mark = sample,lambda occ, flow, valid: occ if occ is None or flow is None else _leaving(flow, occ, valid)
+    mark = lambda occ, flow, valid: occ if occ is None or flow is None else _leaving(flow, occ, valid)
+    s = sample
     return replace(s, occ=mark(s.occ, s.flow, s.valid), occ_bw=mark(s.occ_bw, s.flow_bw, s.valid_bw))
 
 # %% ../../nbs/augment/30_geometry.ipynb #e4fc414e

@@ -69,7 +69,7 @@ def check_unit(
 )->tuple:            # Least and largest value; NaN where there is one
     "Raise unless the values of `x` lie in [0,1]"
     low,high = (o.item() for o in x.detach().aminmax()) if x.numel() else (0., 1.)
-    if -np.inf in (low,high) or np.inf in (low,high): raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
+    if np.isinf([low, high]).any(): raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
     if not (low < -slack or high > 1+slack): return low,high
     expected = 'values in [0,1]: divide bytes by 255, and leave any other normalisation to the model'
     raise fail(ImageFileError, name, f"float values from {low:.4g} to {high:.4g}", expected)

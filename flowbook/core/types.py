@@ -18,7 +18,7 @@ class FlowSample:
     img1:np.ndarray            # `(H,W,3)` RGB uint8; float32 once it is normalised
     img2:np.ndarray            # `(H,W,3)` RGB, likewise
     flow:np.ndarray=None       # `(H,W,2)` float32, pixels, from `img1` to `img2`
-    valid:np.ndarray=None      # `(H,W)` bool, True where `flow` is known; None: everywhere, but where it is NaN
+    valid:np.ndarray=None      # `(H,W)` bool, True where `flow` is known; None: where it is not NaN
     flow_bw:np.ndarray=None    # `(H,W,2)` float32, pixels, from `img2` to `img1`
     valid_bw:np.ndarray=None   # `(H,W)` bool, True where `flow_bw` is known
     occ:np.ndarray=None        # `(H,W)` bool, True where the pixel of `img1` is hidden in `img2`

@@ -98,6 +98,9 @@ def keep_memory()->bool: # False where the C library has no such switch
     return bool(mallopt(trim, 2**30) and (mallopt(mmap, 2**30) or mallopt(mmap, 2**25)))   # older versions allow 32 MB
 
 # %% ../../nbs/data/30_loaders.ipynb #de4bd0ff
+def _as_sample(s):
+    return s[0].sample(*s[1:]) if isinstance(s, tuple) else s   # fastai's blocks give (pair, flow)
+
 class _Fetch:
     "What a worker does: a list of (index, pass) becomes a batch"
     def __init__(self, dataset, tfm, seed, fields, after_item):
@@ -107,7 +110,7 @@ class _Fetch:
     def sample(self, i, passes):
         s = self.dataset.sample(i, passes) if hasattr(self.dataset, 'sample') else self.dataset[i]
         s = self.after_item(s)
-        if isinstance(s, tuple): s = s[0].sample(*s[1:])     # fastai's blocks give (pair, flow)
+        s = _as_sample(s)
         return apply_tfm(self.tfm, s, self.seed, passes, i)
 
     def __getitems__(self, keys):
@@ -197,7 +200,11 @@ FlowDL.get_idxs, FlowDL.__iter__ = _get_idxs, _iter
 
 # %% ../../nbs/data/30_loaders.ipynb #d7f28d48
 def _create_item(self:FlowDL, i): return i or 0
-def _create_batch(self:FlowDL, b): return float_images(_fetch(self).__getitems__([(i, 0) for i in b]))
+def _create_batch(self:FlowDL, b):
+    "A batch of the samples, or of the numbers of samples, in `b`"
+    if all(isinstance(o, (int, np.integer)) for o in b):
+        return float_images(_fetch(self).__getitems__([(i, 0) for i in b]))
+    return float_images(collate_samples([_as_sample(o) for o in b], self.fields))   # of `DataBlock.summary`
 def _do_item(self:FlowDL, i): return self.create_item(i)
 def _do_batch(self:FlowDL, b): return self.create_batch(b)
 
@@ -277,7 +284,7 @@ def _log_pairs(x:PairBatch, y, samples, outs, writer, step):
     writer.add_figure('pairs', show_flows(*x, pred=outs)[0,0].figure, step)
 
 def _plot_pairs(x:PairBatch, y, samples, outs, preds, losses, **kwargs):
-    for row, loss in zip(show_flows(*x[:4], pred=preds, max_n=len(losses)), losses):
+    for row, loss in zip(show_flows(*x[:4], pred=preds, max_n=len(losses)), losses, strict=False):
         row[0].text(2, 2, f'loss {loss:.3g}', fontsize=6, va='top', color='w')
 
 # %% ../../nbs/data/30_loaders.ipynb #76e00c99
@@ -286,7 +293,7 @@ def _pre_show_batch(self:FlowDL, b, max_n=9):
     "What fastai's `Interpretation` asks for before it draws"
     draw_as('fastai.interpret', 'plot_top_losses', _plot_pairs)
     b = PairBatch(t[:max_n] for t in b)
-    return b, None, L(zip(*b))
+    return b, None, L(zip(*b, strict=True))
 
 @patch(as_prop=True)
 def items(self:FlowDL): return getattr(self.dataset, 'items', None) or _Items(self.dataset)

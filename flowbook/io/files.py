@@ -52,10 +52,12 @@ def describe_file(
     text = head.decode('utf-8', 'replace').strip()
     low = text[:200].lower()
     title = re.search(r'<title[^>]*>\s*(.{1,80}?)\s*</title', text, re.S | re.I)
-    if low.startswith(('<!doctype html', '<html', '<head')): return f'a web page ({title[1]})' if title else 'a web page'
+    if low.startswith(('<!doctype html', '<html', '<head')): 
+        return f'a web page ({title[1]})' if title else 'a web page'
     if low.startswith('<?xml'): return 'an XML page'
     if low.startswith(('{', '[')) and text.isprintable(): return f'a text ({text[:80]})'
-    kinds = {b'PK\x03\x04': 'a zip', b'\x1f\x8b': 'a gzip file', b'7z\xbc\xaf': 'a 7z archive', b'Rar!': 'a rar archive', b'\x89HDF': 'an HDF5 file'}
+    kinds = {b'PK\x03\x04': 'a zip', b'\x1f\x8b': 'a gzip file', b'7z\xbc\xaf': 'a 7z archive', 
+             b'Rar!': 'a rar archive', b'\x89HDF': 'an HDF5 file'}
     return next((v for k,v in kinds.items() if head.startswith(k)), None)
 
 def check_zip(
@@ -66,7 +68,7 @@ def check_zip(
     if not zipfile.is_zipfile(path): return
     try:
         with zipfile.ZipFile(path) as z: bad = z.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as e: bad = str(e)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as e: bad = str(e)
     if bad: raise fail(cls, path, f'a wrong checksum ({bad[:80]})', 'a whole file: this one is damaged')
 
 # %% ../../nbs/io/10_files.ipynb #51b430f0
@@ -109,7 +111,7 @@ def _alive(pid):
     return True
 
 def _left_over(path):
-    "Was the process that made this hidden file or folder killed? One of another machine is left alone for two days"
+    "Was the process that made this hidden file killed? One of another machine is left alone for two days"
     m = re.match(re.escape(_PREFIX) + r'([0-9a-f]{8})-(\d+)-', path.name)
     if m and m[1] == _host() and os.name == 'posix': return not _alive(int(m[2]))
     try: return bool(m) and time.time() - os.stat(path).st_mtime > 2*86400

@@ -68,7 +68,7 @@ def _has_values(x):
 def check_values(self:Estimator,
     **imgs:Tensor # `(B,3,H,W)` each, by the names that messages give them
 )->None:
-    "Raise unless the values of `imgs` lie in [0,1], up to what resizing and noise may add, in the type of the model"
+    "Raise unless `imgs` lie in [0,1], up to what resizing and noise may add, in the type of the model"
     own = next((p.dtype for p in self.parameters()), None)
     for name, x in imgs.items():
         if not _has_values(x): return

@@ -161,7 +161,8 @@ def _check_size(model, size, dynamic, any_size=False):
     n, (low, high) = model.stride, _limits(model)
     step = 1 if any_size else n
     if dynamic and any(s%step or not low*n <= s <= high*n for s in size):
-        expected = f"{'sides' if any_size else f'multiples of {n}'} from {low*n} to {high*n}: the rule of a file for all sizes"
+        sides = 'sides' if any_size else f'multiples of {n}'
+        expected = f'{sides} from {low*n} to {high*n}: the rule of a file for all sizes'
         raise fail(ConfigError, 'size', '{} {}'.format(*size), expected)
 
 # %% ../../nbs/models/95_export.ipynb #c0dfd39a
@@ -205,7 +206,7 @@ def _need(*names):
 def _cells(side, n): return (side + n - 1)//n   # works for symbols, too
 
 class FitSize(nn.Module):
-    "What stands before a network in a file for all sizes: sides become multiples of its stride, or are refused"
+    "What stands before a network in a file for all sizes: sides become multiples of its stride, or fail"
     def __init__(self,
         model:Estimator # Says how in `fits`
     ):
@@ -249,11 +250,11 @@ class FitBack(nn.Module):
 def _around(model):
     "`FitSize` and `FitBack` for `model`, recorded"
     n, (low, high), Dim = model.stride, _limits(model), torch.export.Dim
-    batch, *sides = Dim('batch', min=1, max=1024), Dim('height', min=64, max=high*n), Dim('width', min=64, max=high*n)
+    batch, sides = Dim('batch', min=1, max=1024), [Dim(s, min=64, max=high*n) for s in ('height', 'width')]
     cells = [n*Dim(s, min=low, max=high) for s in ('height_cells', 'width_cells')]
     inner, outer = ({0: batch, 2: h, 3: w} for h, w in (cells, sides))
     h, w = (low + 1)*n, (low + 2)*n
-    image = lambda channels, less=int(n > 1): torch.rand(2, channels, h - less, w - less)   # off the rule, if there is one
+    image = lambda channels, less=int(n > 1): torch.rand(2, channels, h - less, w - less)   # off the rule
     imgs = [image(c) for c in (3, 3, *(2, 2)*model.refines)]   # one tensor twice would be one input
     record = partial(torch.export.export, strict=False)
     before = record(FitSize(model), tuple(imgs), dynamic_shapes=((outer,)*len(imgs),))
@@ -266,7 +267,7 @@ def _join(net, before, after, names):
     inner = [f'inner_{n}' for n in names]
     fit = _to_onnx(before, names, [*inner, 'like']).model_proto
     back = _to_onnx(after, ['inner_flow', 'like'], ['flow']).model_proto
-    own = dict(rename_inputs=False, rename_outputs=False, rename_edges=True, rename_nodes=True, rename_initializers=True)
+    own = dict(rename_inputs=False, rename_outputs=False)
     parts = [add_prefix(fit, 'fit.', **own), net.model_proto, add_prefix(back, 'back.', **own)]
     for p in parts: del p.graph.value_info[:], p.metadata_props[:]
     whole = merge_models(parts[0], parts[1], [(n, n) for n in inner])
@@ -355,8 +356,8 @@ def _compare(run, model, iters, b, size):
     return b, *size, (run(*pair) - flow).abs().max().item(), flow.abs().max().item()
 
 def _other_size(model, size, any_size):
-    "A second size for a file of open size: a landscape's portrait, a square's neighbour; off the rule if that is allowed"
-    (h, w), n, (low, high) = size, model.stride, _limits(model)
+    "A second size for a file of open size: a landscape's portrait, a square's neighbour; off the rule if it may be"
+    (h, w), n, high = size, model.stride, _limits(model)[1]
     h, w = (w, h) if h != w else (h + n if h + n <= high*n else h - n, w)
     off = lambda s, by: s + by if s + by <= high*n else s - by
     return (off(h, min(3, n - 1)), off(w, n//2)) if any_size else (h, w)
@@ -381,7 +382,7 @@ def export_model(
     path,                # File to write: `.onnx` for 'onnx', `.pt2` for 'torch_export'
     size:tuple,          # `(H,W)` of the images, pixels
     format:str='onnx',   # 'onnx' or 'torch_export'
-    dynamic:bool=False,  # Leave batch, height and width open? In a `.pt2` file sides must be multiples of the stride then
+    dynamic:bool=False,  # Leave batch, height and width open? In `.pt2`, sides are multiples of the stride
     iters:int=None       # Iterations of a recurrent model; None: its own number
 )->Exported:             # With the largest difference between file and model
     "Write `model` as a file that runs without flowbook, and compare the two"

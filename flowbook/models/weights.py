@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from contextlib import nullcontext
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 import json, re
 import torch
@@ -60,7 +61,8 @@ def _complaint(e):
     return f'it wants to run {wanted[1]}' if wanted else (said[1] if said else text.splitlines()[0])[:90]
 
 # %% ../../nbs/models/90_weights.ipynb #aec8ad4b
-def _is_state(o): return isinstance(o, dict) and bool(o) and all(isinstance(k, str) and isinstance(v, Tensor) for k,v in o.items())
+def _is_state(o):
+    return isinstance(o, dict) and bool(o) and all(isinstance(k, str) and isinstance(v, Tensor) for k,v in o.items())
 
 def _holds_state(o): return _is_state(o) or isinstance(o, dict) and any(map(_is_state, o.values()))
 
@@ -70,12 +72,14 @@ def _inside(found, path):
     "The one dictionary of tensors in what a file holds"
     for _ in range(4):
         if _is_state(found) or not isinstance(found, dict): break
-        inner = [found[k] for k in _wrappers if isinstance(found.get(k), dict)][:1] or [v for v in found.values() if _holds_state(v)]
+        known = [found[k] for k in _wrappers if isinstance(found.get(k), dict)]
+        inner = known[:1] or [v for v in found.values() if _holds_state(v)]
         if len(inner) != 1: break
         found, = inner
     if _is_state(found): return found
     keys = [k for k in found if isinstance(k, str)] if isinstance(found, dict) else []
-    what = f"a dictionary with the keys {', '.join(keys[:8])}{', ...'*(len(keys) > 8)}" if keys else type(found).__name__
+    listed = f"{', '.join(keys[:8])}{', ...'*(len(keys) > 8)}"
+    what = f'a dictionary with the keys {listed}' if keys else type(found).__name__
     several = [k for k in keys if _holds_state(found[k])]
     more = f": pass the one you mean of {', '.join(several)}"*bool(several)
     raise fail(WeightsError, path, what, f'a dictionary of tensors{more}')
@@ -88,8 +92,10 @@ def check_weights(state, where):
         if not v.is_floating_point() or v.is_meta or not v.numel(): continue
         top = v.detach().abs().max().float().item()
         if top <= LARGEST_WEIGHT: continue
-        found = f"values of up to {top:.2g} in {k}" if top < float('inf') else f"values in {k} that are not finite"
-        raise fail(WeightsError, where, found, f'finite weights within {LARGEST_WEIGHT:.0e}: the file is damaged, or its training diverged')
+        large = top < float('inf')
+        found = f'values of up to {top:.2g} in {k}' if large else f'values in {k} that are not finite'
+        expected = f'finite weights within {LARGEST_WEIGHT:.0e}: the file is damaged, or its training diverged'
+        raise fail(WeightsError, where, found, expected)
 
 # %% ../../nbs/models/90_weights.ipynb #5d7d2c70
 def read_state_dict(
@@ -141,7 +147,8 @@ def read_metadata(
     try:
         with safe_open(path, 'pt') as f: return dict(sorted((f.metadata() or {}).items()))
     except Exception as e:
-        raise fail(WeightsError, path, describe_file(path) or f"no readable checkpoint ({_complaint(e)})", 'a safetensors file') from None
+        found = describe_file(path) or f'no readable checkpoint ({_complaint(e)})'
+        raise fail(WeightsError, path, found, 'a safetensors file') from None
 
 # %% ../../nbs/models/90_weights.ipynb #3d7317b7
 def _known(model):
@@ -232,7 +239,8 @@ def identify_weights(
     for name in list_models():
         try: model = _skeleton(model_builder(name))
         except FlowbookError: continue   # a method that this OpenCV does not have
-        found += [(name, s.name) for state in states for s in _known(model) if not any(_try(model, s, state)[1])][:1]
+        fits = ((name, s.name) for state in states for s in _known(model) if not any(_try(model, s, state)[1]))
+        found += list(islice(fits, 1))
     return found
 
 # %% ../../nbs/models/90_weights.ipynb #727eeaf0

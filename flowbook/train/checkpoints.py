@@ -88,7 +88,8 @@ def read_checkpoint(
         raise fail(WeightsError, path, found, 'a file written by flowbook train') from None
     if not isinstance(state, dict) or not _keys <= set(state):
         keys = f" with the keys {', '.join(map(str, list(state)[:8]))}" if isinstance(state, dict) else ''
-        raise fail(WeightsError, path, f'another kind of file{keys}', 'a checkpoint written by flowbook train')
+        expected = 'a checkpoint written by flowbook train'
+        raise fail(WeightsError, path, f'another kind of file{keys}', expected)
     check_weights(state['model'], path)
     return state
 

@@ -119,15 +119,16 @@ class EachSample:
     def __call__(self, out, *truth):
         each = [self.loss(*(take_sample(o, i) for o in (out, *truth))) for i in range(len(truth[0]))]
         return torch.stack(each)
-    def __getattr__(self, name): return getattr(vars(self)['loss'], name)   # fastai asks for activation and decodes
+    def __getattr__(self, name): return getattr(vars(self)['loss'], name)   # activation, decodes
 
 def _prepare_board(cb):
-    "fastai's TensorBoardCallback without what it cannot do here: draw a model of two inputs, write options that are no numbers"
+    "Spare fastai's TensorBoardCallback what it cannot do: draw models of two inputs, write what is no number"
     setup, cb.trace_model = cb._setup_writer, False
     def numbers_only():
         setup()
         write = cb.writer.add_scalar
-        cb.writer.add_scalar = lambda name, x, *args: isinstance(x, (int, float, torch.Tensor)) and write(name, x, *args)
+        number = lambda x: isinstance(x, (int, float, torch.Tensor))
+        cb.writer.add_scalar = lambda name, x, *args: number(x) and write(name, x, *args)
     cb._setup_writer = numbers_only
 
 @contextmanager
@@ -148,7 +149,8 @@ class FlowLearner(Learner):
 
     def remove_cb(self, cb):
         self._wanted = {}
-        if cb is MixedPrecision: return self.remove_cbs([o for o in self.cbs if isinstance(o, (Autocast, ScaleGrads))])
+        ours = [o for o in self.cbs if isinstance(o, (Autocast, ScaleGrads))]
+        if cb is MixedPrecision: return self.remove_cbs(ours)
         return Learner.remove_cb(self, cb)
 
     def _mix(self, cb):

@@ -83,7 +83,7 @@ def irr_terms(
     weights:tuple=IRR_WEIGHTS, # Weight of each level, of flow and occlusion
     balance:bool=False,        # As for `multilevel_bce`
     repeats:str='mean',        # Predictions of one level: 'mean', 'sum', or as 'mmflow' counts them
-    cells:str='known',         # As for `multilevel_epe`; with 'mmflow', occlusions count where flow is unknown, too
+    cells:str='known',         # As for `multilevel_epe`; 'mmflow': occlusions count everywhere
     **kwargs
 )->tuple:                      # Flow loss, occlusion loss or None
     "Average the losses of both directions, for flow and for occlusion"
@@ -97,7 +97,8 @@ def irr_terms(
     given = [('occs', occ, valid), ('occs_bw', occ_bw, valid_bw)]
     occs = [(getattr(out, name, None), t, m) for name, t, m in given if t is not None]
     if not occs: return of_flow, None
-    numbers = dict(balance=balance, repeats='sum' if repeats == 'mmflow' else repeats)   # its quirk is the flow loss's alone
+    once = 'sum' if repeats == 'mmflow' else repeats   # its quirk is the flow loss's alone
+    numbers = dict(balance=balance, repeats=once)
     return of_flow, sum(multilevel_bce(x, t, weights, valid=m, **numbers) for x, t, m in occs)/len(occs)
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #746a09dd

@@ -109,7 +109,8 @@ class FlowScores:
         return f"FlowScores({len(self.images)} pairs: {figures})"
 
     def reset(self):
-        self.sums = {k: [[], 0] for k in (*SCORES, *(f'{k}_images' for k in _IMAGES))}   # total, for `add_exactly`, and count
+        names = *SCORES, *(f'{k}_images' for k in _IMAGES)
+        self.sums = {k: [[], 0] for k in names}   # total, see `add_exactly`, and count
         self.found = [0, 0, 0]              # hidden pixels: rightly found, wrongly found, missed
         self.images, self.known = [], None  # figures of each pair; all scores, once they are asked for
 
