@@ -8,7 +8,7 @@
 What can be mended by running it again is mended: a failed `clean` or `export` has done its work, look at the diff and commit it.
 `python tools/check.py export docs` runs those two only; `graph` also prints which room imports which.
 """
-import argparse, ast, json, os, re, shutil, subprocess, sys, time
+import argparse, ast, json, os, re, shutil, subprocess, symtable, sys, time
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -56,6 +56,34 @@ def check_notebooks():
     "every cell that needs neither a GPU nor a data set, `#| slow` ones too"
     print('not run here:', *not_run(), sep='\n  ', flush=True)
     need(tool('nbdev_test', '--n_workers', '2', '--flags', 'slow', '--timing', OMP_NUM_THREADS='1'), 'nbdev_test')
+    return len(notebooks())
+
+def cell_names(source):
+    "Global names that a cell makes, and those that it uses"
+    def used(table):
+        own = table.get_type()=='module'
+        yield from (s.get_name() for s in table.get_symbols() if s.is_referenced() and (own or s.is_global()))
+        for t in table.get_children(): yield from used(t)
+    table = symtable.symtable(re.sub(r'^ *[%!].*$', 'pass', source, flags=re.M), 'cell', 'exec')
+    return {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}, set(used(table))
+
+def check_plain():
+    "cells without a flag need no name that only flagged ones make: nbdev_test passes without flags, too"
+    bad = []
+    for p in notebooks():
+        plain, flagged = set(), {}
+        for i,c in enumerate(json.loads(p.read_text(encoding='utf-8'))['cells']):
+            source = ''.join(c['source'])
+            if c['cell_type']!='code' or re.search(r'^#\| *eval: *false', source, re.M): continue
+            made, used = cell_names(source)
+            flag = re.search(r'^#\| *(slow|cuda|data)\b', source, re.M)
+            if flag:
+                flagged |= dict.fromkeys(made - flagged.keys(), f'cell {i}, {flag[1]}')
+                continue
+            for n in sorted(used & flagged.keys() - plain - made):
+                bad.append(f'{p.relative_to(root)} cell {i} uses {n}, which {flagged[n]}, makes')
+            plain |= made
+    if bad: raise Failed('\n'.join(bad))
     return len(notebooks())
 
 def check_pytest():
@@ -213,7 +241,7 @@ def check_wheel():
     shutil.rmtree(root/'build', ignore_errors=True)
 
 TESTS = dict(notebooks=check_notebooks, pytest=check_pytest)
-GATE = dict(pip=check_pip, clean=check_clean, export=check_export, graph=check_graph, lint=check_lint, outputs=check_outputs, docs=check_docs, wheel=check_wheel)
+GATE = dict(pip=check_pip, clean=check_clean, plain=check_plain, export=check_export, graph=check_graph, lint=check_lint, outputs=check_outputs, docs=check_docs, wheel=check_wheel)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

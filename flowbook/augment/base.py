@@ -159,7 +159,9 @@ def _import_transforms():
 # %% ../../nbs/augment/10_base.ipynb #87d3379b
 def _find(name):
     "The class called `name`"
-    if isinstance(name, type): return name
+    if isinstance(name, type):
+        if issubclass(name, Transform) or not _foreign(name): return name
+        raise fail(ConfigError, 'transform', f'{_foreign(name)} {name.__name__}', 'a Transform of flowbook')
     if not isinstance(name, str): raise fail(ConfigError, 'type', repr(name), 'the name of a transform')
     if name not in _transforms: _import_transforms()
     if name not in _transforms: raise unknown('transform', name, _transforms)
@@ -177,6 +179,14 @@ def _build(name, params):
     return cls(**params)
 
 # %% ../../nbs/augment/10_base.ipynb #b4374aea
+_others = 'fastai', 'fastcore', 'torchvision', 'albumentations', 'kornia', 'monai', 'imgaug', 'mmcv', 'torch'
+
+def _foreign(o):
+    "Whose transform this is, which would leave samples as they are or break them; '' if nobody's"
+    roots = {c.__module__.partition('.')[0] for c in (o if isinstance(o, type) else type(o)).__mro__}
+    roots.add((getattr(o, '__module__', None) or '').partition('.')[0])
+    return next((f"{n}'s" for n in _others if n in roots), '')
+
 class _Function(Transform):
     "Any function sample -> sample as a transform"
     def __init__(self, f): self.f = f
@@ -193,8 +203,9 @@ def create_transform(
     if isinstance(config, (list,tuple)): return Compose(config)
     if isinstance(config, (str,type)): config = dict(type=config)
     if isinstance(config, dict) and 'type' in config: return _build(config['type'], {k:v for k,v in config.items() if k!='type'})
-    if callable(config): return _Function(config)
-    raise fail(ConfigError, 'transform', repr(config), "a dict with 'type', a name, a list, a function or a Transform")
+    if callable(config) and not _foreign(config): return _Function(config)
+    expected = "a dict with 'type', a name, a list, a function or a Transform"
+    raise fail(ConfigError, 'transform', f'{_foreign(config)} {config!r}', expected)
 
 # %% ../../nbs/augment/10_base.ipynb #63e8eaa1
 class Compose(Transform):

@@ -287,7 +287,8 @@ def _points(flow, valid, moves, others):
 def _truth(flow, valid, sparse, moves, others, read):
     "`flow` and `valid` of the image that `moves` move, the flow's ends moved by `others`"
     if flow is None: return None, None if valid is None else read(valid.to(torch.float32)) > .4999
-    if valid is None: valid = torch.ones_like(flow[:,:1], dtype=torch.bool)
+    known = flow.isfinite().all(1, keepdim=True)
+    valid = known if valid is None else valid & known
     rows = [i for i,(s,m) in enumerate(zip(sparse, moves)) if s and not m.whole]
     if len(rows)==len(flow): return _points(flow, valid, moves, others)
     out,known = _dense(flow, valid, moves, others, read)
@@ -295,11 +296,11 @@ def _truth(flow, valid, sparse, moves, others, read):
     return out, known
 
 # %% ../../nbs/augment/70_batch.ipynb #78c916fd
-def _leaving(flow, occ):
-    "`occ`, and True where `flow` ends beyond the frame"
+def _leaving(flow, occ, valid):
+    "`occ`, and True where `flow` is known and ends beyond the frame"
     h,w = occ.shape[-2:]
     x,y = torch.arange(w).to(flow)+flow[:,0],torch.arange(h).to(flow)[:,None]+flow[:,1]
-    return occ | ((x < -.5) | (x > w-.5) | (y < -.5) | (y > h-.5))[:,None]
+    return occ | valid & ((x < -.5) | (x > w-.5) | (y < -.5) | (y > h-.5))[:,None]
 
 # %% ../../nbs/augment/70_batch.ipynb #de5bd894
 @batch_version(Geometric)
@@ -314,7 +315,8 @@ def _warp(tfm, batch, params):
     flow_bw,valid_bw = _truth(batch.flow_bw, batch.valid_bw, batch.sparse, m2, m1, r2)
     occ,occ_bw = mask(batch.occ, r1),mask(batch.occ_bw, r2)
     if tfm.warp_options.get('check_bound'):
-        occ,occ_bw = (o if o is None or f is None else _leaving(f, o) for o,f in ((occ,flow), (occ_bw,flow_bw)))
+        marked = (occ,flow,valid), (occ_bw,flow_bw,valid_bw)
+        occ,occ_bw = (o if o is None or f is None else _leaving(f, o, v) for o,f,v in marked)
     return replace(batch, img1=r1(batch.img1), img2=r2(batch.img2), flow=flow, valid=valid, flow_bw=flow_bw, valid_bw=valid_bw, occ=occ, occ_bw=occ_bw)
 
 # %% ../../nbs/augment/70_batch.ipynb #225e71fe

@@ -201,6 +201,7 @@ def warp_sample(
     A2 = A1 if A2 is None else _matrix('A2', A2)
     if min(size) < 1: raise fail(ConfigError, 'size', size, 'at least one pixel in both directions')
     _check_images(sample)
+    sample = sample.masked()
     m1 = m2 = _Move(A1, sample.size, size)
     if not np.array_equal(A1, A2): m2 = _Move(A2, sample.size, size)
     if not (m1 is m2 and size==sample.size and np.array_equal(A1, np.eye(3))): sample = _warp(sample, m1, m2)
@@ -225,15 +226,17 @@ def _warp(sample, m1, m2):
                    flow=flow, valid=valid, flow_bw=flow_bw, valid_bw=valid_bw, sparse=s) # holes may come from the border
 
 # %% ../../nbs/augment/30_geometry.ipynb #78c916fd
-def _leaving(flow, occ):
-    "`occ`, and True where `flow` ends beyond the frame, half a pixel outside the outermost centres"
+def _leaving(flow, occ, valid):
+    "`occ`, and True where `flow` is known and ends beyond the frame, half a pixel outside the centres"
     h,w = occ.shape
     x,y = np.arange(w)+flow[...,0],np.arange(h)[:,None]+flow[...,1]
-    return occ | (x < -.5) | (x > w-.5) | (y < -.5) | (y > h-.5)
+    out = (x < -.5) | (x > w-.5) | (y < -.5) | (y > h-.5)
+    return occ | (out if valid is None else out & valid)
 
 def _mark_leaving(sample):
-    mark = lambda occ, flow: occ if occ is None or flow is None else _leaving(flow, occ)
-    return replace(sample, occ=mark(sample.occ, sample.flow), occ_bw=mark(sample.occ_bw, sample.flow_bw))
+    mark = lambda occ, flow, valid: occ if occ is None or flow is None else _leaving(flow, occ, valid)
+    s = sample
+    return replace(s, occ=mark(s.occ, s.flow, s.valid), occ_bw=mark(s.occ_bw, s.flow_bw, s.valid_bw))
 
 # %% ../../nbs/augment/30_geometry.ipynb #e4fc414e
 def warp_residual(
@@ -241,7 +244,7 @@ def warp_residual(
     backward:bool=False # Compare image 2 with image 1 read along `flow_bw` instead?
 )->np.ndarray: # `(H,W)` float32 grey levels, mean over the colours; NaN where unknown, occluded or beyond the frame
     "Measure what is left of image 1 after subtracting image 2 read along the flow"
-    s,bw,(h,w) = sample,'_bw'*backward,sample.size
+    s,bw,(h,w) = sample.masked(),'_bw'*backward,sample.size
     flow,valid,occ = (getattr(s, k+bw) for k in ('flow','valid','occ'))
     if flow is None: raise fail(FlowbookError, s.name or 'sample', 'no flow', f'a sample with flow{bw}')
     a,b = (s.img2,s.img1) if backward else (s.img1,s.img2)

@@ -128,7 +128,7 @@ InputPad.pad_image = _pad_image
 # %% ../../nbs/augment/45_resize.ipynb #cf5f5199
 def _pad_sample(self:InputPad, sample):
     "`sample` with a border; its flow is 0 and unknown there"
-    pad = self.pad(sample.size)
+    pad,sample = self.pad(sample.size),sample.masked()
     if not np.any(pad): return sample
     images = [self.pad_image(x, pad) for x in (sample.img1,sample.img2)]
     zeros = lambda x: None if x is None else np.pad(x, pad+[[0,0]]*(x.ndim-2))

@@ -19,7 +19,7 @@ def export(
     out:Annotated[Path, typer.Option(help='File to write: .onnx or, for torch_export, .pt2.', show_default=False)],
     size:Annotated[tuple[int,int], typer.Option(help='Height and width of the images, px.')]=(448,1024),
     format:Annotated[Optional[str], typer.Option(help='onnx or torch_export; default: by the suffix of FILE.', show_default=False)]=None,
-    dynamic:Annotated[bool, typer.Option('--dynamic', help="Take any batch, height and width; sides must be multiples of the model's stride.")]=False,
+    dynamic:Annotated[bool, typer.Option('--dynamic', help="Take any batch, height and width; in a .pt2 file sides must be multiples of the model's stride.")]=False,
     iters:Iters=None,
     weights:Weights=None,
     untrained:Annotated[bool, typer.Option('--untrained', help='Freshly drawn weights, to try a runtime.')]=False,

@@ -6,7 +6,7 @@
 __all__ = ['FlowSample', 'apply_tfm']
 
 # %% ../../nbs/core/10_types.ipynb #bc25ea3b
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 import numpy as np
 from fastcore.basics import patch
 from .errors import FlowbookError, fail
@@ -18,7 +18,7 @@ class FlowSample:
     img1:np.ndarray            # `(H,W,3)` RGB uint8; float32 once it is normalised
     img2:np.ndarray            # `(H,W,3)` RGB, likewise
     flow:np.ndarray=None       # `(H,W,2)` float32, pixels, from `img1` to `img2`
-    valid:np.ndarray=None      # `(H,W)` bool, True where `flow` is known; None: everywhere
+    valid:np.ndarray=None      # `(H,W)` bool, True where `flow` is known; None: where it is not NaN
     flow_bw:np.ndarray=None    # `(H,W,2)` float32, pixels, from `img2` to `img1`
     valid_bw:np.ndarray=None   # `(H,W)` bool, True where `flow_bw` is known
     occ:np.ndarray=None        # `(H,W)` bool, True where the pixel of `img1` is hidden in `img2`
@@ -44,6 +44,21 @@ class FlowSample:
     def is_sparse(self):
         if self.sparse is not None: return self.sparse
         return any(v is not None and not v.all() for v in (self.valid, self.valid_bw))
+
+# %% ../../nbs/core/10_types.ipynb #a8aeabd1
+@patch
+def masked(self:FlowSample)->FlowSample: # `self` where all flow is finite, else a copy
+    "Put 0 where flow is NaN or infinite, and False into its mask"
+    change = {}
+    for flow,valid in ('flow','valid'), ('flow_bw','valid_bw'):
+        x,known = getattr(self, flow),getattr(self, valid)
+        if x is None: continue
+        with np.errstate(over='ignore', invalid='ignore'): total = x.sum()   # fast, and finite if all are
+        if np.isfinite(total): continue
+        good = np.isfinite(x).all(-1)
+        change[flow] = np.where(good[...,None], x, x.dtype.type(0))
+        change[valid] = good if known is None else np.asarray(known, bool) & good
+    return replace(self, **change) if change else self
 
 # %% ../../nbs/core/10_types.ipynb #ac6a3412
 @patch

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'SceneDataset', 'collate_samples', 'float_images', 'count_images', 'keep_memory', 'FlowDL', 'show_flows',
-           'dataloaders']
+           'PairBatch', 'draw_as', 'dataloaders']
 
 # %% ../../nbs/data/30_loaders.ipynb #2c7a6976
 from dataclasses import replace
 import numpy as np
 import torch
 from fastcore.basics import patch
+from fastcore.foundation import L
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
@@ -84,7 +85,7 @@ def collate_samples(
     fields:tuple=()  # More of `FIELDS` to put behind `valid`
 )->tuple:            # img1, img2 `(B,3,H,W)`, uint8 unless the samples hold floats, before them img0 where samples have it; flow `(B,2,H,W)` px; valid `(B,1,H,W)` bool; after img0 flow_prev and valid_prev, likewise; `fields`
     "Stack samples to a batch; without flow in any of them, the images alone"
-    sizes = {s.size for s in samples}
+    samples, sizes = [s.masked() for s in samples], {s.size for s in samples}
     if len(sizes) > 1: raise fail(ConfigError, 'batch', f"sizes {sorted(sizes)}", 'one size: crop or resize first, or use bs=1')
     three = samples[0].img0 is not None
     names = ('img0',)*three + ('img1', 'img2')
@@ -123,6 +124,9 @@ def keep_memory()->bool: # False where the C library has no such switch
     return bool(mallopt(trim, 2**30) and (mallopt(mmap, 2**30) or mallopt(mmap, 2**25)))   # older versions allow 32 MB
 
 # %% ../../nbs/data/30_loaders.ipynb #de4bd0ff
+def _as_sample(s):
+    return s[0].sample(*s[1:]) if isinstance(s, tuple) else s   # fastai's blocks give (pair, flow)
+
 class _Fetch:
     "What a worker does: a list of (index, pass) becomes a batch"
     def __init__(self, dataset, tfm, seed, fields, after_item):
@@ -132,7 +136,7 @@ class _Fetch:
     def sample(self, i, passes):
         s = self.dataset.sample(i, passes) if hasattr(self.dataset, 'sample') else self.dataset[i]
         s = self.after_item(s)
-        if isinstance(s, tuple): s = s[0].sample(*s[1:])     # fastai's blocks give (pair, flow)
+        s = _as_sample(s)
         return apply_tfm(self.tfm, s, self.seed, passes, i)
 
     def __getitems__(self, keys):
@@ -182,6 +186,7 @@ class FlowDL(TfmdDL):
         if hasattr(dataset, 'split_idx'): self.training = dataset.split_idx == 0       # a DataBlock marks its subsets
 
     def new(self, dataset=None, cls=None, **kwargs):
+        kwargs.pop('process', None)   # fastai's Interpretation asks for it; it concerns tables
         own = dict(fields=self.fields, tfm=self.tfm, seed=self.seed, training=self.training, prefetch=self.prefetch)
         own |= dict(sampler=self.sampler) if dataset is None else {}
         return super().new(dataset, cls, **(own | kwargs))
@@ -222,7 +227,11 @@ FlowDL.get_idxs, FlowDL.__iter__ = _get_idxs, _iter
 
 # %% ../../nbs/data/30_loaders.ipynb #d7f28d48
 def _create_item(self:FlowDL, i): return i or 0
-def _create_batch(self:FlowDL, b): return float_images(_fetch(self).__getitems__([(i, 0) for i in b]))
+def _create_batch(self:FlowDL, b):
+    "A batch of the samples, or of the numbers of samples, in `b`"
+    if all(isinstance(o, (int, np.integer)) for o in b):
+        return float_images(_fetch(self).__getitems__([(i, 0) for i in b]))
+    return float_images(collate_samples([_as_sample(o) for o in b], self.fields))   # of `DataBlock.summary`
 def _do_item(self:FlowDL, i): return self.create_item(i)
 def _do_batch(self:FlowDL, b): return self.create_batch(b)
 
@@ -239,10 +248,14 @@ def _show_results(self:FlowDL,
     b,            # A batch
     out,          # `(B,2,H,W)` predicted flow, px
     max_n:int=4,  # Most pairs to draw
+    show:bool=True, # False: hand over what fastai's `TensorBoardCallback` draws
     **kwargs      # Not used; fastai passes some
 ):                # The matplotlib axes
     "Draw prediction beside truth and the error in pixels"
-    return show_flows(*b[count_images(b) - 2:][:4], pred=out, max_n=max_n)
+    pair = b[count_images(b) - 2:][:4]
+    if show: return show_flows(*pair, pred=out, max_n=max_n)
+    draw_as('fastai.callback.tensorboard', 'tensorboard_log', _log_pairs)
+    return PairBatch(t[:max_n] for t in pair), None, None, out[:max_n]
 
 FlowDL.create_item, FlowDL.create_batch, FlowDL.do_item, FlowDL.do_batch = _create_item, _create_batch, _do_item, _do_batch
 FlowDL.show_batch, FlowDL.show_results = _show_batch, _show_results
@@ -276,6 +289,42 @@ def show_row(row, img1, img2, flow, valid, pred):
     if pred is not None: shown += [flow_to_color(pred, max_flow=top), np.where(mask, (pred - flow).norm(dim=0), 0)]
     for ax, im in zip(row, shown): ax.imshow(im, cmap='inferno', vmin=0, vmax=max(3., .2*top)); ax.axis('off')
     row[2].text(2, 2, f"max {top:.0f} px", fontsize=6, va='top')
+
+# %% ../../nbs/data/30_loaders.ipynb #7ececc26
+class PairBatch(tuple):
+    "`(img1, img2, flow, valid)` as fastai's plots are given it"
+
+class _Items:
+    "Items of a dataset, each read when asked for"
+    def __init__(self, dataset): self.dataset = dataset
+    @property
+    def iloc(self): return self
+    def __getitem__(self, idxs): return [self.dataset[i] for i in idxs]
+
+def draw_as(module, name, draw):
+    "Let fastai's function `name`, which chooses by type, use `draw` for what it is annotated with"
+    from importlib import import_module
+    function = getattr(import_module(module), name)
+    if not getattr(draw, 'known', False): function.dispatch(draw)
+    draw.known = True
+
+def _log_pairs(x:PairBatch, y, samples, outs, writer, step):
+    writer.add_figure('pairs', show_flows(*x, pred=outs)[0,0].figure, step)
+
+def _plot_pairs(x:PairBatch, y, samples, outs, preds, losses, **kwargs):
+    for row, loss in zip(show_flows(*x[:4], pred=preds, max_n=len(losses)), losses, strict=False):
+        row[0].text(2, 2, f'loss {loss:.3g}', fontsize=6, va='top', color='w')
+
+# %% ../../nbs/data/30_loaders.ipynb #76e00c99
+@patch
+def _pre_show_batch(self:FlowDL, b, max_n=9):
+    "What fastai's `Interpretation` asks for before it draws"
+    draw_as('fastai.interpret', 'plot_top_losses', _plot_pairs)
+    b = PairBatch(t[:max_n] for t in b)
+    return b, None, L(zip(*b, strict=True))
+
+@patch(as_prop=True)
+def items(self:FlowDL): return getattr(self.dataset, 'items', None) or _Items(self.dataset)
 
 # %% ../../nbs/data/30_loaders.ipynb #0cfd04ff
 def dataloaders(

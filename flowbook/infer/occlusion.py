@@ -43,7 +43,8 @@ def splat(
             share = (1 - (to - at).abs()).prod(1, keepdim=True)
             inside = ((at >= 0) & (at < at.new_tensor([w, h]).view(1,2,1,1))).all(1, keepdim=True)
             col,row = at.masked_fill(~inside, 0).long().unbind(1)
-            out.scatter_add_(2, (row*w + col).flatten(1)[:,None].expand(-1, c, -1), (x*share*inside).flatten(2))
+            arrives = torch.where(inside, x*share, 0)   # not a product with 0: NaN would stay
+            out.scatter_add_(2, (row*w + col).flatten(1)[:,None].expand(-1, c, -1), arrives.flatten(2))
     return out.view(b, c, h, w)
 
 # %% ../../nbs/infer/06_occlusion.ipynb #432b65fd
@@ -89,4 +90,5 @@ def fb_confidence(
     "Turn the agreement of `flow` and `flow_bw` into a confidence in `flow`"
     error,back = fb_error(flow, flow_bw),warp(flow_bw, flow, use_mask=False)
     allowed = alpha*(flow**2 + back**2).sum(1, keepdim=True) + beta
-    return torch.exp(-error**2/allowed).nan_to_num(nan=0.)   # no vector, no confidence
+    return torch.where(error.isfinite(), torch.exp(-error**2/allowed), 0)   # no vector, no confidence
+

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import fb_consistency, resize_flow
 from ..io.files import asset_path
-from ..io.images import check_range, exif_orientation, to_numpy_flow
+from ..io.images import check_range, exif_orientation, to_numpy_flow, to_unit
 from .memory import plan_memory
 from .occlusion import fb_confidence
 from ..data.pair import load_alike, load_sample
@@ -192,13 +192,14 @@ def plan(self:FlowPredictor,
 # %% ../../nbs/infer/10_predictor.ipynb #b11897f0
 @patch
 def batch(self:FlowPredictor,
-    img1:Tensor,          # `(B,3,H,W)` RGB in [0,1]
+    img1:Tensor,          # `(B,3,H,W)` RGB: floats in [0,1], or bytes
     img2:Tensor,          # The second frames, likewise
     flow_init:Tensor=None,# `(B,2,H,W)` first guess, pixels; None: none
     img0:Tensor=None      # The frames before, for a model of three; None: the first frames stand in for them
 )->Tensor:                # `(B,2,H,W)` pixels, on the device
     "Flow of a batch, without gradients"
-    imgs = self.model.from_pair(img1, img2) if img0 is None else (img0, img1, img2)
+    img1, img2 = to_unit(img1, 'img1'), to_unit(img2, 'img2')
+    imgs = self.model.from_pair(img1, img2) if img0 is None else (to_unit(img0, 'img0'), img1, img2)
     return self._fields(imgs, flow_init)[0]['flow']
 
 @patch

@@ -7,6 +7,7 @@ __all__ = ['end_point_error_map', 'end_point_error', 'optical_flow_outliers', 'e
            'multi_gpu_online_evaluation', 'online_evaluation']
 
 # %% ../../nbs/mmflow/60_online.ipynb #344de335
+from math import fsum
 import numpy as np
 import torch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
@@ -34,8 +35,8 @@ def _known(flow_pred, flow_gt, valid_gt):
         raise fail(FlowbookError, 'flow_pred, flow_gt, valid_gt', lengths, 'lists of one length')
     errors, sizes = [], []
     for pred,truth,valid in zip(*lists, strict=True):
-        known = np.asarray(valid) >= .5
-        errors.append(end_point_error_map(pred, truth)[known])
+        err,known = end_point_error_map(pred, truth),(np.asarray(valid) >= .5) & np.isfinite(truth).all(-1)
+        errors.append(err[known])
         sizes.append(np.linalg.norm(truth, axis=-1)[known])
     return [np.concatenate(o).astype(np.float64) for o in (errors, sizes)]
 
@@ -55,7 +56,7 @@ def optical_flow_outliers(
 )->float:            # Percent
     "Fl-all over the known pixels of all pictures"
     err,length = _known(flow_pred, flow_gt, valid_gt)
-    return float(100*((err > 3) & (err/(length + 1e-6) > .05)).mean())
+    return float(100*(~(err <= 3) & ~(err/(length + 1e-6) <= .05)).mean())   # NaN is one, too
 
 # %% ../../nbs/mmflow/60_online.ipynb #79a3fd9d
 _METRICS = dict(EPE=end_point_error, Fl=optical_flow_outliers)
@@ -78,7 +79,7 @@ def eval_metrics(
 
 # %% ../../nbs/mmflow/60_online.ipynb #a725ef56
 def _sums(model, loader):
-    "Totals over this process's pictures: EPE, Fl in percent, how many"
+    "Of this process's pictures: EPE, Fl in percent, how many"
     training,scores = model.training,FlowScores()
     model.eval()
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
@@ -89,7 +90,7 @@ def _sums(model, loader):
             scores.update(found, flow.cpu(), valid.cpu())
     if training: model.train()
     known = [o for o in scores.images if o['pixels']]
-    return sum(o['epe'] for o in known),sum(o['fl_all'] for o in known),len(known)
+    return [o['epe'] for o in known],[o['fl_all'] for o in known],len(known)
 
 def _means(sums, names):
     if not sums[2]: raise fail(ConfigError, 'data_loader', 'no picture with known flow', 'one at least')
@@ -102,7 +103,8 @@ def single_gpu_online_evaluation(
     metric='EPE'   # 'EPE', 'Fl', or several of them
 )->dict:           # Name to mean over pictures
     "Evaluate `model` in this process"
-    return _means(_sums(model, data_loader), _metric_names(metric))
+    epe,fl,n = _sums(model, data_loader)
+    return _means((fsum(epe), fsum(fl), n), _metric_names(metric))
 
 def multi_gpu_online_evaluation(
     model,             # An estimator

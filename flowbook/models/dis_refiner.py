@@ -117,6 +117,7 @@ class DISRefiner(Estimator):
     iterates = takes_init = refines = True
     loss = dict(type='SequenceLoss')
     stride = 16   # sides are padded to multiples of this
+    fits = 'pad'
     flowbook_rules = [(rf'^update\.{old}(\.|$)', rf'update.{new}\1') for old, new in _first_names.items()]
 
     def __init__(self, *,

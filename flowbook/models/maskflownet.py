@@ -24,6 +24,7 @@ from ..ops.warp import warp
 def _deform(x, flow, weight, bias):
     "Convolve `x` 3x3 around the places that `flow` points to, `(v,u)` cells"
     from torchvision.ops import deform_conv2d
+    flow = torch.where(flow.abs() < 2**14, flow, 2**14)   # lost or NaN: outside; torchvision does not check
     x,offsets = x.to(weight.dtype),flow.to(weight.dtype).repeat(1, 9, 1, 1)
     return deform_conv2d(x, offsets, weight, bias.flatten(), padding=1)
 

@@ -18,6 +18,7 @@ from ..ops.correlation import correlation
 # %% ../../nbs/models/04_pyramid.ipynb #b5fa4eb0
 class PyramidEstimator(Estimator):
     "Base of networks that search a pyramid once, coarse to fine: a subclass has `estimate` and `stride`"
+    fits = 'resize'
     bgr = True   # are the weights used to blue first?
 
 # %% ../../nbs/models/04_pyramid.ipynb #9d3013ce

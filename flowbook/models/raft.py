@@ -61,6 +61,7 @@ class RAFT(Estimator):
     family = 'RAFT'
     paper = 'Teed and Deng, ECCV 2020'
     iterates = takes_init = True
+    fits = 'pad'
     loss = dict(type='SequenceLoss')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,

@@ -11,12 +11,14 @@ from collections import Counter, OrderedDict
 from contextlib import nullcontext
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 import json, re
 import torch
 from torch import Tensor, nn
 from ..core.errors import FlowbookError, WeightsError, fail, unknown
-from ..io.files import asset_path, atomic_path, check_file, check_target
+from ..io.files import asset_path, atomic_path, check_file, check_target, check_zip, describe_file
+from .base import bare_model
 from .weights_schemes import Scheme, check_foreign, foreign_schemes, rename
 
 # %% ../../nbs/models/90_weights.ipynb #f322b30b
@@ -58,21 +60,57 @@ def _complaint(e):
     wanted,said = re.search(r'GLOBAL ([\w.]+)', text),re.search(r'WeightsUnpickler error: ([^\n]*)', text)
     return f'it wants to run {wanted[1]}' if wanted else (said[1] if said else text.splitlines()[0])[:90]
 
+# %% ../../nbs/models/90_weights.ipynb #aec8ad4b
+def _is_state(o):
+    return isinstance(o, dict) and bool(o) and all(isinstance(k, str) and isinstance(v, Tensor) for k,v in o.items())
+
+def _holds_state(o): return _is_state(o) or isinstance(o, dict) and any(map(_is_state, o.values()))
+
+_wrappers = 'state_dict', 'model_state_dict', 'model'   # training scripts wrap the tensors
+
+def _inside(found, path):
+    "The one dictionary of tensors in what a file holds"
+    for _ in range(4):
+        if _is_state(found) or not isinstance(found, dict): break
+        known = [found[k] for k in _wrappers if isinstance(found.get(k), dict)]
+        inner = known[:1] or [v for v in found.values() if _holds_state(v)]
+        if len(inner) != 1: break
+        found, = inner
+    if _is_state(found): return found
+    keys = [k for k in found if isinstance(k, str)] if isinstance(found, dict) else []
+    listed = f"{', '.join(keys[:8])}{', ...'*(len(keys) > 8)}"
+    what = f'a dictionary with the keys {listed}' if keys else type(found).__name__
+    several = [k for k in keys if _holds_state(found[k])]
+    more = f": pass the one you mean of {', '.join(several)}"*bool(several)
+    raise fail(WeightsError, path, what, f'a dictionary of tensors{more}')
+
+LARGEST_WEIGHT = 1e6
+
+def check_weights(state, where):
+    "Raise where a tensor of `state` holds what no trained network does"
+    for k,v in state.items():
+        if not v.is_floating_point() or v.is_meta or not v.numel(): continue
+        top = v.detach().abs().max().float().item()
+        if top <= LARGEST_WEIGHT: continue
+        large = top < float('inf')
+        found = f'values of up to {top:.2g} in {k}' if large else f'values in {k} that are not finite'
+        expected = f'finite weights within {LARGEST_WEIGHT:.0e}: the file is damaged, or its training diverged'
+        raise fail(WeightsError, where, found, expected)
+
 # %% ../../nbs/models/90_weights.ipynb #5d7d2c70
 def read_state_dict(
     path   # `.safetensors` file, or any PyTorch file: `.pth`, `.pt`, `.ckpt`, `.tar`
 )->dict:   # Names to tensors
     "Read the tensors of a checkpoint file"
     check_file(path, WeightsError)
+    check_zip(path, WeightsError)
     try: found = _open(path)
     except Exception as e:
-        found = f"no readable checkpoint ({_complaint(e)})"
+        what = describe_file(path)
+        found = what if what and 'zip' not in what else f"no readable checkpoint ({_complaint(e)})"
         raise fail(WeightsError, path, found, 'a safetensors or PyTorch file of tensors') from None
-    for key in ('state_dict', 'model_state_dict', 'model'):   # training scripts wrap the tensors
-        if isinstance(found, dict) and isinstance(found.get(key), dict): found = found[key]
-    named = isinstance(found, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k,v in found.items())
-    if not named or not found:
-        raise fail(WeightsError, path, type(found).__name__, 'a dictionary of tensors')
+    found = _inside(found, path)
+    check_weights(found, path)
     return found
 
 # %% ../../nbs/models/90_weights.ipynb #8048c5ac
@@ -84,6 +122,7 @@ def _write(tensors, path, dtype, metadata):
     bad = [k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad:
         raise fail(WeightsError, path, f"values in {bad[0]} that are not finite in {tensors[bad[0]].dtype}", 'finite weights')
+    check_weights(tensors, path)
     data = save(tensors, {k: str(v) for k,v in metadata.items()})
     with atomic_path(path) as tmp: Path(tmp).write_bytes(data)
     return sha256(data).hexdigest()
@@ -97,7 +136,7 @@ def save_weights(
     **metadata             # Short texts to store along, for example `model='raft'`
 )->str:                    # SHA-256 of the file
     "Write the weights of `model` as safetensors"
-    return _write(model.state_dict(), path, dtype, metadata)
+    return _write(bare_model(model).state_dict(), path, dtype, metadata)
 
 def read_metadata(
     path   # `.safetensors` file
@@ -108,7 +147,8 @@ def read_metadata(
     try:
         with safe_open(path, 'pt') as f: return dict(sorted((f.metadata() or {}).items()))
     except Exception as e:
-        raise fail(WeightsError, path, f"no readable checkpoint ({_complaint(e)})", 'a safetensors file') from None
+        found = describe_file(path) or f'no readable checkpoint ({_complaint(e)})'
+        raise fail(WeightsError, path, found, 'a safetensors file') from None
 
 # %% ../../nbs/models/90_weights.ipynb #3d7317b7
 def _known(model):
@@ -122,6 +162,14 @@ def _known(model):
 def _clean(state):
     "Without the prefixes that wrappers leave, and their counter"
     return {re.sub(r'^((module|_orig_mod|_model|model)\.)+', '', k): v for k,v in state.items() if k != 'n_averaged'}
+
+def _unwrapped(state):
+    "`state` cleaned, and again without the first part of its names as long as all share it"
+    state = _clean(state)
+    yield state
+    while state and all('.' in k for k in state) and len({k.split('.')[0] for k in state}) == 1:
+        state = {k.partition('.')[2]: v for k,v in state.items()}
+        yield state
 
 # %% ../../nbs/models/90_weights.ipynb #4d4cd741
 def _core(t):
@@ -161,12 +209,13 @@ def _few(names): return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(na
 # %% ../../nbs/models/90_weights.ipynb #e154210f
 def _place(model, state, where):
     "The scheme of `state`, and its weights as `model` has them"
-    state,tries = _clean(state),{}
-    for scheme in _known(model):
-        new,misfit = _try(model, scheme, state)
-        tries[scheme.name] = misfit
-        if not any(misfit): return scheme.name,_finish(model, scheme, new)
-    check_foreign(model, state, where)
+    variants,tries = list(_unwrapped(state)),{}
+    for state in variants:
+        for scheme in _known(model):
+            new,misfit = _try(model, scheme, state)
+            if not any(misfit): return scheme.name,_finish(model, scheme, new, where)
+            tries[scheme.name] = min(tries.get(scheme.name, misfit), misfit, key=lambda m: sum(map(len, m)))
+    check_foreign(model, variants[0], where)
     scheme = min(tries, key=lambda s: sum(map(len, tries[s])))
     what = ', '.join(f'{k} {_few(v)}' for k,v in zip(('missing', 'unexpected', 'other shape'), tries[scheme]))
     kin = _siblings(model, state)
@@ -182,13 +231,12 @@ def _siblings(model, state):
     fits = lambda m: any(not any(_try(m, s, state)[1]) for s in _known(m))
     return [n for n,m in built if type(m) is type(model) and fits(m)]
 
-def _finish(model, scheme, state):
+def _finish(model, scheme, state, where):
     for k,others in _twins(model).items():
         for o in others:
             if k not in state or o not in state or torch.equal(state[k], state[o]): continue
             raise fail(WeightsError, f'{k} and {o}', 'two values', 'one: both are names of one tensor')
-    bad = [k for k,v in state.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad: raise fail(WeightsError, bad[0], 'values that are not finite', 'finite weights')
+    check_weights(state, where)
     if scheme.fix: state = scheme.fix(model, {k: v.float() if v.is_floating_point() else v for k,v in state.items()})
     return {k: state[k] for k in model.state_dict() if k in state}
 
@@ -198,7 +246,7 @@ def load_weights(
     source            # Path of a checkpoint, or its state dict
 )->str:               # Whose naming scheme it was: 'flowbook', 'mmflow', 'torchvision', or one of `foreign_schemes`
     "Fill `model` with weights, recognised by their keys"
-    given = isinstance(source, dict)
+    given,model = isinstance(source, dict),bare_model(model)
     scheme,state = _place(model, source if given else read_state_dict(source), 'state dict' if given else source)
     model.load_state_dict(state, strict=False)   # strictness was checked; only num_batches_tracked may lack
     return scheme
@@ -209,11 +257,12 @@ def identify_weights(
 )->list:     # `(model, scheme)` pairs of names, for each model of `list_models` that it fills completely
     "Find the models that a checkpoint belongs to"
     from flowbook.models.registry import list_models, model_builder
-    state,found = _clean(source if isinstance(source, dict) else read_state_dict(source)),[]
+    states,found = list(_unwrapped(source if isinstance(source, dict) else read_state_dict(source))),[]
     for name in list_models():
         try: model = _skeleton(model_builder(name))
         except FlowbookError: continue   # a method that this OpenCV does not have
-        found += [(name, s.name) for s in _known(model) if not any(_try(model, s, state)[1])][:1]
+        fits = ((name, s.name) for state in states for s in _known(model) if not any(_try(model, s, state)[1]))
+        found += list(islice(fits, 1))
     return found
 
 # %% ../../nbs/models/90_weights.ipynb #727eeaf0

@@ -23,8 +23,8 @@ def _sample_grid(flow):
     return torch.stack([to[:,0]*2/max(w-1,1) - 1, to[:,1]*2/max(h-1,1) - 1], -1)
 
 def _split_unknown(flow):
-    "`flow` with 0 for NaN, and `(B,1,H,W)`: 1 where it was known, else 0"
-    known = ~flow.isnan().any(1, keepdim=True)
+    "`flow` with 0 for what is no number, and `(B,1,H,W)`: 1 where it was known, else 0"
+    known = flow.isfinite().all(1, keepdim=True)
     return torch.where(known, flow, 0), known.to(flow.dtype)
 
 def _inside(grid, mode, pad, align_corners):

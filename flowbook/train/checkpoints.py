@@ -15,8 +15,9 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from ..core.errors import FlowbookError, WeightsError, fail
 from ..core.processes import process_number
-from ..io.files import atomic_path
-from .callbacks import bare_model
+from ..io.files import check_file, check_zip, describe_file, save_torch
+from ..models.base import bare_model
+from ..models.weights import check_weights
 
 # %% ../../nbs/train/36_checkpoints.ipynb #064d80ee
 def random_state()->dict: # Plain numbers and tensors
@@ -71,20 +72,25 @@ def save_checkpoint(
     path   # File to write
 )->None:
     "Write the state of `learn` to `path`, whole or not at all"
-    with atomic_path(path) as tmp: torch.save(training_state(learn), tmp)
+    save_torch(training_state(learn), path)
 
 # %% ../../nbs/train/36_checkpoints.ipynb #27428c70
 def read_checkpoint(
     path # File written by `save_checkpoint`
 )->dict: # What `training_state` returned
     "Read a checkpoint, or say why that is impossible"
+    check_file(path, WeightsError)
+    check_zip(path, WeightsError)
     try: state = torch.load(path, weights_only=True, map_location='cpu')
     except Exception as e:   # torch has many, also for what is no checkpoint at all
-        why = (str(e).splitlines() or [type(e).__name__])[0][:80]
-        found = f"no readable checkpoint ({why})"
+        why, what = (str(e).splitlines() or [type(e).__name__])[0][:80], describe_file(path)
+        found = what if what and 'zip' not in what else f"no readable checkpoint ({why})"
         raise fail(WeightsError, path, found, 'a file written by flowbook train') from None
     if not isinstance(state, dict) or not _keys <= set(state):
-        raise fail(WeightsError, path, 'another kind of file', 'a checkpoint written by flowbook train')
+        keys = f" with the keys {', '.join(map(str, list(state)[:8]))}" if isinstance(state, dict) else ''
+        expected = 'a checkpoint written by flowbook train'
+        raise fail(WeightsError, path, f'another kind of file{keys}', expected)
+    check_weights(state['model'], path)
     return state
 
 # %% ../../nbs/train/36_checkpoints.ipynb #aef27daa

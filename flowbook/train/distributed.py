@@ -11,7 +11,7 @@ import torch
 from fastai.callback.core import Callback
 from torch import nn
 from ..models.parts import FrozenBatchNorm2d
-from .callbacks import bare_model
+from ..models.base import bare_model
 
 # %% ../../nbs/train/44_distributed.ipynb #3a28c13f
 class Distributed(Callback):

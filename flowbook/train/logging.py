@@ -17,7 +17,7 @@ from ..core.processes import process_number
 from ..core.register import Register
 from ..data.loaders import show_row
 from ..io.files import atomic_path, ensure_dir
-from .callbacks import bare_model
+from ..models.base import bare_model
 
 # %% ../../nbs/train/38_logging.ipynb #1e1634e8
 LOGGERS = Register('logger', 'flowbook.train', 'register_logger')

@@ -22,14 +22,17 @@ def _predictions(out):
     flows = getattr(out, 'flows', out)
     return [f.float() if f.dtype in (torch.float16, torch.bfloat16) else f for f in flows]
 
-def _mask(flow, valid, max_flow):
-    "`(B,1,H,W)` weights: 1 where the truth is known and not longer than `max_flow`"
-    short = flow.norm(dim=1, keepdim=True) < max_flow
-    if valid is None: return short.to(flow)
+def _known(flow, valid, max_flow=float('inf')):
+    "`(B,1,H,W)` bool: True where the truth is known, a number, and not longer than `max_flow`"
+    short = flow.norm(dim=1, keepdim=True) < max_flow   # False for NaN and infinity
+    if valid is None: return short
     if valid.shape != short.shape:
         raise fail(FlowbookError, 'valid', f"shape {tuple(valid.shape)}", f"{tuple(short.shape)}")
-    known = valid >= .5 if valid.is_floating_point() else valid
-    return known.to(flow)*short
+    return short & (valid >= .5 if valid.is_floating_point() else valid.bool())
+
+def _apart(f, flow, known):
+    "`f - flow`, and 0 where that is not `known`: whatever stands there, it reaches neither sum nor gradient"
+    return torch.where(known, f - torch.where(known, flow, 0), 0)
 
 # %% ../../nbs/train/10_losses.ipynb #01f31ca6
 def _norm(d, p, q, eps):
@@ -57,8 +60,8 @@ def epe_loss(
     if f.shape != flow.shape:
         expected = f"{tuple(flow.shape)} as the truth has"
         raise fail(FlowbookError, 'prediction', f"shape {tuple(f.shape)}", expected)
-    mask = _mask(flow, valid, max_flow)
-    return (mask*_norm(f - flow, p, q, eps)).sum()/mask.sum().clamp(min=1e-8)
+    known = _known(flow, valid, max_flow)
+    return (known*_norm(_apart(f, flow, known), p, q, eps)).sum()/known.sum().clamp(min=1e-8)
 
 # %% ../../nbs/train/10_losses.ipynb #7a9b9dbe
 def sequence_loss(
@@ -72,9 +75,10 @@ def sequence_loss(
 )->Tensor:              # Scalar; pixels, or pixels to the power of `q`
     "Sum the mean errors of all iterations, weighted by `gamma`: absolute, or lengths to the power of `q`"
     flows = _predictions(out)
-    mask = _mask(flow, valid, max_flow)
-    error = lambda f: (f - flow).abs() if q is None else _norm(f - flow, 2, q, eps)
-    return sum(gamma**(len(flows) - 1 - i)*(mask*error(f)).mean() for i, f in enumerate(flows))
+    known = _known(flow, valid, max_flow)
+    error = lambda d: d.abs() if q is None else known*_norm(d, 2, q, eps)
+    terms = [error(_apart(f, flow, known)).mean() for f in flows]
+    return sum(gamma**(len(flows) - 1 - i)*e for i, e in enumerate(terms))
 
 # %% ../../nbs/train/10_losses.ipynb #eb3b3efe
 def mixture_loss(
@@ -139,11 +143,19 @@ def combine_repeats(errors, repeats):
     return sum(errors)/(n if repeats == 'mean' else 1)
 
 # %% ../../nbs/train/10_losses.ipynb #57b4b0eb
-def _fit(f, flow, mask, resize):
-    "Bring prediction, truth and mask to one size"
+def cell_means(x, known, size):
+    "Mean of the `known` pixels of each of `size` cells, and which cells have one"
+    x, share = torch.where(known, x, 0), F.adaptive_avg_pool2d(known.to(x), size)
+    some = share > 0
+    return F.adaptive_avg_pool2d(x, size)/torch.where(some, share, 1), some
+
+def _fit(f, flow, known, resize, cells):
+    "Bring prediction, truth and what is known of it to one size"
     if resize == 'upsample':
-        return F.interpolate(f, flow.shape[-2:], mode='bilinear', align_corners=False), flow, mask
-    return f, F.adaptive_avg_pool2d(flow, f.shape[-2:]), F.adaptive_max_pool2d(mask, f.shape[-2:])
+        return F.interpolate(f, flow.shape[-2:], mode='bilinear', align_corners=False), flow, known
+    truth, some = cell_means(flow, known, f.shape[-2:])
+    if cells == 'mmflow': truth = F.adaptive_avg_pool2d(flow.nan_to_num(0, 0, 0), f.shape[-2:])
+    return f, truth, some
 
 def _cells(f, flow):
     "Full-resolution pixels to cells of the prediction's grid"
@@ -151,9 +163,10 @@ def _cells(f, flow):
     scale = flow.new_tensor([w/W, h/H]).view(1, 2, 1, 1)
     return f*scale, flow*scale
 
-def _reduce(err, mask, reduction):
-    err = (mask*err).sum()
-    return err/len(mask) if reduction == 'sum' else err/mask.sum().clamp(min=1e-8)
+def mean_error(err, known, reduction):
+    "`err` added up where it is `known`: per image of the batch, or with 'mean' per known cell"
+    total = torch.where(known, err, 0).sum()
+    return total/len(err) if reduction == 'sum' else total/known.sum().clamp(min=1e-8)
 
 # %% ../../nbs/train/10_losses.ipynb #1c6e6cc8
 def multilevel_loss(
@@ -167,18 +180,18 @@ def multilevel_loss(
     resize:str='downsample', # 'downsample' the truth to each level, or 'upsample' predictions to the truth
     scale_as_level:bool=False, # Measure in cells of each level instead of full-resolution pixels?
     reduction:str='sum',   # 'sum' over pixels, mean over the batch; or 'mean' over valid pixels
-    repeats:str='sum'      # Predictions of one level: 'sum', 'mean', or as 'mmflow' counts them
+    repeats:str='sum',     # Predictions of one level: 'sum', 'mean', or as 'mmflow' counts them
+    cells:str='known'      # Shrunken truth: the mean of 'known' pixels, or of all, as 'mmflow' takes it
 )->Tensor:                 # Scalar
     "Sum an `error` over the levels of a pyramid"
     check_choices(resize=(resize, 'downsample', 'upsample'), reduction=(reduction, 'sum', 'mean'),
-           repeats=(repeats, 'sum', 'mean', 'mmflow'))
+           repeats=(repeats, 'sum', 'mean', 'mmflow'), cells=(cells, 'known', 'mmflow'))
     levels = by_level(_predictions(out))
-    mask = _mask(flow, valid, max_flow)
-    total = 0.
+    known, total = _known(flow, valid, max_flow), 0.
     def term(f):
         f, truth = _cells(f, flow) if scale_as_level else (f, flow)
-        f, truth, m = _fit(f/flow_div, truth/flow_div, mask, resize)
-        return _reduce(error(f - truth), m, reduction)
+        f, truth, some = _fit(f/flow_div, truth/flow_div, known, resize, cells)
+        return mean_error(error(_apart(f, truth, some)), some, reduction)
     for fs, w in zip(levels, level_weights(levels, weights), strict=True):
         if w: total = total + w*combine_repeats([term(f) for f in fs], repeats)
     return total/len(levels[-1]) if repeats == 'mmflow' else total

@@ -12,18 +12,20 @@ from fastcore.meta import delegates
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
 from .losses import FlowLoss, multilevel_epe, register_loss
-from .losses import by_level, check_choices, combine_repeats, level_weights
+from .losses import by_level, cell_means, check_choices, combine_repeats, level_weights, mean_error
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #f1cd39f9
 def _logits(x):
     if x is None: raise fail(FlowbookError, 'occlusions', 'none', 'a model that predicts them')
     return [o.float() if o.dtype in (torch.float16, torch.bfloat16) else o for o in x]
 
-def _bce(x, t, balance):
-    "`(B,1,h,w)` cross-entropy, nats, of logits `x` and targets `t`"
+def _bce(x, t, known, balance):
+    "`(B,1,h,w)` cross-entropy, nats, of logits `x` and targets `t`; anything where they are not `known`"
+    x = torch.where(known, x, 0)
     hit, miss = -t*F.logsigmoid(x), -(1 - t)*F.logsigmoid(-x)
     if not balance: return hit + miss
-    share = (t + x.sigmoid()).mean((1, 2, 3), keepdim=True)    # (B,1,1,1), from 0 to 2
+    count = known.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    share = (known*(t + x.sigmoid())).sum((1, 2, 3), keepdim=True)/count    # (B,1,1,1), from 0 to 2
     return hit*.5/(share + 1e-8) + miss*.5/(2 - share + 1e-8)
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #edfc1553
@@ -33,7 +35,8 @@ def multilevel_bce(
     weights:tuple=(.32,.08,.02,.01,.005),  # Weight of each level; the last belongs to the finest
     balance:bool=False,                    # Let hidden and visible cells count alike?
     reduction:str='sum',                   # 'sum' over cells, mean over the batch; or 'mean' over both
-    repeats:str='sum'                      # Predictions of one level: 'sum' or 'mean'
+    repeats:str='sum',                     # Predictions of one level: 'sum' or 'mean'
+    valid:Tensor=None                      # `(B,1,H,W)` True where `occ` is known; None: everywhere
 )->Tensor:                                 # Scalar, nats
     "Sum the binary cross-entropies of all pyramid levels"
     check_choices(reduction=(reduction, 'sum', 'mean'), repeats=(repeats, 'sum', 'mean'))
@@ -42,9 +45,13 @@ def multilevel_bce(
     finest = levels[-1][-1]
     if occ.shape[:2] != finest.shape[:2] or occ.ndim != 4:
         raise fail(FlowbookError, 'occ', f"shape {tuple(occ.shape)}", f"({len(finest)}, 1, H, W)")
+    if valid is not None and valid.shape != occ.shape:
+        raise fail(FlowbookError, 'valid', f"shape {tuple(valid.shape)}", f"{tuple(occ.shape)}")
+    occ = occ.to(finest)
+    known = occ.isfinite() if valid is None else occ.isfinite() & (valid >= .5)
     def term(x):
-        err = _bce(x, F.adaptive_avg_pool2d(occ.to(x), x.shape[-2:]), balance)
-        return err.sum()/len(x) if reduction == 'sum' else err.mean()
+        share, some = cell_means(occ, known, x.shape[-2:])
+        return mean_error(_bce(x, share, some, balance), some, reduction)
     for xs, w in zip(levels, level_weights(levels, weights), strict=True):
         if w: total = total + w*combine_repeats([term(x) for x in xs], repeats)
     return total
@@ -76,6 +83,7 @@ def irr_terms(
     weights:tuple=IRR_WEIGHTS, # Weight of each level, of flow and occlusion
     balance:bool=False,        # As for `multilevel_bce`
     repeats:str='mean',        # Predictions of one level: 'mean', 'sum', or as 'mmflow' counts them
+    cells:str='known',         # As for `multilevel_epe`; 'mmflow': occlusions count everywhere
     **kwargs
 )->tuple:                      # Flow loss, occlusion loss or None
     "Average the losses of both directions, for flow and for occlusion"
@@ -83,13 +91,15 @@ def irr_terms(
         raise fail(FlowbookError, 'flows_bw', 'none', 'a model that predicts backward flow')
     flows = [(out.flows, flow, valid)]
     if flow_bw is not None: flows.append((out.flows_bw, flow_bw, valid_bw))
-    numbers = dict(weights=weights, repeats=repeats) | kwargs
+    numbers = dict(weights=weights, repeats=repeats, cells=cells) | kwargs
     of_flow = sum(multilevel_epe(f, t, m, **numbers) for f, t, m in flows)/len(flows)
-    known = [('occs', occ), ('occs_bw', occ_bw)]
-    occs = [(getattr(out, name, None), t) for name, t in known if t is not None]
+    if cells == 'mmflow': valid = valid_bw = None
+    given = [('occs', occ, valid), ('occs_bw', occ_bw, valid_bw)]
+    occs = [(getattr(out, name, None), t, m) for name, t, m in given if t is not None]
     if not occs: return of_flow, None
     once = 'sum' if repeats == 'mmflow' else repeats   # its quirk is the flow loss's alone
-    return of_flow, sum(multilevel_bce(x, t, weights, balance, repeats=once) for x, t in occs)/len(occs)
+    numbers = dict(balance=balance, repeats=once)
+    return of_flow, sum(multilevel_bce(x, t, weights, valid=m, **numbers) for x, t, m in occs)/len(occs)
 
 # %% ../../nbs/train/12_occlusion_losses.ipynb #746a09dd
 @delegates(irr_terms)

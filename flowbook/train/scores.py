@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..core.errors import FlowbookError, fail, unknown
 from ..core.processes import process_number
-from .metrics import epe_map, length_map, mark_outliers, sum_over_processes
+from .metrics import add_exactly, epe_map, length_map, mark_outliers, sum_over_processes
 
 # %% ../../nbs/train/21_scores.ipynb #adf8b8a4
 def wauc_map(
@@ -109,7 +109,8 @@ class FlowScores:
         return f"FlowScores({len(self.images)} pairs: {figures})"
 
     def reset(self):
-        self.sums = {k: [0., 0.] for k in (*SCORES, *(f'{k}_images' for k in _IMAGES))}   # total, count
+        names = *SCORES, *(f'{k}_images' for k in _IMAGES)
+        self.sums = {k: [[], 0] for k in names}   # total, see `add_exactly`, and count
         self.found = [0, 0, 0]              # hidden pixels: rightly found, wrongly found, missed
         self.images, self.known = [], None  # figures of each pair; all scores, once they are asked for
 
@@ -127,7 +128,7 @@ def _mask(x, like, name):
 def update(self:FlowScores,
     pred:Tensor,           # `(B,2,H,W)` predicted flow, pixels
     flow:Tensor,           # `(B,2,H,W)` true flow, pixels; anything where it is not valid
-    valid:Tensor=None,     # `(B,1,H,W)` where the truth is known; None: everywhere
+    valid:Tensor=None,     # `(B,1,H,W)` where the truth is known; None: where `flow` is finite
     occ:Tensor=None,       # `(B,1,H,W)` True where hidden in image 2; None: unknown
     occ_pred:Tensor=None,  # The same, predicted
     objects:Tensor=None,   # `(B,1,H,W)` True on moving objects, as KITTI's `obj_map` says
@@ -148,7 +149,8 @@ def update(self:FlowScores,
 @patch
 def _add(self:FlowScores, pred, flow, valid, occ, occ_pred, objects, name):
     "Add one pair"
-    if valid is None: valid = torch.ones_like(flow[:,:1], dtype=torch.bool)
+    known = flow.isfinite().all(1, keepdim=True)
+    valid = known if valid is None else valid & known
     regions = _regions(flow, occ, objects)
     maps = _maps(pred, flow).masked_fill(~valid.flatten(), 0)
     masks = torch.stack([(valid if m is None else valid & m).flatten() for m in regions.values()])
@@ -163,8 +165,8 @@ def _add(self:FlowScores, pred, flow, valid, occ, occ_pred, objects, name):
 
 @patch
 def _plus(self:FlowScores, key, total, count):
-    old_total,old_count = self.sums[key]
-    self.sums[key] = [old_total + total, old_count + count]
+    if count: add_exactly(self.sums[key][0], total)
+    self.sums[key][1] += count
 
 # %% ../../nbs/train/21_scores.ipynb #66d55558
 @patch

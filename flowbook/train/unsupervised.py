@@ -33,6 +33,10 @@ def _check_pair(img1, img2, valid):
 
 def _mean(x, weight): return (x*weight).sum()/weight.expand_as(x).sum().clamp(min=1e-8)
 
+def _without_holes(valid, *imgs):
+    "Images with black for what is no number where `valid` is 0 anyway"
+    return imgs if valid is None else [torch.where((valid > 0) | x.isfinite(), x, 0) for x in imgs]
+
 # %% ../../nbs/train/14_unsupervised.ipynb #6eaa14aa
 def census_loss(
     img1:Tensor,        # `(B,3,H,W)` RGB in [0,1]
@@ -42,6 +46,7 @@ def census_loss(
 )->Tensor:              # Scalar in [0,1]
     "Average the share of neighbours whose brightness relation differs"
     _check_pair(img1, img2, valid)
+    img1, img2 = _without_holes(valid, img1, img2)
     d2 = (census_transform(img1, patch) - census_transform(img2, patch))**2
     dist, r = (d2/(.1 + d2)).mean(1, keepdim=True), patch//2
     weight = dist.new_ones(dist.shape) if valid is None else valid.to(dist)
@@ -68,6 +73,7 @@ def weighted_ssim(
         raise fail(ConfigError, 'c1 and c2', 'inf', 'at most one of them: nothing is left to compare')
     weight = x.new_ones(len(x), 1, *x.shape[-2:]) if weight is None else weight.to(x)
     _check_pair(x, y, weight)
+    x, y = _without_holes(weight, x, y)
     total = F.avg_pool2d(weight, 3, 1) + weight_epsilon
     pool = lambda z: F.avg_pool2d(z*(weight + weight_epsilon), 3, 1)/total
     return ((1 - _ssim(x, y, pool, c1, c2))/2).clamp(0, 1)

@@ -38,7 +38,8 @@ def losses(golden, model, out):
         both = {k: t[k] for k in ('flow_bw', 'occ', 'occ_bw')}
         return dict(fw_bw_occ=irr_loss(out, t['flow'], **both, repeats='mmflow'))
     trained = dict(type='MultiLevelEPE', p=1, q=.4, eps=.01, resize='upsample') if golden.name=='pwcnet_plus' else None # its config's, a fine-tuning
-    loss = create_loss(trained, model)
+    cells = {} if model.loss['type']=='SequenceLoss' else dict(cells='mmflow')
+    loss = create_loss((trained or model.loss) | cells, model)
     return dict(valid=loss(out, t['flow'], t['valid']), novalid=loss(out, t['flow'], torch.ones_like(t['valid'])))
 
 @pytest.mark.parametrize('path', variants())
