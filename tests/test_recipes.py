@@ -184,10 +184,12 @@ DATA = dict(
     flyingchairs_320x448=(1, 2, f"data = dict(train=dict(pipeline={A % (320, 448)}, **chairs), val=dict(pipeline=test, test_mode=True, **chairs), test=dict(pipeline=test, test_mode=True, **chairs), **loader)"),
     things=(2, 2, '''
 crop_size = (400, 720)
+half = dict(type='Normalize', mean=[127.5] * 3, std=[127.5] * 3, to_rgb=False)
+for s in sintel['datasets']: s.update(pipeline=[half if o['type'] == 'Normalize' else o for o in test])
 things = [*load, dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.5 / 3.14, asymmetric_prob=0.2), dict(type='Erase', prob=0.5, bounds=[50, 100], max_num=3),
           dict(type='SpacialTransform', spacial_prob=0.8, stretch_prob=0.8, crop_size=crop_size, min_scale=-0.4, max_scale=0.8, max_stretch=0.2), dict(type='RandomCrop', crop_size=crop_size),
           dict(type='RandomFlip', prob=0.5, direction='horizontal'), dict(type='RandomFlip', prob=0.1, direction='vertical'), dict(type='Validation', max_flow=1000.),
-          dict(type='Normalize', mean=[127.5] * 3, std=[127.5] * 3, to_rgb=False), *pack, dict(type='Collect', keys=['imgs', 'flow_gt', 'valid'], **keys)]
+          half, *pack, dict(type='Collect', keys=['imgs', 'flow_gt', 'valid'], **keys)]
 data = dict(train=[dict(type='FlyingThings3D', data_root='data/flyingthings3d', pipeline=things, test_mode=False, pass_style=p, scene='left') for p in ['clean', 'final']], val=sintel, test=sintel, **loader)
 '''),
     kitti=(1, 2, '''
@@ -197,6 +199,8 @@ pair = [dict(type='KITTI2015', data_root='data/kitti2015'), dict(type='KITTI2012
 data = dict(train=[dict(pipeline=street_train, test_mode=False, **p) for p in pair], val=dict(type='ConcatDataset', datasets=[dict(pipeline=test, test_mode=True, **p) for p in pair], separate_eval=True), **loader)
 '''),
     chairsocc=(1, 2, '''
+white['to_rgb'] = True
+photo[1], test[3] = dict(type='Normalize', **white), dict(type='Normalize', **white)
 both = [*load[:1], dict(type='LoadAnnotations', with_occ=True), dict(type='ColorJitter', **def_colour), *photo, *flips,
         dict(type='RandomAffine', global_transform=strong, relative_transform=second, check_bound=True), *pack, dict(type='Collect', keys=['imgs', 'flow_fw_gt', 'flow_bw_gt', 'occ_fw_gt', 'occ_bw_gt'], **keys)],
 occ = dict(type='FlyingChairsOcc', data_root='data/FlyingChairsOcc')
@@ -278,6 +282,29 @@ def test_mmflow_config_is_the_published_recipe(stem, tmp_path):
     expected = get_recipe(stem)
     expected['runtime']['log'] = ['csv', 'text', 'tensorboard']
     assert r == expected and not said
+
+@pytest.mark.parametrize('model,data,bgr,half', [('irrpwc', 'flyingchairs_384x448', True, False), ('irrpwc', 'chairsocc', False, False), ('pwcnet', 'chairsocc', False, False), ('pwcnet', 'things', True, True)])
+def test_a_config_says_what_its_network_sees(model, data, bgr, half, tmp_path):
+    "A checkpoint of one's own: channel order and range are those of the config's Normalize"
+    from flowbook.mmflow.api import init_model
+    CONFIGS['mine'] = model, data, adam(1e-5, 600000, [200000], 50000), ''
+    torch.manual_seed(0)
+    theirs = create_model(model).eval()
+    torch.save(dict(state_dict=theirs.state_dict()), tmp_path/'own.pth')
+    mine = init_model(write_tree(tmp_path, 'mine'), tmp_path/'own.pth')
+    pair = torch.rand(2, 1, 3, 64, 64)
+    with torch.no_grad():
+        x1, x2 = ((o - .5)/.5 if half else o for o in (pair.flip(2) if bgr else pair))
+        found = mine(*pair).flow
+        assert (found - mine.restore(mine.estimate(x1, x2), (64, 64), pair[0]).flow).abs().max() < 1e-5 and found.abs().max() > 1e-4
+
+def test_published_weights_fit_either_order():
+    "A config in BGR starts from weights that flowbook keeps in RGB, and sees the same"
+    torch.manual_seed(0)
+    red = create_model('irrpwc').eval()
+    blue, pair = create_model('irrpwc', bgr=True).eval(), torch.rand(2, 1, 3, 64, 64)
+    blue.load_state_dict(blue.swap_channels(red.state_dict()))
+    with torch.no_grad(): assert (red(*pair).flow - blue(*pair).flow).abs().max() < 1e-4
 
 def test_mmflow_mixture(tmp_path):
     "FlowNet2-CSS-sd's data, which was not shuffled, with another model; and what happens without the number of GPUs"

@@ -13,6 +13,7 @@ from ..models.registry import list_models
 from ..recipes.base import RECIPE_PARTS, apply_overrides, get_recipe, list_recipes, with_defaults
 from .config import read_mmconfig
 from .data import describe_steps, translate_data
+from .input import translate_input
 from .model import translate_model
 from .plan import name_unread, translate_optimizer, translate_runtime, translate_schedule
 
@@ -42,6 +43,7 @@ def translate_config(
             where = ' '.join(filter(None, ['config', name, k]))
             raise fail(ConfigError, where, repr(config.get(k)), 'a dictionary, as in every config')
     model, of_model = translate_model(config['model'])
+    model |= translate_input(config['data'], model['name'], name, say)
     data = translate_data(config['data'], name, say)
     if name in list_recipes(): _same_names(model, data, get_recipe(name))
     optimizer, schedule = {}, dict(iters=0, every=1)   # of a config that only tests

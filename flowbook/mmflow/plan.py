@@ -78,15 +78,26 @@ def translate_schedule(
     return out | dict(momentum=dict(momentum))
 
 # %% ../../nbs/mmflow/34_plan.ipynb #25c0a538
-_loggers = dict(TextLoggerHook='text', TensorboardLoggerHook='tensorboard', WandbLoggerHook='wandb')
+_loggers = dict(TextLoggerHook='text', TensorboardLoggerHook='tensorboard', WandbLoggerHook='wandb',
+                MlflowLoggerHook='mlflow')
+_logger_options = dict(wandb=dict(init_kwargs='init'), mlflow=dict(exp_name='experiment', tags='tags'))
+
+def _logger(hook, say):
+    "A logger of `runtime.log`, a name or a dictionary; None where there is none such"
+    kind = hook.get('type')
+    if kind not in _loggers: return say(f"log_config: {kind} does not exist here; csv, tensorboard, wandb and mlflow do")
+    name = _loggers[kind]
+    names = _logger_options.get(name, {})
+    options = {names[k]: v for k, v in hook.items() if k in names and v}
+    for k in hook:
+        if k not in ('type', 'by_epoch', *names): say(f"log_config.hooks: {k} of {kind} is not read")
+    return dict(name=name) | options if options else name
 
 def _logging(config, say):
     "Loggers, and how often they hear"
     section, out = config.get('log_config') or {}, {}
-    kinds = [h.get('type') for h in section.get('hooks', [])]
-    for k in kinds:
-        if k not in _loggers: say(f"log_config: {k} does not exist here; csv, tensorboard and wandb do")
-    if kinds: out['log'] = ['csv', *(_loggers[k] for k in kinds if k in _loggers)]
+    found = [_logger(h, say) for h in section.get('hooks', [])]
+    if found: out['log'] = ['csv', *(o for o in found if o)]
     if section.get('interval'): out['log_every'] = section['interval']
     return out
 

@@ -236,6 +236,16 @@ def restore(self:IRRPWC,
     out['occs'],out['occs_bw'] = ([h[i] for h in halves] for i in (0,1))
     return FlowOutput(**out)
 
+# %% ../../nbs/models/16_irrpwc.ipynb #8b9c4863
+@patch
+def swap_channels(self:IRRPWC,
+    state:dict # Weights of this model for one channel order
+)->dict:       # For the other
+    "Exchange red and blue in the weights"
+    from flowbook.models.weights_schemes import swap_irr_channels
+    return swap_irr_channels(state)
+
+
 # %% ../../nbs/models/16_irrpwc.ipynb #e495b022
 @register_model
 @delegates(IRRDecoder)
@@ -254,13 +264,14 @@ def irrpwc(*,
 
 # %% ../../nbs/models/16_irrpwc.ipynb #813047d8
 _average = dict(ema=dict(momentum=2e-4))
-_film = dict(name='irrpwc', loss=dict(type='IRRLoss', p=1, q=.4, eps=.01))
-_sparse = dict(name='irrpwc', loss=_film['loss'] | dict(resize='upsample'))
+_blue = dict(name='irrpwc', bgr=True)   # as all stages of MMFlow after the first
+_film = _blue | dict(loss=dict(type='IRRLoss', p=1, q=.4, eps=.01))
+_sparse = _blue | dict(loss=_film['loss'] | dict(resize='upsample'))
 _after_things = dict(bs=4, load_from='irrpwc:flyingthings3d_subset', **_average)
 
 recipe_row('irrpwc_8x1_sshort_flyingchairsocc_384x448',
            'irrpwc', 'flyingchairsocc_bi_occ_384x448', 's_short', **_average)
-recipe_row('irrpwc_8x1_sfine_half_flyingthings3d_subset_384x768', 'irrpwc',
+recipe_row('irrpwc_8x1_sfine_half_flyingthings3d_subset_384x768', _blue,
            'flyingthings3d_subset_bi_with_occ_384x768', 's_fine_half', load_from='irrpwc:flyingchairsocc', **_average)
 recipe_row('irrpwc_ft_4x1_300k_sintel_384x768',
            _film, 'sintel_irr_with_occ_384x768', 'pwcnet_ft', **_after_things)

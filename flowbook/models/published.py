@@ -184,7 +184,15 @@ def fill_weights(
     if isinstance(weights, dict): return _weights.load_weights(model, weights)
     from flowbook.models.registry import model_builder
     path = find_weights(name, weights)
+    _check_input(model, path)
+    scheme = _weights.load_weights(model, path)
     usual = getattr(_weights._skeleton(model_builder(name)), 'bgr', None) if _published(name, weights) else None
-    if usual is not None and model.bgr != usual:
-        raise fail(ConfigError, f'model {name}', f'bgr={model.bgr}', f'bgr={usual}, for which flowbook keeps weights')
-    return _weights.load_weights(model, path)
+    if usual is not None and model.bgr != usual: model.load_state_dict(model.swap_channels(model.state_dict()))
+    return scheme
+
+def _check_input(model, path):
+    "Refuse a file whose network saw other channels or another range of values than `model` does"
+    if Path(path).suffix != '.safetensors': return
+    said = _weights.read_metadata(path).get('input')
+    mine = _weights.describe_input(model)
+    if said not in (None, mine): raise fail(ConfigError, path, f'weights for images with {said}', f'a model with {mine}: give the recipe.json next to the file as the model')

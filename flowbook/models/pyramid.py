@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
 from ..layers.decoders import ContextNet
-from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .base import Estimator, FlowOutput, restore_flows
 from ..ops.correlation import correlation
 
 # %% ../../nbs/models/04_pyramid.ipynb #b5fa4eb0
@@ -57,7 +57,7 @@ def forward(self:PyramidEstimator,
     self.check_images(img1, img2)
     why = 'it goes through its levels once, and starts from zero'
     self.refuse_start(why, iters=iters, flow_init=flow_init)
-    x1,x2 = (resize_to_multiple(prepare_image(o, bgr=self.bgr), self.stride) for o in (img1,img2))
+    x1,x2 = (resize_to_multiple(self.network_image(o), self.stride) for o in (img1,img2))
     return self.restore(self.estimate(x1, x2), x1.shape[-2:], img1)
 
 # %% ../../nbs/models/04_pyramid.ipynb #66507215

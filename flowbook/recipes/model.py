@@ -6,6 +6,7 @@
 __all__ = ['OWN_KEYS', 'start_from', 'build_model']
 
 # %% ../../nbs/recipes/06_model.ipynb #e7558db4
+import inspect
 from fnmatch import fnmatch
 from ..core.errors import WeightsError, fail, unknown
 
@@ -16,7 +17,7 @@ def start_from(
     name:str=None # The model's own name; None: a part
 )->list:       # Names of the parameters that keep their fresh values
     "Begin with what was trained before"
-    from flowbook.models.registry import list_models
+    from flowbook.models.registry import list_models, model_builder
     from flowbook.models.zoo import create_model
     from flowbook.models.published import fill_weights
     from flowbook.models.weights import load_weights
@@ -24,7 +25,8 @@ def start_from(
         return [f"{k}.{n}" for k, w in weights.items() for n in start_from(_part(model, k), w)]
     other, _, published = str(weights).partition(':')
     if published and other in list_models():
-        return _copy_fitting(model, create_model(other, weights=published).state_dict(), weights)
+        same = {'bgr': model.bgr} if 'bgr' in inspect.signature(model_builder(other)).parameters and hasattr(model, 'bgr') else {}
+        return _copy_fitting(model, create_model(other, weights=published, **same).state_dict(), weights)
     if name is None: load_weights(model, weights)
     else: fill_weights(model, name, weights)
     return []
@@ -51,7 +53,7 @@ class _TestIters:
         if not model.training and kwargs.get('iters') is None: return args, kwargs | dict(iters=self.iters)
 
 # %% ../../nbs/recipes/06_model.ipynb #ae0ba63c
-OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters'   # the rest are the model's
+OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input'   # the rest are the model's
 
 def build_model(
     recipe:dict,       # A recipe
@@ -68,6 +70,7 @@ def build_model(
     load = recipe['runtime'].get('load_from')
     if start and load: start_from(model, load, m['name'])
     if m.get('freeze'): freeze(model, *_matching(model, m['freeze']))
+    if m.get('input'): model.see_pixels(**m['input'])
     if m.get('test_iters'): model.register_forward_pre_hook(_TestIters(m['test_iters']), with_kwargs=True)
     return model
 

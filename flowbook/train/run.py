@@ -163,7 +163,7 @@ def _fit(learn, epochs, first, every, iters):
             cb.swap()
 
 def _save_result(learn, work_dir, recipe):
-    from flowbook.models.weights import save_weights
+    from flowbook.models.weights import describe_input, save_weights
     if process_number()[0]: return
     name = recipe['model']['name'] if recipe else type(learn.model).__name__
-    save_weights(learn.model, work_dir/'weights.safetensors', model=name)
+    save_weights(learn.model, work_dir/'weights.safetensors', model=name, input=describe_input(learn.model))
