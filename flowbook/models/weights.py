@@ -120,12 +120,14 @@ def describe_input(
 
 
 # %% ../../nbs/models/90_weights.ipynb #3d7317b7
+_norm_rules = [(r'\.(bn|gn|in)\.', '.norm.')]   # MMCV's names for what `restyle` puts into a unit
+
 def _known(model):
     "The schemes to try for `model`, flowbook's own first"
     yield Scheme('flowbook', getattr(model, 'flowbook_rules', []))   # names of earlier versions
     for name,unused in (('mmflow', r'^ema_'), ('torchvision', '$^')):   # MMFlow's IRR-PWC stores an average it never reads
         rules = getattr(model, f'{name}_rules', None)
-        if rules is not None: yield Scheme(name, rules, unused, getattr(type(model), f'{name}_fix', None))
+        if rules is not None: yield Scheme(name, [*rules, *_norm_rules], unused, getattr(type(model), f'{name}_fix', None))
     yield from foreign_schemes(model)
 
 def _clean(state):

@@ -53,7 +53,7 @@ class _TestIters:
         if not model.training and kwargs.get('iters') is None: return args, kwargs | dict(iters=self.iters)
 
 # %% ../../nbs/recipes/06_model.ipynb #ae0ba63c
-OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input'   # the rest are the model's
+OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input', 'style'   # the rest are the model's
 
 def build_model(
     recipe:dict,       # A recipe
@@ -61,10 +61,11 @@ def build_model(
 ):                     # An estimator in training mode
     "Make the model of `recipe`"
     from flowbook.models.zoo import create_model
-    from flowbook.models.parts import freeze, init_weights, replace_part
+    from flowbook.models.parts import freeze, init_weights, replace_part, restyle
     m = recipe['model']
     model = create_model(m['name'], **{k: v for k, v in m.items() if k not in OWN_KEYS})
     for name, part in (m.get('parts') or {}).items(): replace_part(model, name, part)
+    if m.get('style'): restyle(model, m['style'])
     if m.get('init'): init_weights(model, m['init'])
     if m.get('weights'): start_from(model, m['weights'], m['name'])
     load = recipe['runtime'].get('load_from')
