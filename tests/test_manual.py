@@ -1,5 +1,4 @@
 """What MMFlow's manual shows, word for word: its config of section 4.3, its snippets, its keywords"""
-import warnings
 import numpy as np, pytest, torch
 from flowbook.mmflow.load import load_config
 from flowbook.mmflow.model import translate_model
@@ -157,3 +156,43 @@ def test_what_the_parts_cannot_do_is_named():
     for config, key in ((pwcnet(dict(in_channels=1)), 'model.encoder.in_channels: found 1'), (pwcnet(dict(strides=(1, 2, 2, 2, 2, 2))), 'model.encoder.strides'),
                         (pwcnet(dict(norm_cfg=dict(type='LN'))), "norm: found 'LN'"), (pwcnet(dict(act_cfg=dict(type='PReLU'))), "activation: found 'PReLU'")):
         with pytest.raises(ConfigError, match=key): build_model(dict(model=translate_model(config)[0], runtime={}))
+
+# ---------------------------------------------------------------- snippets
+
+def test_snippets_of_flow_files(tmp_path):
+    "The manual's keywords; a slip in one is an error"
+    from flowbook.io.flowfiles import flow_from_bytes, read_flow, write_flow
+    from flowbook.io.pngflow import read_flow_kitti, write_flow_kitti
+    from flowbook.mmflow.api import inference_model, init_model
+    from flowbook.data.pair import demo_paths
+    from flowbook.viz.color import render_color_wheel, visualize_flow
+    img1, img2 = map(str, demo_paths()[:2])
+    model = init_model('flowbook_small', device='cpu', cfg_options={'model.iters': 2})
+    result = inference_model(model, img1, img2)
+    write_flow(result, flow_file=str(tmp_path/'flow.flo'))
+    assert np.array_equal(read_flow(name=str(tmp_path/'flow.flo')), result)
+    assert np.array_equal(flow_from_bytes(content=(tmp_path/'flow.flo').read_bytes()), result)
+    write_flow_kitti(uv=result, filename=str(tmp_path/'flow.png'))
+    flow, valid = read_flow_kitti(name=str(tmp_path/'flow.png'))
+    assert np.abs(flow - result).max() <= 1/128 and valid.all()
+    visualize_flow(result, save_file=str(tmp_path/'map.png'))
+    wheel = render_color_wheel(str(tmp_path/'wheel.png'))
+    assert wheel.shape == (151, 151, 3) and (tmp_path/'wheel.png').exists() and (tmp_path/'map.png').exists()
+    for slip in (lambda: write_flow(result, flow_fil='x.flo'), lambda: read_flow(nam='x.flo'), lambda: write_flow_kitti(uv=result, file='x.png'), lambda: init_model('flowbook_small', cfg_option={})):
+        with pytest.raises(TypeError): slip()
+
+def test_a_run_needs_no_logger_package(tmp_path):
+    "MMFlow's configs name TensorBoard; without the package the run says so and goes on"
+    import os, subprocess, sys
+    from flowbook.data.make import make_dataset
+    for name in ('tensorboard', 'wandb'): (tmp_path/f'{name}.py').write_text('raise ImportError("not installed")')
+    make_dataset('flyingchairs', tmp_path/'data/FlyingChairs_release', n=6)
+    text = CONFIG.replace("dict(type='TextLoggerHook')", "dict(type='TextLoggerHook', by_epoch=False), dict(type='TensorboardLoggerHook'), dict(type='WandbLoggerHook')")
+    text = text.replace('data/FlyingChairs/data', 'data/FlyingChairs_release')
+    (tmp_path/'pwc.py').write_text(text)
+    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]))
+    small = ['schedule.iters=1', 'schedule.every=1', 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1']
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'pwc.py', *small, '--work-dir', 'run', '--device', 'cpu'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert res.returncode == 0 and (tmp_path/'run/weights.safetensors').exists(), res.stderr
+    assert [n for n in ('tensorboard', 'wandb') if f"'{n}', but no such package" in res.stderr] == ['tensorboard', 'wandb'] and 'Traceback' not in res.stderr
+    assert (tmp_path/'run/log.txt').exists() and (tmp_path/'run/log.csv').exists()

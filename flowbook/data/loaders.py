@@ -6,6 +6,7 @@
 __all__ = ['FIELDS', 'SceneDataset', 'collate_samples', 'float_images', 'keep_memory', 'FlowDL', 'show_flows', 'dataloaders']
 
 # %% ../../nbs/data/30_loaders.ipynb #2c7a6976
+import inspect
 from dataclasses import replace
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from fastcore.basics import patch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
-from ..core.errors import ConfigError, fail
+from ..core.errors import ConfigError, fail, unknown
 from ..core.types import FlowSample, apply_tfm
 from .base import FlowDataset
 from .scenes import SceneConfig, held_out_seed, make_scenes, scene_number
@@ -131,6 +132,8 @@ def _start(loader):
     finally: cv2.setNumThreads(threads)
 
 # %% ../../nbs/data/30_loaders.ipynb #882337e5
+_TAKEN = [*inspect.signature(TfmdDL.__init__).parameters][2:]   # by fastai's loader, besides itself and its data
+
 class FlowDL(TfmdDL):
     "A fastai data loader of `(img1, img2, flow, valid)`"
     n_inp = 2   # img1 and img2 are the model's input
@@ -147,6 +150,8 @@ class FlowDL(TfmdDL):
         prefetch:int=2,        # Batches that each worker keeps ready
         **kwargs               # For fastai's `TfmdDL`: after_batch, drop_last, device, pin_memory, ...
     ):
+        for k in kwargs:   # fastai takes anything
+            if k not in _TAKEN: raise unknown('option of FlowDL', k, _TAKEN)
         kwargs['shuffle'] = kwargs.get('shuffle', training)
         self.fields, self.tfm, self.seed, self.sampler, self.training, self.prefetch = tuple(fields), tfm, seed, sampler, training, prefetch
         self.passes, self._loader = 0, None

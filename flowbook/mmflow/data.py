@@ -11,6 +11,7 @@ import inspect, re
 from functools import lru_cache
 from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown
+from ..core.moved import also_called
 from ..recipes.data import FOLDERS, build_dataset as build_own
 from .parts import plain
 
@@ -172,15 +173,25 @@ def translate_dataset(
     return entry | _unusual_root(name, config.get('data_root', '')), crop, fields
 
 # %% ../../nbs/mmflow/32_data.ipynb #56a9ad8a
+@also_called(cfg='config')
 def build_dataset(
     config,         # Of MMFlow, with `type`; or of a recipe, with `name`; a list: one after the other
-    root:str='data',# Folder of all data sets
+    root:str='data',# Folder of all data sets; a dictionary is `default_args`, which comes second in MMFlow
     crop:tuple=None,# `(height, width)`; None: as the augmentation has it
     seed:int=0,     # Of the augmentation
-    n:int=None      # How many pairs at most
+    n:int=None,     # How many pairs at most
+    default_args:dict=None # What each data set has where `config` does not say; None: nothing
 ):                  # A data set of `FlowSample`s
     "Make a data set from its description"
-    return build_own(_entries(config), root, crop, seed, n)
+    if isinstance(root, dict): root, default_args = 'data', root
+    return build_own(_entries(_with_defaults(config, default_args or {})), root, crop, seed, n)
+
+def _with_defaults(config, usual):
+    "`config` with the values of `usual` in each data set, joined and repeated ones included"
+    if isinstance(config, (list, tuple)): return [_with_defaults(c, usual) for c in config]
+    if not isinstance(config, dict): return config
+    inner = {k: _with_defaults(config[k], usual) for k in ('dataset', 'datasets') if k in config}
+    return config | inner if inner else usual | config
 
 def _entries(config):
     "What `config` is in a recipe"

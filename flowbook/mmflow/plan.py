@@ -9,6 +9,7 @@ __all__ = ['translate_optimizer', 'translate_schedule', 'translate_runtime', 'na
 from difflib import get_close_matches
 from ..core.errors import ConfigError, fail, unknown
 from ..recipes.base import get_recipe, list_recipes
+from ..train.optimizers import CONSTRUCTORS
 from .parts import ignore, plain, read_part
 
 # %% ../../nbs/mmflow/34_plan.ipynb #a44cc5dc
@@ -35,10 +36,12 @@ def translate_optimizer(
     o = dict(given or {})
     if 'type' not in o: raise fail(ConfigError, 'optimizer', repr(given), 'a type and a learning rate')
     maker = o.pop('constructor', None)
-    if maker not in (None, 'DefaultOptimizerConstructor'):
-        say(f"optimizer.constructor={maker}: not read; optimizer.paramwise is")
+    own = maker not in (None, 'DefaultOptimizerConstructor')
+    if own and maker not in CONSTRUCTORS:
+        say(f"optimizer.constructor={maker}: not read, as nobody has entered it with register_constructor")
     out = dict(name=o.pop('type'), lr=o.pop('lr', 1e-3), wd=o.pop('weight_decay', 0.), clip=None)
     out['paramwise'] = o.pop('paramwise_cfg', None) or {}
+    if own and maker in CONSTRUCTORS: out['paramwise'] = out['paramwise'] | dict(constructor=maker)
     out['args'] = {k: plain(v) for k, v in o.items()}
     return read_part(config.get('optimizer_config') or {}, _optimizer_config, 'optimizer_config', out)
 

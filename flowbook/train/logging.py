@@ -42,12 +42,13 @@ class Logger:
 # %% ../../nbs/train/38_logging.ipynb #0a1f7dcc
 def create_loggers(
     names, # Of `runtime.log`: 'csv', 'text', 'tensorboard', 'wandb', 'mlflow', or your own; dictionaries with options
-    folder # Work dir of the run
-)->list:   # `Logger`s
+    folder,    # Work dir of the run
+    say=None   # Called with a line for each that is left out; None: a warning
+)->list:       # `Logger`s
     "Make loggers by their names; one whose package is missing is left out, with a warning"
-    return [l for n in names if (l := _create_logger(n, folder))]
+    return [l for n in names if (l := _create_logger(n, folder, say or warnings.warn))]
 
-def _create_logger(spec, folder):
+def _create_logger(spec, folder, say):
     "The logger that `spec` names, a text or a dictionary with options; None: its package is missing"
     options = dict(spec) if isinstance(spec, dict) else dict(name=spec)
     name = options.pop('name', None)
@@ -56,7 +57,7 @@ def _create_logger(spec, folder):
     for k in options:
         if k not in known: raise unknown(f"option of the logger {name}", k, known or ['none'])
     try: return cls(folder, **options)
-    except MissingPackage as e: warnings.warn(f"{e}; the run goes on without this logger", stacklevel=2)
+    except MissingPackage as e: say(f"{e}; the run goes on without this logger")
 
 # %% ../../nbs/train/38_logging.ipynb #ecd673a3
 def _text(v):

@@ -79,10 +79,11 @@ def run_callbacks(
     work_dir,          # Folder of the run
     run:dict,          # Runtime, see above
     world:int=1,       # Processes
-    validate:bool=True # Are there evaluations?
+    validate:bool=True,# Are there evaluations?
+    say=None           # Called with a line of text where a logger is left out; None: stderr
 )->list:               # For a Learner; those that every run has are not among them
     "Make the callbacks that `runtime` asks for"
-    loggers = [] if process_number()[0] else create_loggers(run['log'], work_dir)
+    loggers = [] if process_number()[0] else create_loggers(run['log'], work_dir, say or _complain)
     cbs = [NaNGuard(work_dir), RunLog(loggers, run['log_every'])]
     cbs += [*map(create_hook, run['hooks']), *parse_workflow(run['workflow'])]
     if run['ema']: cbs.append(ModelEMA(**run['ema']))
@@ -104,7 +105,7 @@ def run_training(
     recipe:dict=None,   # Written to `recipe.json`
     validate:bool=True, # Evaluate, and draw pictures?
     cbs=(),             # More callbacks
-    say=None            # Called with a line of text where a checkpoint is damaged; None: stderr
+    say=None            # Called with a line of text: a damaged checkpoint, a logger left out; None: stderr
 ):                      # The trained `learn`
     "Train, evaluate, log and save"
     run, work_dir = _runtime(runtime), ensure_dir(work_dir)
@@ -115,7 +116,7 @@ def run_training(
     seed_all(run['seed'] + rank)
     keep_memory()   # batches have one size; asking the system for their pages anew takes a tenth of a step
     saver = Checkpoints(work_dir, run['save_every'], run['keep'], state=state)
-    own = [_courses(learn, lr, momentum, iters), saver, *run_callbacks(work_dir, run, world, validate)]
+    own = [_courses(learn, lr, momentum, iters), saver, *run_callbacks(work_dir, run, world, validate, say)]
     with learn.added_cbs([*own, *cbs]):
         first = load_checkpoint(learn, state) if resume else 0
         if first > iters:
