@@ -10,6 +10,7 @@ from functools import lru_cache
 from inspect import signature
 from ..core.errors import ConfigError, fail, unknown
 from ..recipes.base import list_recipes
+from ..recipes.model import OWN_KEYS
 from ..models.registry import model_builder
 from .data import single_datasets, steps_of
 
@@ -52,11 +53,18 @@ def _seen(steps, where):
 
 # %% ../../nbs/mmflow/33_input.ipynb #faa48c21
 @lru_cache
-def _own(name):
-    "What the model `name` does with images"
+def _model(name):
     import torch
-    with torch.device('meta'): model = model_builder(name)()
-    return dict(mean=model.pixel_mean, std=model.pixel_std, bgr=getattr(model, 'bgr', False))
+    with torch.device('meta'): return model_builder(name)()
+
+def _own(model):
+    "What `model` of a recipe does with images"
+    import torch
+    name, numbers = model['name'], {k: v for k, v in model.items() if k not in OWN_KEYS}
+    try: model = _model(name)
+    except TypeError:   # one of the user's own that needs its numbers
+        with torch.device('meta'): model = model_builder(name)(**numbers)
+    return dict(mean=getattr(model, 'pixel_mean', 0.), std=getattr(model, 'pixel_std', 1.), bgr=getattr(model, 'bgr', False))
 
 def _in_words(seen):
     return ', '.join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in seen.items())
@@ -73,7 +81,7 @@ def _inputs(data, key, say):
 # %% ../../nbs/mmflow/33_input.ipynb #a9553785
 def translate_input(
     data:dict,     # MMFlow's `data`
-    name:str,      # The model, one of `list_models()`
+    model,         # The model part of a recipe so far, or a name alone
     stem:str='',   # Name of the config without its suffix
     say=print      # Called with a line for each thing that is not followed
 )->dict:           # For the part `model` of a recipe: `bgr` or `input`; empty where the model does so anyway
@@ -81,11 +89,13 @@ def translate_input(
     sections = {k: _inputs(data, k, say) for k in ('train', 'val', 'test')}
     everything = {w: o for found in sections.values() for w, o in found.items()}
     where, seen = next(((w, o) for w, o in everything.items() if o), (None, None))
-    own = _own(name)
+    model = dict(name=model) if isinstance(model, str) else model
+    name, own = model['name'], _own(model)
     slip = not sections['train'] and stem in list_recipes()   # RAFT's test on KITTI: not what it was trained on
     if seen is None or slip: where, seen = 'the model itself', own
     for key, found in sections.items():
-        odd = next((o for o in found.values() if o != seen), seen)
+        silent = not any(everything.values())   # a set that says nothing follows the others
+        odd = next((o for o in found.values() if o != seen and (o or silent)), seen)
         if odd != seen:
             said = f"Normalize ({_in_words(odd)})" if odd else 'no Normalize'
             say(f"data.{key}: {said} is not followed; the network sees images as in {where}: {_in_words(seen)}")

@@ -71,7 +71,7 @@ def build_model(
     load = recipe['runtime'].get('load_from')
     if start and load: start_from(model, load, m['name'])
     if m.get('freeze'): freeze(model, *_matching(model, m['freeze']))
-    if m.get('input'): model.see_pixels(**m['input'])
+    if m.get('input') and hasattr(model, 'see_pixels'): model.see_pixels(**m['input'])
     if m.get('test_iters'): model.register_forward_pre_hook(_TestIters(m['test_iters']), with_kwargs=True)
     return model
 
