@@ -7,13 +7,13 @@ __all__ = ['environment', 'NoValidation', 'run_callbacks', 'run_training']
 
 # %% ../../nbs/train/40_run.ipynb #3235c38e
 import json, math, platform, sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelValidException
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..core.processes import process_number
+from ..core.processes import own_folder, process_number
 from ..data.loaders import keep_memory
 from ..io.files import atomic_path, ensure_dir
 from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule
@@ -109,9 +109,13 @@ def run_training(
 ):                      # The trained `learn`
     "Train, evaluate, log and save"
     run, work_dir = _runtime(runtime), ensure_dir(work_dir)
+    with nullcontext() if process_number()[0] else own_folder(work_dir):
+        return _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say or _complain)
+
+def _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say):
     rank, world = process_number()
     iters, every, lr, momentum = _schedule(schedule, len(learn.dls.train))
-    state = find_checkpoint(work_dir, say or _complain) if resume else None
+    state = find_checkpoint(work_dir, say) if resume else None
     _make_deterministic(run['deterministic'])
     seed_all(run['seed'] + rank)
     keep_memory()   # batches have one size; asking the system for their pages anew takes a tenth of a step
