@@ -9,7 +9,7 @@ __all__ = ['demo', 'infer']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Device, Iters, Json, Model, Precision, Tile, Weights, parse_tile, print_json, print_table, working
+from .terminal import Device, Imports, Iters, Json, Model, Precision, Tile, Weights, open_predictor, parse_tile, print_json, print_table, working
 
 # %% ../../nbs/cli/22_inference.ipynb #dad03358
 _Image1 = Annotated[Path, typer.Argument(metavar='IMG1', help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
@@ -77,17 +77,18 @@ def infer(
     scale:Annotated[float, typer.Option(help='Resize the pictures by this factor first; the flow comes back in their own size and pixels.')]=1.,
     tile:Tile=None,
     precision:Precision='fp32',
+    out_prefix:Annotated[str, typer.Option(help='What the names of the files begin with, instead of flow.')]='flow',
+    allow_imports:Imports=False,
     device:Device='auto',
     as_json:Json=False):
     "Flow from one picture to the next, as a file and as pictures."
     with working('importing PyTorch') as say:
         from flowbook.infer.folder import predict_to_folder
-        from flowbook.infer.predictor import FlowPredictor
         from flowbook.io.files import new_folder
         with new_folder(out):
-            predictor = FlowPredictor(model, weights, device, iters, precision, scale, parse_tile(tile))
+            predictor = open_predictor(model, weights, allow_imports, device=device, iters=iters, precision=precision, scale=scale, tile=parse_tile(tile))
             say(f'{predictor.name} on {predictor.device}')
-            saved = predict_to_folder(img1, img2, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'))
+            saved = predict_to_folder(img1, img2, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'), out_prefix)
     _show_infer(f'{img1} to {img2}', saved.summary(), saved.files, as_json)
 
 # %% ../../nbs/cli/22_inference.ipynb #118a3e88

@@ -8,7 +8,7 @@ __all__ = ['serve']
 # %% ../../nbs/cli/54_serving.ipynb #0dead5d7
 from typing import Annotated
 import typer
-from .terminal import Device, Model, Weights, working
+from .terminal import Device, Imports, Model, Weights, open_predictor, working
 
 # %% ../../nbs/cli/54_serving.ipynb #b0ccc309
 def serve(
@@ -24,24 +24,24 @@ def serve(
     queue:Annotated[int, typer.Option(help='Jobs that may run or wait.')]=8,
     timeout:Annotated[float, typer.Option(help='Seconds to send a request, and to answer it.')]=60.,
     header_timeout:Annotated[float, typer.Option(help='Seconds from a connection to the end of its headers.')]=5.,
-    per_address:Annotated[int, typer.Option(help='Open connections of one address; 0: any number, as behind a proxy.')]=24):
+    per_address:Annotated[int, typer.Option(help='Open connections of one address; 0: any number, as behind a proxy.')]=24,
+    allow_imports:Imports=False):
     "Serve a model over HTTP: post two pictures or a short video, get flow."
     with working('importing PyTorch') as say:
         from flowbook.apps.serve import ServeLimits, make_app, open_port, run_server
         limits = ServeLimits(max_mb, max_pixels, max_frames, rate, queue, timeout, header_timeout, per_address)
         say(f'loading {model}')
-        predictor = _warm(model, weights, device)
+        predictor = _warm(model, weights, device, allow_imports)
         app,sock = make_app(predictor, limits),open_port(host, port)
     _announce(predictor, *sock.getsockname()[:2])
     try: run_server(app, sock, limits)
     except KeyboardInterrupt: pass   # the usual way to end it
 
 # %% ../../nbs/cli/54_serving.ipynb #c1356359
-def _warm(model, weights, device):
+def _warm(model, weights, device, allow_imports=False):
     "A predictor that has worked once"
     import numpy as np
-    from flowbook.infer.predictor import FlowPredictor
-    predictor = FlowPredictor(model, weights, device, tile='auto')   # a large picture is cut up before memory runs out
+    predictor = open_predictor(model, weights, allow_imports, device=device, tile='auto')   # a large picture is cut up before memory runs out
     predictor(*[np.zeros((128,128,3), np.uint8)]*2)
     return predictor
 

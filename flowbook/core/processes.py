@@ -94,10 +94,11 @@ def launch(
     n:int,         # Processes
     args:list,     # What follows `python -m`: a module and its arguments
     cwd=None,      # Where to run; None: here
+    port:int=None, # Where they find each other; None: one that is free
     patience:float=20. # Seconds after which a process that is stopped (Ctrl-Z, SIGSTOP) ends the run
 )->int:            # Exit code: 0, or that of the first process to fail; 128 and the number of a signal
     "Run a module in `n` processes that know of each other, and that end when this one does"
-    port,(line,end) = _free_port(),os.pipe()
+    port,(line,end) = port or _free_port(),os.pipe()
     command = [sys.executable, '-c', 'from flowbook.core.processes import run_child; run_child()', *map(str, args)]
     logs = [tempfile.TemporaryFile() for _ in range(n)]      # a pipe could fill up
     quiet = lambda i: dict(stdout=subprocess.DEVNULL, stderr=logs[i]) if i else {}

@@ -11,6 +11,7 @@ import torch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor
 from ..models.zoo import create_model
+from ..recipes.model import build_model
 from ..models.classical import Classical
 from ..models.summary import flops, num_params
 
@@ -69,13 +70,18 @@ def _child(job):
     if 'threads' in job: torch.set_num_threads(job.pop('threads'))
     size,batch = job.pop('size'),job.pop('batch')
     before = _resident()[0]
-    predictor = FlowPredictor(create_model(job.pop('model')), device='cpu', **job)
+    predictor = FlowPredictor(_build(job.pop('model')), device='cpu', **job)
     predictor.batch(*_pair(size, batch, 'cpu'))
     print(json.dumps([before, _resident()[1]]))
 
 # %% ../../nbs/infer/29_bench.ipynb #c9b801d1
+def _build(model):
+    "A network from its name, or from the model part of a recipe"
+    if isinstance(model, str): return create_model(model)
+    return build_model(dict(model={k: v for k,v in model.items() if k not in ('weights', 'init', 'loss', 'freeze')}, runtime={}))
+
 def peak_memory(
-    model:str,              # Name for `create_model`
+    model,                  # Name for `create_model`, or the model part of a recipe
     size:tuple=(448,1024),  # `(H,W)` of the pictures, pixels
     batch:int=1,            # Pairs at a time
     device='cpu',           # Of this machine
@@ -83,11 +89,11 @@ def peak_memory(
     iters:int=None          # See `FlowPredictor`
 )->float:                   # MiB: on a GPU what PyTorch handed out, on a CPU the growth of a fresh process
     "Measure the memory that one run takes"
-    if torch.device(device).type == 'cuda': return _cuda_peak(FlowPredictor(create_model(model), device=device, precision=precision, iters=iters), size, batch)
+    if torch.device(device).type == 'cuda': return _cuda_peak(FlowPredictor(_build(model), device=device, precision=precision, iters=iters), size, batch)
     job = dict(model=model, size=size, batch=batch, precision=precision, iters=iters, threads=torch.get_num_threads())
     code = 'import sys,json; from flowbook.infer.bench import _child; _child(json.loads(sys.argv[1]))'
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, json.dumps(job)], capture_output=True, text=True)
-    if done.returncode: raise fail(FlowbookError, f'{model} at {size[1]}x{size[0]}', (done.stderr.strip().splitlines() or ['a process that was killed'])[-1], 'a run that ends')
+    if done.returncode: raise fail(FlowbookError, f"{model if isinstance(model, str) else model['name']} at {size[1]}x{size[0]}", (done.stderr.strip().splitlines() or ['a process that was killed'])[-1], 'a run that ends')
     before,peak = json.loads(done.stdout.splitlines()[-1])
     return (peak - before)/2**20
 
@@ -110,7 +116,7 @@ def _cpu_name():
 
 # %% ../../nbs/infer/29_bench.ipynb #fb8e581f
 def bench_model(
-    model:str,              # Name for `create_model`
+    model,                  # Name for `create_model`, or the model part of a recipe
     size:tuple=(448,1024),  # `(H,W)` of the pictures, pixels
     batch:int=1,            # Pairs at a time
     precision:str='fp32',   # See `FlowPredictor`
@@ -121,17 +127,19 @@ def bench_model(
     memory:bool=True        # Measure memory? On a CPU it takes a process and a run more
 )->dict:                    # `model`, `size`, `batch`, `precision`, `device`, what `time_model` gives, `memory_mb`, `gflops` per pair and `parameters`
     "Measure one model in one setting"
-    net = create_model(model)
+    net = _build(model)
+    own = not isinstance(model, str) and 'parts' in model   # which the process that measures memory does not have
+    name = model if isinstance(model, str) else model['name']
     if isinstance(net, Classical): iters = None
     predictor = FlowPredictor(net, device=device, precision=precision, iters=iters)
-    row = dict(model=model, size=list(size), batch=batch, precision=precision, device=str(predictor.device), parameters=num_params(net))
+    row = dict(model=name, size=list(size), batch=batch, precision=precision, device=str(predictor.device), parameters=num_params(net))
     row |= time_model(predictor, size, batch, warmup, runs)
     row['gflops'] = None if isinstance(net, Classical) else flops(net, size, iters)/1e9
-    return row | dict(memory_mb=peak_memory(model, size, batch, predictor.device, precision, iters) if memory else None)
+    return row | dict(memory_mb=peak_memory(model, size, batch, predictor.device, precision, iters) if memory and not own else None)
 
 # %% ../../nbs/infer/29_bench.ipynb #a8f8f43b
 def bench_sweep(
-    models:list,            # Names
+    models:list,            # Names; or a dictionary of names, and model parts of recipes
     sizes:list,             # `(H,W)` each
     batches:list=(1,),      # Pairs at a time
     precisions:list=('fp32',), # See `FlowPredictor`
@@ -142,7 +150,7 @@ def bench_sweep(
     settings,rows = [(m, s, b, p) for m in models for s in sizes for b in batches for p in precisions],[]
     for i,(m,s,b,p) in enumerate(settings):
         if progress: progress(i, len(settings))
-        try: rows.append(bench_model(m, s, b, p, **kwargs))
+        try: rows.append(bench_model(models[m] if isinstance(models, dict) else m, s, b, p, **kwargs) | dict(model=m))
         except (ConfigError, TypeError): raise
         except (FlowbookError, RuntimeError, MemoryError) as e: rows.append(dict(model=m, size=list(s), batch=b, precision=p, failed=' '.join(str(e).split())[:200]))
     return rows

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
+from ..core.errors import ConfigError, fail
 from ..data.pair import read_pair, read_truth
 from .evaluate import evaluate_pair
 from .predictor import FlowPredictor
@@ -48,6 +49,8 @@ def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     return found | self.scores
 
 # %% ../../nbs/infer/22_folder.ipynb #1af059bb
+def _prefixed(name, prefix): return prefix + (name.removeprefix('flow') if name.startswith('flow') else f'_{name}')
+
 def predict_to_folder(
     img1,                        # Path, Pillow image, array or tensor, see `to_tensor`
     img2,                        # The second frame, likewise
@@ -55,9 +58,11 @@ def predict_to_folder(
     predictor:FlowPredictor=None,# None: the bundled model
     flow_gt=None,                # Path of the true flow; None: unknown
     bidirectional:bool=False,    # The flow back too, and with it occlusion and confidence?
-    progress=None                # Called with (done, n) after each tile
+    progress=None,               # Called with (done, n) after each tile
+    prefix:str='flow'            # What the names of the files begin with
 )->SavedFlow:                    # Numbers and files
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
+    if not prefix or Path(prefix).name != prefix: raise fail(ConfigError, 'out_prefix', repr(prefix), 'the beginning of a file name')
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
         x,y = read_pair(img1, img2)   # as bytes; the predictor makes floats of them on its device
@@ -67,4 +72,5 @@ def predict_to_folder(
         ms = 1000*(time.perf_counter() - start)
         scores = {} if truth is None else evaluate_pair(p.flow, truth, valid)
         files = save_results(stage, to_pixels(x), to_pixels(y), p.flow, truth, valid) + save_extras(stage, p)
+        if prefix != 'flow': files = [o.rename(stage/_prefixed(o.name, prefix)) for o in files]
     return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), scores)

@@ -482,7 +482,8 @@ def _check_keys(v, where):
 # %% ../../nbs/mmflow/10_config.ipynb #1598d030
 def _import_custom(path, spec):
     "Import what `custom_imports` asks for, from the config's folder, too"
-    for folder in (str(path.resolve().parent), os.getcwd()):
+    more = spec.get('folders', []) if isinstance(spec, dict) else []
+    for folder in (str(path.resolve().parent), os.getcwd(), *more):
         if folder not in sys.path: sys.path.append(folder)
     for n in _names_of_modules(spec):
         try: import_module(n)

@@ -157,7 +157,15 @@ def load_config(
     if str(config) in list_recipes(): return get_recipe(str(config), _in_our_words(_texts(overrides)))
     path = Path(config)
     if not path.suffix and not path.exists(): raise unknown('recipe', config, list_recipes())
-    return _complete(read_mmconfig(path, allow_imports), path.stem, overrides, say)
+    found = read_mmconfig(path, allow_imports)
+    recipe = _complete(found, path.stem, overrides, say)
+    custom = found.get('custom_imports')
+    return recipe | dict(custom_imports=_findable(custom, path)) if custom else recipe
+
+def _findable(custom, path):
+    "`custom_imports` with the folder that the modules were found from, for a recipe that is read elsewhere"
+    spec = dict(custom) if isinstance(custom, dict) else dict(imports=custom)
+    return spec | dict(folders=spec.get('folders') or [path.resolve().parent.as_posix(), Path.cwd().as_posix()])
 
 def _complete(found, name, overrides, say):
     "A complete recipe from the names and values of a file"
@@ -199,7 +207,8 @@ def export_recipe(
     path = Path(path)
     if path.suffix != '.py': raise fail(ConfigError, path, f"the suffix {path.suffix!r}", '.py')
     ensure_dir(path.parent)
-    text = '\n\n'.join(f"{k} = {pformat(recipe[k], width=120, sort_dicts=False)}" for k in RECIPE_PARTS)
+    parts = [*RECIPE_PARTS, *(k for k in ('custom_imports',) if k in recipe)]
+    text = '\n\n'.join(f"{k} = {pformat(recipe[k], width=120, sort_dicts=False)}" for k in parts)
     try: ast.parse(text)
     except SyntaxError:
         found = 'a value that is no number, text, list or dictionary'

@@ -172,6 +172,8 @@ def find_weights(
 )->Path:        # A file for `load_weights`
     "Find the file that `weights` stands for, fetching it if need be"
     path = Path(weights)
+    bundled = asset_path(f"{str(weights).replace('-', '_')}.safetensors")   # `flowbook-small`
+    if not path.exists() and path.name == str(weights) and bundled.is_file(): return bundled
     if not _published(model, weights) and (path.name != str(weights) or path.suffix or path.is_file()): return path
     return fetch_weights(model, str(weights))   # says which names there are
 

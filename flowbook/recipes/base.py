@@ -197,7 +197,7 @@ def run_recipe(
     recipe:dict,        # A recipe
     work_dir,           # Folder for everything the run writes; made if it is not there
     device='cpu',       # Where to train
-    resume:bool=False,  # Go on from the last checkpoint in `work_dir`
+    resume=False,       # Go on from the last checkpoint in `work_dir`? Or the file of a checkpoint
     validate:bool=True, # Evaluate on the way?
     cbs=()              # More callbacks
 ):                      # The trained Learner

@@ -18,7 +18,7 @@ from ..data.loaders import keep_memory
 from ..io.files import atomic_path, ensure_dir
 from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule
 from .callbacks import create_hook, parse_workflow
-from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, seed_all
+from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, read_checkpoint, seed_all
 from .distributed import Distributed
 from .logging import Pictures, RunLog, create_loggers
 from .schedules import RUNTIME, lr_schedule, momentum_schedule
@@ -101,7 +101,7 @@ def run_training(
     work_dir,           # Folder for everything the run writes; made if it is not there
     schedule:dict,      # `iters`, `every`, `lr` and `momentum` (policies); or `epochs`, `warmup`, `decay`
     runtime:dict,       # See above
-    resume:bool=False,  # Go on from the last checkpoint in `work_dir`
+    resume=False,       # Go on from the last checkpoint in `work_dir`? Or the file of a checkpoint
     recipe:dict=None,   # Written to `recipe.json`
     validate:bool=True, # Evaluate, and draw pictures?
     cbs=(),             # More callbacks
@@ -112,10 +112,14 @@ def run_training(
     with nullcontext() if process_number()[0] else own_folder(work_dir):
         return _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say or _complain)
 
+def _state(resume, work_dir, say):
+    if not resume: return None
+    return find_checkpoint(work_dir, say) if resume is True else read_checkpoint(resume)
+
 def _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say):
     rank, world = process_number()
     iters, every, lr, momentum = _schedule(schedule, len(learn.dls.train))
-    state = find_checkpoint(work_dir, say) if resume else None
+    state = _state(resume, work_dir, say)
     _make_deterministic(run['deterministic'])
     seed_all(run['seed'] + rank)
     keep_memory()   # batches have one size; asking the system for their pages anew takes a tenth of a step
