@@ -139,7 +139,7 @@ def test_two_runs_in_one_folder(tmp_path):
     done = subprocess.run([sys.executable, *args, 'schedule.epochs=1', '--resume'], env=ENV, cwd=tmp_path, text=True, capture_output=True)
     assert 'a run that goes on' not in done.stderr, done.stderr
 
-def wait_for(what, seconds=120):
+def wait_for(what, seconds=600):
     for _ in range(10*seconds):
         if what(): return
         time.sleep(.1)
@@ -164,7 +164,7 @@ def test_no_orphans(tmp_path, whom, number):
         ranks = ranks_of(p.pid)
         assert len(ranks) == 2
         os.kill(p.pid if whom == 'parent' else ranks[1], number)
-        _, err = p.communicate(timeout=60)
-        wait_for(lambda: not any(map(alive, ranks)), 20)
+        _, err = p.communicate(timeout=120)
+        wait_for(lambda: not any(map(alive, ranks)), 60)
         if whom == 'rank': assert p.returncode == 137 and 'process 1 was killed, signal 9' in err, err
     finally: p.kill()

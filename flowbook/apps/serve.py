@@ -32,7 +32,7 @@ class ServeLimits:
     rate:float=60.            # Requests per minute from one address; so many at once are fine; 0: any number
     queue:int=8               # Jobs that run or wait; more are turned away
     timeout:float=60.         # Seconds to send a request, and again to answer it
-    header_timeout:float=5.   # Seconds from a connection, or the first byte of a further request, to the end of its headers
+    header_timeout:float=5.   # Seconds to the end of the headers, from accept or a further request's first byte
     per_address:int=24        # Open connections of one address; 0: any number, as behind a proxy
 
     def __post_init__(self):
@@ -281,7 +281,8 @@ def _film(flows, scale, fps):
 def _sentence(request, e):
     "What is wrong with a request that reached no function"
     path, method = request.url.path[:100], request.method
-    known = {404: (f"the address {path}", '/, /health, /flow or /video'), 405: (f"{method} of {path}", 'POST for /flow and /video, GET for the others')}
+    known = {404: (f"the address {path}", '/, /health, /flow or /video'), 405: (f"{method} of {path}",
+        'POST for /flow and /video, GET for the others')}
     found,expected = known.get(e.status_code, (str(e.detail)[:200], 'a request as the page / makes it'))
     return str(fail(Refused, 'request', found, expected))
 
@@ -295,9 +296,11 @@ def _add_errors(app):
         status = getattr(e, 'status', 422)
         return JSONResponse(dict(error=str(e)), status, {'Retry-After': '5'} if status==503 else {})
     @app.exception_handler(HTTPException)   # no such address, no such method, a body that is no form
-    async def http(request, e): return JSONResponse(dict(error=_sentence(request, e)), e.status_code, e.headers)
+    async def http(request, e): return JSONResponse(dict(error=_sentence(request, e)), e.status_code,
+        e.headers)
     @app.exception_handler(Exception)       # a bug; uvicorn writes its traceback to stderr
-    async def bug(request, e): return JSONResponse(dict(error='server: found a bug in itself, expected an answer'), 500)
+    async def bug(request,
+        e): return JSONResponse(dict(error='server: found a bug in itself, expected an answer'), 500)
     @app.exception_handler(RequestValidationError)
     async def invalid(request, e):
         o = e.errors()[0]
@@ -377,7 +380,7 @@ def _room(mine, everybody, limits):
 # %% ../../nbs/apps/50_serve.ipynb #2aaf3083
 class _Porter:
     "Deadlines and a place in the queue, for a protocol of uvicorn"
-    timer,since,asked = None,0.,False   # what happens next; when something came last; are the headers complete?
+    timer,since,asked = None,0.,False   # what comes next; last sign of life; headers complete?
     def connection_made(self, transport):
         super().connection_made(transport)
         self.since = self.loop.time()
@@ -422,13 +425,16 @@ def find_room(self:_Porter):
     "Close another connection, or this one, where there are too many"
     who,others = (lambda c: (c.client or ('?',))[0]),self.connections - {self}
     crowd = _room({c for c in others if who(c)==who(self)}, others, self.limits)
-    idle = [c for c in crowd if c.cycle is None or c.cycle.response_complete or c.cycle.more_body]   # they send nothing
+    idle = [c for c in crowd if c.cycle is None or c.cycle.response_complete or
+        c.cycle.more_body]   # they send nothing
     if idle: min(idle, key=lambda c: c.since).drop()
     elif crowd: self.say(503, f'{len(crowd)} connections that are busy', 'room: try again in a moment')
 
 @patch
-def late(self:_Porter): self.say(408, f'no end of its headers in {self.limits.header_timeout:g} s', 'all of them')
+def late(self:_Porter): self.say(408, f'no end of its headers in {self.limits.header_timeout:g} s',
+    'all of them')
 
+# %% ../../nbs/apps/50_serve.ipynb #39c3848d
 @patch
 def drop(self:_Porter):
     self.connections.discard(self)
@@ -454,5 +460,6 @@ def run_server(
 )->None:
     "Serve `app` until the process is told to stop"
     import uvicorn
-    config = uvicorn.Config(app, http=_porter(limits), ws='none', log_level='warning', timeout_keep_alive=5, timeout_graceful_shutdown=5, proxy_headers=False, server_header=False)
+    config = uvicorn.Config(app, http=_porter(limits), ws='none', log_level='warning', timeout_keep_alive=5,
+        timeout_graceful_shutdown=5, proxy_headers=False, server_header=False)
     with sock: uvicorn.Server(config).run(sockets=[sock])

@@ -30,7 +30,8 @@ def _load(config, changes=None, allow_imports=False):
 # %% ../../nbs/cli/46_config.ipynb #c5e8cab6
 @config.command('show', epilog=example('flowbook config show quickstart', 'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
                                'flowbook config show configs/raft/raft_8x2_100k_flyingchairs.py'))
-def _show(name:_Config, changes:Changes=None, cfg_options:CfgOptions=None, allow_imports:Imports=False, as_json:Json=False):
+def _show(name:_Config, changes:Changes=None, cfg_options:CfgOptions=None, allow_imports:Imports=False,
+    as_json:Json=False):
     "All values of a recipe, in the form that changes are written in."
     recipe = _load(name, [*(changes or []), *(cfg_options or [])], allow_imports)
     if as_json: return print_json(recipe)

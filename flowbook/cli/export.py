@@ -15,7 +15,8 @@ from .terminal import Imports, Iters, Json, Weights, is_recipe, open_recipe, pri
 
 # %% ../../nbs/cli/42_export.ipynb #76dbdd9c
 def export(
-    model:Annotated[str, typer.Argument(metavar='MODEL', help='One of flowbook models; or a recipe, or a config file.', show_default=False)],
+    model:Annotated[str, typer.Argument(metavar='MODEL',
+        help='One of flowbook models; or a recipe, or a config file.', show_default=False)],
     out:Annotated[Path, typer.Option(help='File to write: .onnx or, for torch_export, .pt2.', show_default=False)],
     size:Annotated[tuple[int,int], typer.Option(help='Height and width of the images, px.')]=(448,1024),
     format:Annotated[Optional[str], typer.Option(help='onnx or torch_export; default: by the suffix of FILE.', show_default=False)]=None,
@@ -41,11 +42,14 @@ def _network(model, weights, untrained, iters, allow_imports):
     from flowbook.infer.predictor import fill_model
     from flowbook.models.zoo import create_model
     from flowbook.recipes.model import build_model
-    if not is_recipe(model): return create_model(model) if untrained else fill_model(create_model(model), model, weights),iters
+    if not is_recipe(model): return create_model(model) if untrained else fill_model(create_model(model),
+        model, weights),iters
     part = open_recipe(model, allow_imports)['model']
     begun = ('weights', 'init')*(weights is not None or untrained)
-    net = build_model(dict(model={k: v for k,v in part.items() if k not in ('test_iters', *begun)}, runtime={}))
-    if not untrained and (weights is not None or not part.get('weights')): fill_model(net, part['name'], weights)
+    net = build_model(dict(model={k: v for k,v in part.items() if k not in ('test_iters', *begun)},
+        runtime={}))
+    if not untrained and (weights is not None or not part.get('weights')): fill_model(net, part['name'],
+        weights)
     return net,iters or part.get('test_iters')
 
 # %% ../../nbs/cli/42_export.ipynb #b440a332

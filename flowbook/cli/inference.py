@@ -77,7 +77,8 @@ def infer(
     scale:Annotated[float, typer.Option(help='Resize the pictures by this factor first; the flow comes back in their own size and pixels.')]=1.,
     tile:Tile=None,
     precision:Precision='fp32',
-    out_prefix:Annotated[str, typer.Option(help='What the names of the files begin with, instead of flow.')]='flow',
+    out_prefix:Annotated[str,
+        typer.Option(help='What the names of the files begin with, instead of flow.')]='flow',
     allow_imports:Imports=False,
     device:Device='auto',
     as_json:Json=False):
@@ -86,9 +87,11 @@ def infer(
         from flowbook.infer.folder import predict_to_folder
         from flowbook.io.files import new_folder
         with new_folder(out):
-            predictor = open_predictor(model, weights, allow_imports, device=device, iters=iters, precision=precision, scale=scale, tile=parse_tile(tile))
+            predictor = open_predictor(model, weights, allow_imports, device=device, iters=iters,
+                precision=precision, scale=scale, tile=parse_tile(tile))
             say(f'{predictor.name} on {predictor.device}')
-            saved = predict_to_folder(img1, img2, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'), out_prefix)
+            saved = predict_to_folder(img1, img2, out, predictor, gt, bidirectional, lambda i,
+                n: say(f'tile {i} of {n}'), out_prefix)
     _show_infer(f'{img1} to {img2}', saved.summary(), saved.files, as_json)
 
 # %% ../../nbs/cli/22_inference.ipynb #118a3e88

@@ -23,13 +23,16 @@ def serve(
     rate:Annotated[float, typer.Option(help='Requests per minute from one address; 0: any number.')]=60.,
     queue:Annotated[int, typer.Option(help='Jobs that may run or wait.')]=8,
     timeout:Annotated[float, typer.Option(help='Seconds to send a request, and to answer it.')]=60.,
-    header_timeout:Annotated[float, typer.Option(help='Seconds from a connection to the end of its headers.')]=5.,
-    per_address:Annotated[int, typer.Option(help='Open connections of one address; 0: any number, as behind a proxy.')]=24,
+    header_timeout:Annotated[float,
+        typer.Option(help='Seconds from a connection to the end of its headers.')]=5.,
+    per_address:Annotated[int,
+        typer.Option(help='Open connections of one address; 0: any number, as behind a proxy.')]=24,
     allow_imports:Imports=False):
     "Serve a model over HTTP: post two pictures or a short video, get flow."
     with working('importing PyTorch') as say:
         from flowbook.apps.serve import ServeLimits, make_app, open_port, run_server
-        limits = ServeLimits(max_mb, max_pixels, max_frames, rate, queue, timeout, header_timeout, per_address)
+        limits = ServeLimits(max_mb, max_pixels, max_frames, rate, queue, timeout, header_timeout,
+            per_address)
         say(f'loading {model}')
         predictor = _warm(model, weights, device, allow_imports)
         app,sock = make_app(predictor, limits),open_port(host, port)
@@ -41,7 +44,8 @@ def serve(
 def _warm(model, weights, device, allow_imports=False):
     "A predictor that has worked once"
     import numpy as np
-    predictor = open_predictor(model, weights, allow_imports, device=device, tile='auto')   # a large picture is cut up before memory runs out
+    predictor = open_predictor(model, weights, allow_imports, device=device,
+        tile='auto')   # a large picture is cut up before memory runs out
     predictor(*[np.zeros((128,128,3), np.uint8)]*2)
     return predictor
 

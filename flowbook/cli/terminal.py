@@ -49,12 +49,14 @@ def example(
     "Format examples for a command's help"
     return '\n\n'.join(['[bold]Example[/bold]', *(f'[cyan]{o}[/cyan]' for o in lines)])
 
-Model = Annotated[str, typer.Option(help='One of flowbook models; or a recipe, or a config file, with its numbers and test iterations.')]
+Model = Annotated[str,
+    typer.Option(help='One of flowbook models; or a recipe, or a config file, with its numbers and test iterations.')]
 Weights = Annotated[Optional[str], typer.Option(help='A name of flowbook models --weights, or a file: safetensors, or a checkpoint of MMFlow, torchvision and others; default: those of the package.', show_default=False)]
 Iters = Annotated[Optional[int], typer.Option(min=1, help="Iterations of a recurrent model, passes of a refiner; default: the model's own number.", show_default=False)]
 Tile = Annotated[Optional[str], typer.Option(metavar='auto|H,W', help='Compute in tiles of this height and width, pixels; auto: as large as the memory allows; default: whole.', show_default=False)]
 Precision = Annotated[str, typer.Option(help='fp32, bf16, or fp16 on a GPU.')]
-CfgOptions = Annotated[Optional[list[str]], typer.Option('--cfg-options', metavar='KEY=VALUE...', help="The same as KEY=VALUE words, as MMFlow's programs have it; keys of a config of MMFlow are understood for its file.", show_default=False)]
+CfgOptions = Annotated[Optional[list[str]], typer.Option('--cfg-options', metavar='KEY=VALUE...',
+    help="The same as KEY=VALUE words, as MMFlow's programs have it; keys of a config of MMFlow are understood for its file.", show_default=False)]
 Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]
 Device = Annotated[str, typer.Option(help='auto, cpu or cuda; auto takes the GPU if there is one.')]
 Imports = Annotated[bool, typer.Option('--allow-imports', help="Import the modules of a file's custom_imports; they run as any program does.")]

@@ -25,10 +25,17 @@ _Deterministic = Annotated[bool, typer.Option('--deterministic', help='The same 
 _NoValidate = Annotated[bool, typer.Option('--no-validate', help='Do not evaluate on the way.')]
 _Amp = Annotated[bool, typer.Option('--amp', help='Run the model in bfloat16.')]
 _Gpus = Annotated[Optional[int], typer.Option(min=1, help='GPUs to share the batch among.', show_default=False)]
-Port = Annotated[Optional[int], typer.Option(min=1, max=65535, help='Where the processes of this machine find each other; default: any that is free.', show_default=False)]
-_ResumeFrom = Annotated[Optional[Path], typer.Option(help='Go on from this checkpoint, in this or in a new work dir.', show_default=False)]
-_Data = Annotated[Optional[str], typer.Option(help='Train on this data set instead, of which a part is held out: folder, sintel, ...', show_default=False)]
-_Root = Annotated[Optional[Path], typer.Option(help='Folder of that data set; words images=, img2=, flow= are options of folder.', show_default=False)]
+Port = Annotated[Optional[int], typer.Option(min=1, max=65535,
+    help='Where the processes of this machine find each other; default: any that is free.',
+        show_default=False)]
+_ResumeFrom = Annotated[Optional[Path],
+    typer.Option(help='Go on from this checkpoint, in this or in a new work dir.', show_default=False)]
+_Data = Annotated[Optional[str],
+    typer.Option(help='Train on this data set instead, of which a part is held out: folder, sintel, ...',
+        show_default=False)]
+_Root = Annotated[Optional[Path],
+    typer.Option(help='Folder of that data set; words images=, img2=, flow= are options of folder.',
+        show_default=False)]
 _Processes = Annotated[Optional[int], typer.Option(min=1, help='Processes on the CPU to share the batch among.', show_default=False)]
 
 # %% ../../nbs/cli/44_training.ipynb #6a3b5019
@@ -52,8 +59,10 @@ def _check_folder(work_dir, resume, checkpoint=None):
     last = work_dir/'last.pth'
     if checkpoint:
         if resume: raise fail(ConfigError, '--resume-from', f'{checkpoint}, and --resume', 'one of the two')
-        if not checkpoint.is_file(): raise fail(FlowbookError, checkpoint, 'no such file', 'a checkpoint of an earlier run')
-        if last.exists() and checkpoint.resolve().parent != work_dir.resolve(): raise fail(FlowbookError, work_dir, 'last.pth of another run', 'a new folder')
+        if not checkpoint.is_file(): raise fail(FlowbookError, checkpoint, 'no such file',
+            'a checkpoint of an earlier run')
+        if last.exists() and checkpoint.resolve().parent != work_dir.resolve(): raise fail(FlowbookError,
+            work_dir, 'last.pth of another run', 'a new folder')
         return
     if last.exists() and not resume: raise fail(FlowbookError, work_dir, 'last.pth of an earlier run', '--resume to go on with it, or another folder')
     if resume and not last.exists() and not list(work_dir.glob('iter_*.pth')): raise fail(FlowbookError, last, 'no such file', 'the checkpoint of an earlier run to resume')
@@ -109,8 +118,11 @@ def start_processes(
     if code: raise typer.Exit(code)
 
 # %% ../../nbs/cli/44_training.ipynb #1051534e
-def train(recipe:_Recipe, changes:Changes=None, cfg_options:CfgOptions=None, data:_Data=None, root:_Root=None, work_dir:_WorkDir=None, resume:_Resume=False, resume_from:_ResumeFrom=None, load_from:_LoadFrom=None, seed:_Seed=None, deterministic:_Deterministic=False,
-          no_validate:_NoValidate=False, amp:_Amp=False, gpus:_Gpus=None, processes:_Processes=None, port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
+def train(recipe:_Recipe, changes:Changes=None, cfg_options:CfgOptions=None, data:_Data=None,
+    root:_Root=None, work_dir:_WorkDir=None, resume:_Resume=False, resume_from:_ResumeFrom=None,
+        load_from:_LoadFrom=None, seed:_Seed=None, deterministic:_Deterministic=False,
+          no_validate:_NoValidate=False, amp:_Amp=False, gpus:_Gpus=None, processes:_Processes=None,
+              port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Train a recipe and write its table, checkpoints, pictures and weights."
     changes = _own_data([*(changes or []), *(cfg_options or [])], data, root)
     plan = _plan(recipe, changes, allow_imports, seed=seed, deterministic=deterministic, load_from=load_from, precision='bf16' if amp else None)
@@ -123,9 +135,13 @@ def train(recipe:_Recipe, changes:Changes=None, cfg_options:CfgOptions=None, dat
         device = str(pick_device(device))
     if n > 1:
         with new_folder(work_dir):
-            return start_processes(n, 'train', [recipe, *changes], {'work-dir': work_dir, 'resume': resume, 'resume-from': resume_from, 'load-from': load_from, 'seed': seed, 'deterministic': deterministic,
-                                   'no-validate': no_validate, 'amp': amp, 'allow-imports': allow_imports, 'device': device, 'json': as_json}, port)
-    with nullcontext() if launched_number()[0] else new_folder(work_dir): learn = _run(plan, work_dir, device, resume_from or resume, not no_validate)
+            return start_processes(n, 'train', [recipe, *changes], {'work-dir': work_dir, 'resume': resume,
+                'resume-from': resume_from, 'load-from': load_from, 'seed': seed,
+                    'deterministic': deterministic,
+                                   'no-validate': no_validate, 'amp': amp, 'allow-imports': allow_imports,
+                                       'device': device, 'json': as_json}, port)
+    with nullcontext() if launched_number()[0] else new_folder(work_dir): learn = _run(plan, work_dir,
+        device, resume_from or resume, not no_validate)
     if not launched_number()[0]: _show_run(learn, plan, work_dir, as_json)
 
 # %% ../../nbs/cli/44_training.ipynb #f4147fb2
@@ -189,12 +205,15 @@ def slurm_script(
     again = ['--requeue', '--open-mode=append', '--signal=B:USR1@120']*(program == 'train')
     settings = [f'--job-name={name}', *[f'--partition={partition}']*bool(partition), f'--nodes={nodes}', '--ntasks-per-node=1', f'--gpus-per-node={gpus}',
                 f'--cpus-per-task={cpus*gpus}', f'--time={time}', *again, f'--output={log}']
-    return '\n'.join(['#!/bin/bash', *(f'#SBATCH {q(s)}' for s in settings), *_body(program, q(str(work_dir)), ' '.join(map(q, command)), gpus, port)]) + '\n'
+    return '\n'.join(['#!/bin/bash', *(f'#SBATCH {q(s)}' for s in settings), *_body(program,
+        q(str(work_dir)), ' '.join(map(q, command)), gpus, port)]) + '\n'
 
+# %% ../../nbs/cli/44_training.ipynb #c2d4d743
 def _body(program, work_dir, words, gpus, port):
     head = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
     run = [f'srun {shlex.quote(sys.executable)} -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc_per_node {gpus} --rdzv_id "$SLURM_JOB_ID" \\']
-    if program == 'test': return ['', head, *run, f'  --rdzv_backend c10d --rdzv_endpoint "$head:{port}" -m flowbook.cli test {words} --device cuda']
+    if program == 'test': return ['', head, *run,
+        f'  --rdzv_backend c10d --rdzv_endpoint "$head:{port}" -m flowbook.cli test {words} --device cuda']
     return ['', '# two minutes before the end: back into the queue', "trap 'scontrol requeue \"$SLURM_JOB_ID\"' USR1", '',
             head, f'resume=; [ -e {work_dir}/last.pth ] && resume=--resume',
             *run,
@@ -212,17 +231,19 @@ def _whole_batch(plan, stem, n):
 
 # %% ../../nbs/cli/44_training.ipynb #7194f7ce
 def slurm(
-    recipe:_Recipe, changes:Changes=None, work_dir:_WorkDir=None,
+    recipe:_Recipe, changes:Changes=None, work_dir:_WorkDir=None, allow_imports:Imports=False,
     partition:Annotated[Optional[str], typer.Option(help='Queue.', show_default=False)]=None,
     gpus:Annotated[int, typer.Option(min=1, help='GPUs per node.')]=8,
     nodes:Annotated[int, typer.Option(min=1, help='Machines.')]=1,
     cpus:Annotated[int, typer.Option(min=1, help='Processor cores per GPU.')]=8,
     time:Annotated[str, typer.Option(help='Longest run.')]='24:00:00',
-    port:Annotated[int, typer.Option(min=1, max=65535, help='Free on the first node; jobs on one machine need one each.')]=29500,
+    port:Annotated[int, typer.Option(min=1, max=65535,
+        help='Free on the first node; jobs on one machine need one each.')]=29500,
     test:Annotated[bool, typer.Option('--test', help='Evaluate instead of training.')]=False,
-    weights:Annotated[Optional[str], typer.Option(help='With --test: see flowbook test.', show_default=False)]=None,
-    scores:Annotated[Optional[list[str]], typer.Option('--eval', help='With --test: scores to show.', show_default=False)]=None,
-    allow_imports:Imports=False,
+    weights:Annotated[Optional[str], typer.Option(help='With --test: see flowbook test.',
+        show_default=False)]=None,
+    scores:Annotated[Optional[list[str]], typer.Option('--eval', help='With --test: scores to show.',
+        show_default=False)]=None,
     out:Annotated[Optional[Path], typer.Option(help='Script to write; default: print it.', show_default=False)]=None):
     "Write a Slurm script that trains a recipe, is requeued, and resumes; or with --test one that evaluates it."
     changes,stem = list(changes or []),Path(recipe).stem
@@ -230,8 +251,10 @@ def slurm(
         if v and not test: raise fail(ConfigError, f'--{k}', v, '--test with it')
     plan = _plan(recipe, changes, allow_imports)
     if not test: changes += _whole_batch(plan, stem, gpus*nodes)
-    more = ['--allow-imports']*allow_imports + (['--weights', weights] if weights else []) + [o for s in scores or [] for o in ('--eval', s)]
-    text = slurm_script([recipe, *changes, *more], work_dir or Path('work_dirs')/stem, partition, gpus, nodes, cpus, time, stem, port, 'test' if test else 'train')
+    more = ['--allow-imports']*allow_imports + (['--weights', weights] if weights else []) + [o for s
+        in scores or [] for o in ('--eval', s)]
+    text = slurm_script([recipe, *changes, *more], work_dir or Path('work_dirs')/stem, partition, gpus,
+        nodes, cpus, time, stem, port, 'test' if test else 'train')
     if out is None: return typer.echo(text, nl=False)
     from flowbook.io.files import atomic_path, ensure_dir
     ensure_dir(work_dir or Path('work_dirs')/stem)    # Slurm writes its log there before the job begins

@@ -77,6 +77,7 @@ def _hold(line):
     except (OSError, AttributeError): pass    # no Linux
     threading.Thread(target=wait, daemon=True).start()
 
+# %% ../../nbs/core/15_processes.ipynb #38520c67
 @contextmanager
 def _until_signalled():
     "Turn SIGTERM and SIGHUP into an exit, so that what was started is ended"
@@ -99,14 +100,16 @@ def launch(
 )->int:            # Exit code: 0, or that of the first process to fail; 128 and the number of a signal
     "Run a module in `n` processes that know of each other, and that end when this one does"
     port,(line,end) = port or _free_port(),os.pipe()
-    command = [sys.executable, '-c', 'from flowbook.core.processes import run_child; run_child()', *map(str, args)]
+    command = [sys.executable, '-c', 'from flowbook.core.processes import run_child; run_child()', *map(str,
+        args)]
     logs = [tempfile.TemporaryFile() for _ in range(n)]      # a pipe could fill up
     quiet = lambda i: dict(stdout=subprocess.DEVNULL, stderr=logs[i]) if i else {}
     held = dict(pass_fds=[line]) if os.name == 'posix' else {}
     found = []
     try:
         with _until_signalled():
-            for i in range(n): found.append(subprocess.Popen(command, env=_environment(i, n, port) | {_LINE: str(line)}, cwd=cwd, **held, **quiet(i)))
+            for i in range(n): found.append(subprocess.Popen(command, env=_environment(i, n, port) |
+                {_LINE: str(line)}, cwd=cwd, **held, **quiet(i)))
             return _wait(found, logs, patience)
     except KeyboardInterrupt:   # from a terminal it has reached everybody: let them say where they stand
         _end(found, signal.SIGINT)
@@ -142,16 +145,19 @@ def _wait(found, logs, patience):
         codes = [p.poll() for p in found]
         if any(codes): return _explain(found, logs)
         if None not in codes: return 0
-        step,before = min(time.monotonic() - before, 1.),time.monotonic()   # this process may have been stopped itself
+        step,before = min(time.monotonic() - before,
+            1.),time.monotonic()   # this process may have been stopped itself
         for i,p in enumerate(found):
             idle[i] = idle[i] + step if _stopped(p) else 0.
-            if idle[i] > patience: return _say(f'process {i} has been stopped for {patience:g} s', 128 + signal.SIGSTOP)
+            if idle[i] > patience: return _say(f'process {i} has been stopped for {patience:g} s', 128 +
+                signal.SIGSTOP)
         time.sleep(.05)
 
 def _say(text, code):
     sys.stderr.write(f'flowbook: {text}; the others were ended\n')
     return code
 
+# %% ../../nbs/core/15_processes.ipynb #a01d0f58
 def _explain(found, logs):
     "Say what went wrong first, and the exit code for it"
     time.sleep(.2)
@@ -173,7 +179,7 @@ def _explain(found, logs):
 def own_folder(
     path # A folder that is there; a hidden file in it is the lock
 ):       # Nothing
-    "Keep others from writing to the folder `path` inside the `with`; raise where a living process does so already"
+    "Keep others from writing to the folder `path` inside the `with`; raise where a living process does so"
     lock = os.path.join(path, '.flowbook-run')
     f = _locked(lock, path)
     try: yield
@@ -182,6 +188,7 @@ def own_folder(
             with suppress(FileNotFoundError): os.unlink(lock)
             f.close()
 
+# %% ../../nbs/core/15_processes.ipynb #09e1bce4
 def _locked(lock, path):
     "The lock's open file, or None where the file system has no locks"
     try: from fcntl import LOCK_EX, LOCK_NB, lockf
@@ -193,7 +200,8 @@ def _locked(lock, path):
             f.seek(0)
             who = ' '.join(f.read(200).split()) or 'another process'
             f.close()
-            raise fail(ConfigError, path, f'a run that goes on ({who})', 'another folder, or the end of that run') from None
+            raise fail(ConfigError, path, f'a run that goes on ({who})',
+                'another folder, or the end of that run') from None
         except OSError:   # a network drive without locks
             f.close()
             return None

@@ -58,9 +58,11 @@ def evaluation_sets(
     if name == 'scenes':
         for k,v in dict(root=root, split=split).items():
             if v is not None: raise fail(ConfigError, f'--{k}', f'{v}, but the scenes are made', 'a data set: --data NAME')
-        if options: raise fail(ConfigError, f'option {next(iter(options))}', 'an option of a data set', '--data NAME, as scenes have none')
+        if options: raise fail(ConfigError, f'option {next(iter(options))}', 'an option of a data set',
+            '--data NAME, as scenes have none')
         return {Scenes.label: Scenes(n or 32)}
     if name not in list_datasets(): raise unknown('data set', name, ['scenes', *list_datasets()])
     if root is None: raise fail(ConfigError, '--root', 'nothing', f'the folder of {name}')
-    choices = [dict(pass_style=o) for o in ('clean', 'final')] if name == 'sintel' and 'pass_style' not in options else [{}]
+    choices = [dict(pass_style=o) for o in ('clean',
+        'final')] if name == 'sintel' and 'pass_style' not in options else [{}]
     return {' '.join([name, *o.values()]): _open_set(name, root, split, **o | options) for o in choices}

@@ -132,7 +132,7 @@ def _start(loader):
     finally: cv2.setNumThreads(threads)
 
 # %% ../../nbs/data/30_loaders.ipynb #882337e5
-_TAKEN = [*inspect.signature(TfmdDL.__init__).parameters][2:]   # by fastai's loader, besides itself and its data
+_TAKEN = [*inspect.signature(TfmdDL.__init__).parameters][2:]   # by fastai's loader
 
 class FlowDL(TfmdDL):
     "A fastai data loader of `(img1, img2, flow, valid)`"

@@ -78,7 +78,8 @@ def _child(job):
 def _build(model):
     "A network from its name, or from the model part of a recipe"
     if isinstance(model, str): return create_model(model)
-    return build_model(dict(model={k: v for k,v in model.items() if k not in ('weights', 'init', 'loss', 'freeze')}, runtime={}))
+    return build_model(dict(model={k: v for k,v in model.items() if k not in ('weights', 'init', 'loss',
+        'freeze')}, runtime={}))
 
 def peak_memory(
     model,                  # Name for `create_model`, or the model part of a recipe
@@ -89,14 +90,18 @@ def peak_memory(
     iters:int=None          # See `FlowPredictor`
 )->float:                   # MiB: on a GPU what PyTorch handed out, on a CPU the growth of a fresh process
     "Measure the memory that one run takes"
-    if torch.device(device).type == 'cuda': return _cuda_peak(FlowPredictor(_build(model), device=device, precision=precision, iters=iters), size, batch)
+    if torch.device(device).type == 'cuda': return _cuda_peak(FlowPredictor(_build(model), device=device,
+        precision=precision, iters=iters), size, batch)
     job = dict(model=model, size=size, batch=batch, precision=precision, iters=iters, threads=torch.get_num_threads())
     code = 'import sys,json; from flowbook.infer.bench import _child; _child(json.loads(sys.argv[1]))'
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, json.dumps(job)], capture_output=True, text=True)
-    if done.returncode: raise fail(FlowbookError, f"{model if isinstance(model, str) else model['name']} at {size[1]}x{size[0]}", (done.stderr.strip().splitlines() or ['a process that was killed'])[-1], 'a run that ends')
+    if done.returncode: raise fail(FlowbookError,
+        f"{model if isinstance(model, str) else model['name']} at {size[1]}x{size[0]}",
+            (done.stderr.strip().splitlines() or ['a process that was killed'])[-1], 'a run that ends')
     before,peak = json.loads(done.stdout.splitlines()[-1])
     return (peak - before)/2**20
 
+# %% ../../nbs/infer/29_bench.ipynb #f7c9f781
 def _cuda_peak(predictor, size, batch):
     a,b = _pair(size, batch, predictor.device)
     torch.cuda.reset_peak_memory_stats(predictor.device)
@@ -128,14 +133,17 @@ def bench_model(
 )->dict:                    # `model`, `size`, `batch`, `precision`, `device`, what `time_model` gives, `memory_mb`, `gflops` per pair and `parameters`
     "Measure one model in one setting"
     net = _build(model)
-    own = not isinstance(model, str) and 'parts' in model   # which the process that measures memory does not have
+    own = not isinstance(model,
+        str) and 'parts' in model   # which the process that measures memory does not have
     name = model if isinstance(model, str) else model['name']
     if isinstance(net, Classical): iters = None
     predictor = FlowPredictor(net, device=device, precision=precision, iters=iters)
-    row = dict(model=name, size=list(size), batch=batch, precision=precision, device=str(predictor.device), parameters=num_params(net))
+    row = dict(model=name, size=list(size), batch=batch, precision=precision, device=str(predictor.device),
+        parameters=num_params(net))
     row |= time_model(predictor, size, batch, warmup, runs)
     row['gflops'] = None if isinstance(net, Classical) else flops(net, size, iters)/1e9
-    return row | dict(memory_mb=peak_memory(model, size, batch, predictor.device, precision, iters) if memory and not own else None)
+    return row | dict(memory_mb=peak_memory(model, size, batch, predictor.device, precision, iters) if memory
+        and not own else None)
 
 # %% ../../nbs/infer/29_bench.ipynb #a8f8f43b
 def bench_sweep(
@@ -150,7 +158,8 @@ def bench_sweep(
     settings,rows = [(m, s, b, p) for m in models for s in sizes for b in batches for p in precisions],[]
     for i,(m,s,b,p) in enumerate(settings):
         if progress: progress(i, len(settings))
-        try: rows.append(bench_model(models[m] if isinstance(models, dict) else m, s, b, p, **kwargs) | dict(model=m))
+        try: rows.append(bench_model(models[m] if isinstance(models, dict) else m, s, b, p, **kwargs) |
+            dict(model=m))
         except (ConfigError, TypeError): raise
         except (FlowbookError, RuntimeError, MemoryError) as e: rows.append(dict(model=m, size=list(s), batch=b, precision=p, failed=' '.join(str(e).split())[:200]))
     return rows

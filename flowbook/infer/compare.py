@@ -43,7 +43,8 @@ def open_models(
 )->dict:                  # Text to `FlowPredictor`, or to the `FlowbookError` that says why not
     "Open the models that are to be compared"
     from flowbook.models.registry import MODELS
-    return {text: _open(*split_model(text), text, device, precision, MODELS, opener) for text in dict.fromkeys(models)}
+    return {text: _open(*split_model(text), text, device, precision, MODELS, opener) for text
+        in dict.fromkeys(models)}
 
 def _open(name, weights, text, device, precision, known, opener):
     try:
@@ -90,5 +91,6 @@ def _row(text, p, scores, size, memory):
     memory = memory and 'parts' not in part   # whose modules the process that measures does not have
     classical = isinstance(p.model, Classical)
     licence = 'Apache-2.0' if classical else weights_licence(name, weights)
-    return dict(model=text) | scores | dict(memory_mb=peak_memory(part, size, 1, p.device, p.precision) if memory else None,
+    return dict(model=text) | scores | dict(memory_mb=peak_memory(part, size, 1, p.device, p.precision) if
+        memory else None,
                                             parameters=num_params(p.model), licence=licence)

@@ -49,7 +49,8 @@ def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     return found | self.scores
 
 # %% ../../nbs/infer/22_folder.ipynb #1af059bb
-def _prefixed(name, prefix): return prefix + (name.removeprefix('flow') if name.startswith('flow') else f'_{name}')
+def _prefixed(name, prefix): return prefix + (name.removeprefix('flow') if name.startswith('flow') else
+    f'_{name}')
 
 def predict_to_folder(
     img1,                        # Path, Pillow image, array or tensor, see `to_tensor`
@@ -62,7 +63,8 @@ def predict_to_folder(
     prefix:str='flow'            # What the names of the files begin with
 )->SavedFlow:                    # Numbers and files
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
-    if not prefix or Path(prefix).name != prefix: raise fail(ConfigError, 'out_prefix', repr(prefix), 'the beginning of a file name')
+    if not prefix or Path(prefix).name != prefix: raise fail(ConfigError, 'out_prefix', repr(prefix),
+        'the beginning of a file name')
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
         x,y = read_pair(img1, img2)   # as bytes; the predictor makes floats of them on its device

@@ -51,15 +51,18 @@ class _Reader:
         if not isinstance(node, _ready) and hasattr(out, '__len__'): self.charge(len(out), node)
         return out
 
-    def charge(self, n, node):
-        self.work += n
-        if self.work > _work: raise self.wrong(node, 'a computation that is too long')
-
     def _Constant(self, n): return n.value
 
     def _Name(self, n):
         if n.id not in self.names: raise self.wrong(n, f"the name {n.id}, which is not set")
         return self.names[n.id]
+
+# %% ../../nbs/mmflow/10_config.ipynb #37df5824
+@patch
+def charge(self:_Reader, n, node):
+    "Count what has been done"
+    self.work += n
+    if self.work > _work: raise self.wrong(node, 'a computation that is too long')
 
 # %% ../../nbs/mmflow/10_config.ipynb #e0954e90
 @patch
@@ -109,6 +112,7 @@ def _Dict(self:_Reader, n):
         out |= self.value(v) if k is None else {self._key(k): self.value(v)}   # without a key: **v
     return out
 
+# %% ../../nbs/mmflow/10_config.ipynb #802862b8
 @patch
 def _key(self:_Reader, n):
     "The value of a key, whose hash goes through all of it"
@@ -177,6 +181,7 @@ def _Compare(self:_Reader, n):
         left = right
     return True
 
+# %% ../../nbs/mmflow/10_config.ipynb #8f178833
 @patch
 def _IfExp(self:_Reader, n): return self.value(n.body if self.value(n.test) else n.orelse)
 
@@ -431,7 +436,8 @@ def _loaded(path, text):
 def _text(path):
     "The text of a file, with what `{{ fileDirname }}` and the like stand for"
     try: size = path.stat().st_size if path.is_file() else None
-    except (OSError, ValueError) as e: raise fail(ConfigError, repr(str(path))[:200], f"no such file ({e})", 'a config file') from None
+    except (OSError, ValueError) as e: raise fail(ConfigError, repr(str(path))[:200], f"no such file ({e})",
+        'a config file') from None
     if size is None: raise fail(ConfigError, path, 'no such file', 'a config file')
     if size > 2**22: raise fail(ConfigError, path, f"{size} bytes", 'a config file')
     try: text = path.read_text(encoding='utf-8')
@@ -442,6 +448,7 @@ def _text(path):
     for k, v in known.items(): text = re.sub(r'\{\{\s*' + k + r'\s*\}\}', lambda m, v=v: v, text)
     return text
 
+# %% ../../nbs/mmflow/10_config.ipynb #b76460df
 def _union(path, names, seen):
     "Names and values of all bases of `path`"
     out, origin = {}, {}
@@ -462,7 +469,8 @@ def _read(path, seen=()):
     "Names and values of a file, those of its bases included; `seen` are the files that led here"
     text, here = _text(path), path.resolve()
     if here in seen: raise fail(ConfigError, path, 'itself among its bases', 'bases that end somewhere')
-    if len(seen) > 50: raise fail(ConfigError, path, 'a base of a base, fifty times over', 'bases that end somewhere')
+    if len(seen) > 50: raise fail(ConfigError, path, 'a base of a base, fifty times over',
+        'bases that end somewhere')
     read = _read_data if path.suffix in ('.json', '.yaml', '.yml') else _read_python
     own, base = read(path, text, lambda names: _union(path, names, (*seen, here)))
     for k in ('filename', 'text', 'pretty_text'):
@@ -470,11 +478,13 @@ def _read(path, seen=()):
     _check_keys(own, path)
     return merge_configs(base, own)
 
+# %% ../../nbs/mmflow/10_config.ipynb #e6d58679
 def _check_keys(v, where):
     "Raise where a key is no text"
     if isinstance(v, dict):
         for k, o in v.items():
-            if not isinstance(k, str): raise fail(ConfigError, where, f"the key {k!r}"[:80], 'keys that are texts')
+            if not isinstance(k, str): raise fail(ConfigError, where, f"the key {k!r}"[:80],
+                'keys that are texts')
             _check_keys(o, f"{where} {k}" if isinstance(where, Path) else f"{where}.{k}")
     elif isinstance(v, (list, tuple)):
         for o in v: _check_keys(o, where)

@@ -83,7 +83,8 @@ def steps_of(
     where='pipeline' # For messages
 )->list:             # Its steps
     "Take a pipeline out of the lists that a comma too many makes, which MMCV did not mind"
-    while isinstance(pipeline, (list, tuple)) and len(pipeline) == 1 and isinstance(pipeline[0], (list, tuple)):
+    while isinstance(pipeline, (list, tuple)) and len(pipeline) == 1 and isinstance(pipeline[0], (list,
+        tuple)):
         pipeline = pipeline[0]
     alike = isinstance(pipeline, (list, tuple)) and all(isinstance(s, dict) for s in pipeline)
     if not alike: raise fail(ConfigError, where, repr(pipeline)[:60], 'a list of dictionaries')

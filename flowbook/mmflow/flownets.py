@@ -7,7 +7,8 @@ __all__ = []
 
 # %% ../../nbs/mmflow/24_flownets.ipynb #e385f6a5
 from ..core.errors import ConfigError, fail, unknown
-from .parts import CONV, DILATIONS, SCALED, TOP, Only, Styled, ignore, number, only, read_half, read_part, register_reader
+from .parts import CONV, DILATIONS, SCALED, TOP, Only, Styled, ignore, number, only
+from .parts import read_half, read_part, register_reader
 from .parts import changed_numbers, coarse_first, correlation_numbers
 
 # %% ../../nbs/mmflow/24_flownets.ipynb #efc7804f
@@ -24,7 +25,8 @@ def _encoder(levels, kernel=_first_kernels, **more):
 def _decoder(bias, **more):
     rules = CONV | ignore('in_channels', 'flow_loss') | number('flow_div')
     rules |= only(pred_channels=2, inter_channels=None)
-    rules |= dict(deconv_bias=_bias('upfeat'), pred_bias=_bias('predict'), upsample_bias=_bias('upflow', bias))
+    rules |= dict(deconv_bias=_bias('upfeat'), pred_bias=_bias('predict'), upsample_bias=_bias('upflow',
+        bias))
     return rules | dict(out_channels=_up) | more
 
 def _bias(layer, usual=True):

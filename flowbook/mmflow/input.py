@@ -48,7 +48,8 @@ def _seen(steps, where):
         if s.get('type') == 'BGR2RGB': bgr = False
         if s.get('type') != 'Normalize': continue
         if s.get('to_rgb', True): bgr = False
-        found = {k: _in_units(s.get(k, usual), f"{where}.Normalize.{k}") for k, usual in (('mean', 0), ('std', 255))}
+        found = {k: _in_units(s.get(k, usual), f"{where}.Normalize.{k}") for k, usual in (('mean', 0),
+            ('std', 255))}
     return found and found | dict(bgr=bgr)
 
 # %% ../../nbs/mmflow/33_input.ipynb #faa48c21
@@ -64,7 +65,8 @@ def _own(model):
     try: model = _model(name)
     except TypeError:   # one of the user's own that needs its numbers
         with torch.device('meta'): model = model_builder(name)(**numbers)
-    return dict(mean=getattr(model, 'pixel_mean', 0.), std=getattr(model, 'pixel_std', 1.), bgr=getattr(model, 'bgr', False))
+    return dict(mean=getattr(model, 'pixel_mean', 0.), std=getattr(model, 'pixel_std', 1.),
+        bgr=getattr(model, 'bgr', False))
 
 def _in_words(seen):
     return ', '.join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in seen.items())
@@ -91,14 +93,15 @@ def translate_input(
     where, seen = next(((w, o) for w, o in everything.items() if o), (None, None))
     model = dict(name=model) if isinstance(model, str) else model
     name, own = model['name'], _own(model)
-    slip = not sections['train'] and stem in list_recipes()   # RAFT's test on KITTI: not what it was trained on
+    slip = not sections['train'] and stem in list_recipes()   # RAFT on KITTI: not as it was trained
     if seen is None or slip: where, seen = 'the model itself', own
     for key, found in sections.items():
         silent = not any(everything.values())   # a set that says nothing follows the others
         odd = next((o for o in found.values() if o != seen and (o or silent)), seen)
         if odd != seen:
             said = f"Normalize ({_in_words(odd)})" if odd else 'no Normalize'
-            say(f"data.{key}: {said} is not followed; the network sees images as in {where}: {_in_words(seen)}")
+            instead = f"the network sees images as in {where}: {_in_words(seen)}"
+            say(f"data.{key}: {said} is not followed; {instead}")
     changed = {k: v for k, v in seen.items() if v != own[k]}
     turned = changed.get('bgr') and 'bgr' in signature(model_builder(name)).parameters   # IRR-PWC
     if turned: return dict(bgr=changed.pop('bgr')) | (dict(input=changed) if changed else {})

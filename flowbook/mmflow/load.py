@@ -47,7 +47,8 @@ def _check_sections(config, name):
         value = (config.get(section) or {}).get(k, []) if k else config.get(section) or []
         listed = [value] if isinstance(value, dict) else value
         if isinstance(listed, (list, tuple)) and all(isinstance(o, dict) for o in listed): continue
-        raise fail(ConfigError, f"config {name} {section}".replace('  ', ' '), repr(value)[:80], 'a list of dictionaries')
+        raise fail(ConfigError, f"config {name} {section}".replace('  ', ' '), repr(value)[:80],
+            'a list of dictionaries')
 
 # %% ../../nbs/mmflow/40_load.ipynb #79ef5d1d
 def translate_config(
@@ -74,19 +75,26 @@ def _texts(overrides):
     return list(overrides)
 
 _ours = {'runner.max_iters': 'schedule.iters', 'total_iters': 'schedule.iters', 'lr_config': 'schedule.lr',
-         'momentum_config': 'schedule.momentum', 'optimizer.weight_decay': 'optimizer.wd', 'seed': 'runtime.seed',
-         'optimizer_config.grad_clip': 'optimizer.clip', 'evaluation.interval': 'schedule.every', 'load_from': 'runtime.load_from',
-         'checkpoint_config.interval': 'runtime.save_every', 'checkpoint_config.max_keep_ckpts': 'runtime.keep',
-         'log_config.interval': 'runtime.log_every', 'data.train.data_root': 'data.root', 'data.samples_per_gpu': 'data.bs',
-         'data.train_dataloader.samples_per_gpu': 'data.bs', 'data.workers_per_gpu': 'data.workers', 'custom_hooks': 'runtime.hooks',
-         'data.train_dataloader.workers_per_gpu': 'data.workers', 'model.test_cfg.iters': 'model.test_iters', 'resume_from': '--resume', 'work_dir': '--work-dir'}
+         'momentum_config': 'schedule.momentum', 'optimizer.weight_decay': 'optimizer.wd',
+             'seed': 'runtime.seed',
+         'optimizer_config.grad_clip': 'optimizer.clip', 'evaluation.interval': 'schedule.every',
+             'load_from': 'runtime.load_from',
+         'checkpoint_config.interval': 'runtime.save_every',
+             'checkpoint_config.max_keep_ckpts': 'runtime.keep',
+         'log_config.interval': 'runtime.log_every', 'data.train.data_root': 'data.root',
+             'data.samples_per_gpu': 'data.bs',
+         'data.train_dataloader.samples_per_gpu': 'data.bs', 'data.workers_per_gpu': 'data.workers',
+             'custom_hooks': 'runtime.hooks',
+         'data.train_dataloader.workers_per_gpu': 'data.workers', 'model.test_cfg.iters': 'model.test_iters',
+             'resume_from': '--resume', 'work_dir': '--work-dir'}
 
 def _in_our_words(overrides):
     "The same changes; a key of MMFlow's is an error that names the recipe's"
     for item in overrides:
         key = item.partition('=')[0]
         name = next((o for o in _ours if key == o or key.startswith(f"{o}.")), None)
-        if name: raise fail(ConfigError, 'option', f"{key}, which is MMFlow's name", f"{_ours[name]}{key[len(name):]}, as a recipe calls it")
+        if name: raise fail(ConfigError, 'option', f"{key}, which is MMFlow's name",
+            f"{_ours[name]}{key[len(name):]}, as a recipe calls it")
     return overrides
 
 # %% ../../nbs/mmflow/40_load.ipynb #1a64ca87
@@ -94,10 +102,12 @@ def _with(node, path, value, key):
     "`node` with the value at the end of `path`"
     if not path:
         kinds = isinstance(node, dict), isinstance(value, dict)
-        if node is not None and kinds[0] != kinds[1]: raise fail(ConfigError, f"option {key}", repr(value)[:60], f"a value like {node!r}"[:160])
+        if node is not None and kinds[0] != kinds[1]: raise fail(ConfigError, f"option {key}",
+            repr(value)[:60], f"a value like {node!r}"[:160])
         return value
     head, *rest = path
-    if node is None or isinstance(node, dict): return (node or {}) | {head: _with((node or {}).get(head), rest, value, key)}
+    if node is None or isinstance(node, dict): return (node or {}) | {head: _with((node or {}).get(head),
+        rest, value, key)}
     if not isinstance(node, (list, tuple)) or not head.isdigit() or int(head) >= len(node):
         known = f"a number below {len(node)}" if isinstance(node, (list, tuple)) else 'a shorter key'
         raise fail(ConfigError, f"option {key}", repr(head), known)
@@ -148,7 +158,8 @@ def _takes(recipe, item):
 # %% ../../nbs/mmflow/40_load.ipynb #0716cb6b
 def load_config(
     config,                   # Name of a recipe; `.py`, `.json` or `.yaml` file; or a dictionary
-    overrides:list=(),        # Strings `'key.sub=value'` or a dictionary; keys of the recipe, or of a config of MMFlow
+    overrides:list=(),
+        # Strings `'key.sub=value'` or a dictionary; keys of the recipe, or of a config of MMFlow
     allow_imports:bool=False, # Import what a file's `custom_imports` names? They run as any program does
     say=warnings.warn         # Called with a line for each thing that is not taken over
 )->dict:                      # A complete recipe
@@ -165,14 +176,17 @@ def load_config(
 def _findable(custom, path):
     "`custom_imports` with the folder that the modules were found from, for a recipe that is read elsewhere"
     spec = dict(custom) if isinstance(custom, dict) else dict(imports=custom)
-    return spec | dict(folders=spec.get('folders') or [path.resolve().parent.as_posix(), Path.cwd().as_posix()])
+    return spec | dict(folders=spec.get('folders') or [path.resolve().parent.as_posix(),
+        Path.cwd().as_posix()])
 
+# %% ../../nbs/mmflow/40_load.ipynb #39456309
 def _complete(found, name, overrides, say):
     "A complete recipe from the names and values of a file"
     theirs = isinstance(found.get('model'), dict) and 'type' in found['model']
     overrides = _texts(overrides)
     if theirs: found, overrides = _changed_config(found, overrides, name)
-    recipe = _read_oddly(lambda: with_defaults(translate_config(found, name, say) if theirs else _own_recipe(found, name)), name)
+    recipe = _read_oddly(lambda: with_defaults(translate_config(found, name, say) if theirs else
+        _own_recipe(found, name)), name)
     return apply_overrides(recipe, overrides)
 
 def _read_oddly(make, name):
@@ -181,8 +195,10 @@ def _read_oddly(make, name):
     except ConfigError: raise
     except (TypeError, AttributeError, KeyError, IndexError, ValueError, RecursionError) as e:
         found = f"a value of a kind that does not fit ({type(e).__name__}: {str(e)[:120]})"
-        raise fail(ConfigError, f"config {name}".strip(), found, 'numbers, texts, lists and dictionaries where configs have them') from e
+        raise fail(ConfigError, f"config {name}".strip(), found,
+            'numbers, texts, lists and dictionaries where configs have them') from e
 
+# %% ../../nbs/mmflow/40_load.ipynb #cd34026b
 def _own_recipe(found, name):
     "A recipe's own five parts"
     found = {k: v for k, v in found.items() if k != 'custom_imports'}
@@ -191,7 +207,8 @@ def _own_recipe(found, name):
         raise fail(ConfigError, f"config {name}".strip(), f"parts {', '.join(found)}", expected)
     for k in RECIPE_PARTS:
         if not isinstance(found[k], dict):
-            raise fail(ConfigError, f"config {name} {k}".replace('  ', ' '), repr(found[k])[:60], 'a dictionary')
+            raise fail(ConfigError, f"config {name} {k}".replace('  ', ' '), repr(found[k])[:60],
+                'a dictionary')
     if not isinstance(found['model'].get('name'), str):
         raise fail(ConfigError, 'model.name', repr(found['model'].get('name'))[:60], 'the name of a model')
     return {k: dict(found[k]) for k in RECIPE_PARTS}

@@ -68,7 +68,8 @@ _inside = 'context', 'flow_refine', 'occ_refine', 'occ_upsample', 'flow_estimato
 def _place(name, where):
     "The part of the model `name` that MMFlow calls `where`"
     words = where.split('.')[1:]
-    if name == 'flownet2' and words[0] in ('flownetC', 'flownetS1', 'flownetS2'): words.insert(0, 'flownetCSS')
+    if name == 'flownet2' and words[0] in ('flownetC', 'flownetS1', 'flownetS2'): words.insert(0,
+        'flownetCSS')
     names = _raft_places if name.startswith(('raft', 'gma')) else _places
     return '.'.join(names.get(w, w) for w in words)
 
@@ -99,7 +100,8 @@ def translate_model(
 )->tuple:       # The `model` part of a recipe, and what else it says: `freeze_bn`, `load_from`
     "Turn MMFlow's dictionary of a network into the model part of a recipe"
     kind = config.get('type')
-    if isinstance(kind, str) and kind not in READERS and kind in list_models(): return _own_model(kind, config)
+    if isinstance(kind, str) and kind not in READERS and kind in list_models(): return _own_model(kind,
+        config)
     name, numbers = READERS[kind](config)
     style = _style(name, numbers.pop('style', {}))
     out = dict(name=name) | changed_numbers(name, numbers)

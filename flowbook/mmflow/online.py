@@ -140,13 +140,16 @@ def evaluate(self:FlowDataset,
     return _evaluate(self, results, metric)
 
 def _evaluate(dataset, results, metric):
-    if len(results) != len(dataset): raise fail(ConfigError, 'results', len(results), f"{len(dataset)}, one for each pair")
+    if len(results) != len(dataset): raise fail(ConfigError, 'results', len(results),
+        f"{len(dataset)}, one for each pair")
     samples = [dataset[i] for i in range(len(dataset))]
-    if any(s.flow is None for s in samples): raise fail(ConfigError, 'data set', 'pairs without true flow', 'a part with it')
+    if any(s.flow is None for s in samples): raise fail(ConfigError, 'data set', 'pairs without true flow',
+        'a part with it')
     truth = [np.nan_to_num(s.flow) for s in samples]
     known = [np.isfinite(s.flow).all(-1) if s.valid is None else np.asarray(s.valid) for s in samples]
     return eval_metrics(results, truth, known, _metric_names(metric))
 
+# %% ../../nbs/mmflow/60_online.ipynb #e8c612a2
 @patch
 def evaluate(self:ConcatDataset,
     results:list,  # Flow of each pair, in the order of the data sets
@@ -155,7 +158,8 @@ def evaluate(self:ConcatDataset,
 )->dict:           # `'0_EPE'`, `'1_EPE'`, ...; without `separate_eval` as for one data set
     "Score flows of several data sets"
     if not self.separate_eval: return _evaluate(self, results, metric)
-    if len(results) != len(self): raise fail(ConfigError, 'results', len(results), f"{len(self)}, one for each pair")
+    if len(results) != len(self): raise fail(ConfigError, 'results', len(results),
+        f"{len(self)}, one for each pair")
     ends = [0, *self.ends]
     parts = [results[a:b] for a,b in zip(ends, ends[1:])]
     scores = [d.evaluate(r, metric) for d,r in zip(self.datasets, parts, strict=True)]

@@ -74,6 +74,7 @@ def read_part(
         else: _merge(found, dict(style={where: rule.read(rule.missing, key)}))
     return found
 
+# %% ../../nbs/mmflow/20_parts.ipynb #0e2ff457
 def _merge(found, new):
     "Add keywords of the model; those of `style` by part and word"
     style = new.get('style', {})
@@ -125,18 +126,22 @@ CONV = only(conv_cfg=None) | dict(norm_cfg=Styled('norm', None), act_cfg=LEAKY, 
 def _warping(v, where):
     "Options of `warp` in which MMFlow's `Warp` differs from flowbook's"
     usual = dict(mode='bilinear', padding_mode='zeros', align_corners=False, use_mask=True)   # MMFlow's own
-    if not isinstance(v, dict) or v.get('type') != 'Warp': raise fail(ConfigError, where, repr(v), "type='Warp'")
+    if not isinstance(v, dict) or v.get('type') != 'Warp': raise fail(ConfigError, where, repr(v),
+        "type='Warp'")
     for k in v:
-        if k not in ('type', *usual): raise unknown('key of Warp', f"{where}.{k}", [f"{where}.{o}" for o in usual])
+        if k not in ('type', *usual): raise unknown('key of Warp', f"{where}.{k}", [f"{where}.{o}" for o
+            in usual])
     said = usual | {k: o for k, o in v.items() if k != 'type'}
     ours = usual | dict(align_corners=True)
     return {k: o for k, o in said.items() if o != ours[k]}
 
 WARP = Styled('warping', {}, _warping)
-BARE_WARP = Styled('warping', {}, _warping, missing=dict(type='Warp'))   # of parts that align corners only if told
+BARE_WARP = Styled('warping', {}, _warping,
+    missing=dict(type='Warp'))   # of parts that align corners only if told
 DILATIONS = Styled('dilations', lambda v: set(v) == {1})
 SCALED = Styled('scaled', False)
 
+# %% ../../nbs/mmflow/20_parts.ipynb #13eec720
 def correlation_numbers(
     v:dict,                         # MMFlow's `Correlation`
     distance:str='max_displacement',# flowbook's name for how far it looks

@@ -104,6 +104,7 @@ def _logging(config, say):
     if section.get('interval'): out['log_every'] = section['interval']
     return out
 
+# %% ../../nbs/mmflow/34_plan.ipynb #7a75a78d
 def _checkpoints(config, say):
     "How many to keep, and how often to save where it is not after each evaluation"
     section, out = config.get('checkpoint_config') or {}, {}

@@ -7,7 +7,8 @@ __all__ = []
 
 # %% ../../nbs/mmflow/22_pyramids.ipynb #d6a28ef5
 from ..core.errors import ConfigError, fail
-from .parts import BARE_WARP, CONV, DILATIONS, SCALED, TOP, WARP, Only, Styled, ignore, number, only, read_half, read_part, register_reader
+from .parts import BARE_WARP, CONV, DILATIONS, SCALED, TOP, WARP, Only, Styled, ignore, number, only
+from .parts import read_half, read_part, register_reader
 from .parts import coarse_first, context_rule, correlation_numbers, levels_of, plain
 
 # %% ../../nbs/mmflow/22_pyramids.ipynb #c7cf022f
@@ -85,7 +86,8 @@ def _cells(v):
 def _kernels(v): return dict(kernels=coarse_first(v))
 
 _lite_encoder = CONV | ignore('pyramid_levels') | number(out_channels='channels', num_convs='convs')
-_lite_encoder |= dict(dilations=DILATIONS) | only(in_channels=3, strides=(1,) + (2,)*5, kernel_size=(7,) + (3,)*5)
+_lite_encoder |= dict(dilations=DILATIONS) | only(in_channels=3, strides=(1,) + (2,)*5, kernel_size=(7,) +
+    (3,)*5)
 _lite_decoder = CONV | ignore('corr_channels', 'sin_channels', 'rin_channels', 'sfeat_channels', 'flow_loss')
 _lite_decoder |= number('flow_div', feat_channels='feat', mfeat_channels='widths')
 _lite_decoder |= number(rfeat_channels='reg_widths')
@@ -133,7 +135,8 @@ _irr_decoder |= ignore('flow_decoder_in_channels', 'occ_decoder_in_channels')
 _irr_decoder |= only(scaled=True, occ_refined_levels=('level0', 'level1'),
                      upsample_cfg=dict(mode='bilinear', align_corners=True))
 _irr_decoder |= {k: context_rule(f"model.decoder.{k}") for k in ('flow_post_processor', 'occ_post_processor')}
-_irr_decoder |= dict(flow_refine=_inside(_refine, 'flow_refine'), occ_refine=_inside(_occ_refine, 'occ_refine'))
+_irr_decoder |= dict(flow_refine=_inside(_refine, 'flow_refine'), occ_refine=_inside(_occ_refine,
+    'occ_refine'))
 _irr_decoder |= dict(corr_cfg=correlation_numbers, warp_cfg=WARP,
                      occ_upsample=_inside(_occ_up, 'occ_upsample'),
                      corr_feat_channels=_one_number('model.decoder.corr_feat_channels', 'width'))

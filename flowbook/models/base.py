@@ -54,7 +54,7 @@ class Estimator(nn.Module):
     corr = None           # How all pairs are compared: 'auto', 'volume' or 'on_the_fly'; None: they are not
     pixel_mean = 0.       # Subtracted from images in [0,1] before the network sees them
     pixel_std = 1.        # Divided by then
-    pixels = None         # Another mean, std and channel order, which `see_pixels` sets; None: the model's own
+    pixels = None         # Another mean, std and channel order, see `see_pixels`; None: the model's own
     network = True        # Is it made of PyTorch's operators: to be trained, counted, exported?
     loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: the name of a loss, and its numbers
 
@@ -89,7 +89,7 @@ def refuse_start(self:Estimator,
 # %% ../../nbs/models/00_base.ipynb #15e03f36
 def prepare_image(
     img:Tensor,       # `(B,3,H,W)` RGB in [0,1]
-    mean=0.,          # Subtracted, in units of [0,1]; or three numbers, in the order of the channels that come out
+    mean=0.,          # Subtracted, in units of [0,1]; or three numbers, in the order that comes out
     std=1.,           # Divided by, likewise
     bgr:bool=True     # Hand the channels over as blue, green, red
 )->Tensor:            # `(B,3,H,W)` as the network was trained to see it

@@ -100,6 +100,7 @@ def forward(self:FlowNetLevel,
     "Predict the flow"
     return self.predict(x)
 
+# %% ../../nbs/models/05_flownet.ipynb #db210912
 @patch
 def enlarge(self:FlowNetLevel,
     x:Tensor,   # `(B,ni,h,w)` features

@@ -97,7 +97,8 @@ def _try_out(model):
 
 # %% ../../nbs/models/02_parts.ipynb #43343428
 _activations = {k: getattr(F, v) for k, v in dict(
-    ReLU='relu', LeakyReLU='leaky_relu', ReLU6='relu6', ELU='elu', SELU='selu', GELU='gelu', SiLU='silu', Swish='silu',
+    ReLU='relu', LeakyReLU='leaky_relu', ReLU6='relu6', ELU='elu', SELU='selu', GELU='gelu', SiLU='silu',
+        Swish='silu',
     Mish='mish', Tanh='tanh', Sigmoid='sigmoid', HSwish='hardswish', Softplus='softplus').items()}
 
 def _as_it_is(x): return x
@@ -113,15 +114,19 @@ def _activation(spec):
     except TypeError as e: raise fail(ConfigError, f"activation {kind}", e, 'its numbers') from None
     return made
 
-_norms = dict(BN=nn.BatchNorm2d, BN2d=nn.BatchNorm2d, SyncBN=nn.BatchNorm2d, IN=nn.InstanceNorm2d, IN2d=nn.InstanceNorm2d)
+_norms = dict(BN=nn.BatchNorm2d, BN2d=nn.BatchNorm2d, SyncBN=nn.BatchNorm2d, IN=nn.InstanceNorm2d,
+    IN2d=nn.InstanceNorm2d)
 
+# %% ../../nbs/models/02_parts.ipynb #ca3df0f9
 def _norm(spec, n):
     "A normalisation of `n` channels"
     numbers = {k: v for k, v in spec.items() if k not in ('type', 'requires_grad')}
     kind = spec.get('type')
     if kind not in _norms and kind != 'GN': raise unknown('norm', kind, [*_norms, 'GN'])
-    try: made = nn.GroupNorm(numbers.pop('num_groups'), n, **numbers) if kind == 'GN' else _norms[kind](n, **numbers)
-    except (TypeError, KeyError, ValueError) as e: raise fail(ConfigError, f"norm {kind}", e, 'its numbers') from None
+    try: made = nn.GroupNorm(numbers.pop('num_groups'), n, **numbers) if kind == 'GN' else _norms[kind](n,
+        **numbers)
+    except (TypeError, KeyError, ValueError) as e: raise fail(ConfigError, f"norm {kind}", e,
+        'its numbers') from None
     return made.requires_grad_(spec.get('requires_grad', True))
 
 # %% ../../nbs/models/02_parts.ipynb #2da7d221
@@ -134,9 +139,11 @@ def _set_norm(m, spec):
 def _set_dilations(m, values):
     levels = getattr(m, 'levels', None)
     if not isinstance(levels, nn.ModuleList): return False
-    if len(values) != len(levels): raise fail(ConfigError, 'dilations', f"{len(values)} values", f"{len(levels)}, one per level")
+    if len(values) != len(levels): raise fail(ConfigError, 'dilations', f"{len(values)} values",
+        f"{len(levels)}, one per level")
     for level, d in zip(levels, values, strict=True):
-        for unit in list(level)[1:]: unit.conv.dilation, unit.conv.padding = (d, d), (d*(unit.conv.kernel_size[0]//2),)*2
+        for unit in list(level)[1:]: unit.conv.dilation, unit.conv.padding = (d,
+            d), (d*(unit.conv.kernel_size[0]//2),)*2
     return True
 
 def _set_biases(m, wanted):
@@ -147,6 +154,7 @@ def _set_biases(m, wanted):
         layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels)) if v else None
     return any(o is not None for o, _ in found)
 
+# %% ../../nbs/models/02_parts.ipynb #365cecde
 def _set_attribute(name, make=lambda v: v):
     def change(m, v):
         if not hasattr(type(m), name): return False
@@ -154,8 +162,10 @@ def _set_attribute(name, make=lambda v: v):
         return True
     return change
 
-_styles = dict(norm=_set_norm, activation=_set_attribute('activation', _activation), warping=_set_attribute('warping', dict),
-               scaled=_set_attribute('scaled'), patch=_set_attribute('patch'), dilations=_set_dilations, biases=_set_biases)
+_styles = dict(norm=_set_norm, activation=_set_attribute('activation', _activation),
+    warping=_set_attribute('warping', dict),
+               scaled=_set_attribute('scaled'), patch=_set_attribute('patch'), dilations=_set_dilations,
+                   biases=_set_biases)
 
 # %% ../../nbs/models/02_parts.ipynb #aa9519bd
 def restyle(
@@ -171,10 +181,12 @@ def restyle(
             if word not in _styles: raise unknown(f"style of {part}", word, [*_styles, 'but'])
             inside = _modules(model.get_submodule(part), style.get('but', ()))
             done = [_styles[word](m, value) for m in inside]
-            if not any(done): raise fail(ConfigError, f"style of {part}", word, 'something that this part has')
+            if not any(done): raise fail(ConfigError, f"style of {part}", word,
+                'something that this part has')
     try: _try_out(model)
     except Exception as e:
-        raise fail(ConfigError, 'style', f"parts that do not fit together ({str(e).splitlines()[0][:120]})", 'a network that computes') from None
+        raise fail(ConfigError, 'style', f"parts that do not fit together ({str(e).splitlines()[0][:120]})",
+            'a network that computes') from None
     return model
 
 def _modules(part, but):

@@ -192,9 +192,11 @@ def fill_weights(
     if usual is not None and model.bgr != usual: model.load_state_dict(model.swap_channels(model.state_dict()))
     return scheme
 
+# %% ../../nbs/models/92_published.ipynb #5c4d6ed7
 def _check_input(model, path):
     "Refuse a file whose network saw other channels or another range of values than `model` does"
     if Path(path).suffix != '.safetensors': return
     said = _weights.read_metadata(path).get('input')
     mine = _weights.describe_input(model)
-    if said not in (None, mine): raise fail(ConfigError, path, f'weights for images with {said}', f'a model with {mine}: give the recipe.json next to the file as the model')
+    if said not in (None, mine): raise fail(ConfigError, path, f'weights for images with {said}',
+        f'a model with {mine}: give the recipe.json next to the file as the model')

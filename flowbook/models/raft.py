@@ -58,8 +58,7 @@ def _check_promises(name, part, *promises):
 # %% ../../nbs/models/20_raft.ipynb #2ae869d7
 class RAFT(Estimator):
     "Recurrent All-Pairs Field Transforms"
-    family = 'RAFT'
-    paper = 'Teed and Deng, ECCV 2020'
+    family, paper = 'RAFT', 'Teed and Deng, ECCV 2020'
     iterates = takes_init = True
     loss = dict(type='SequenceLoss')
     pixel_mean = pixel_std = .5   # images in [-1, 1]

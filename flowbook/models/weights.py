@@ -115,7 +115,8 @@ def describe_input(
     model # An estimator
 )->str:   # Channel order, mean and std of what its network sees; a file of weights says so, too
     "Describe how `model` brings images into the form that its weights are used to"
-    usual = dict(mean=getattr(model, 'pixel_mean', 0.), std=getattr(model, 'pixel_std', 1.), bgr=getattr(model, 'bgr', False))
+    usual = dict(mean=getattr(model, 'pixel_mean', 0.), std=getattr(model, 'pixel_std', 1.),
+        bgr=getattr(model, 'bgr', False))
     return ', '.join(f"{k}={v}" for k,v in (usual | (getattr(model, 'pixels', None) or {})).items())
 
 
@@ -127,7 +128,8 @@ def _known(model):
     yield Scheme('flowbook', getattr(model, 'flowbook_rules', []))   # names of earlier versions
     for name,unused in (('mmflow', r'^ema_'), ('torchvision', '$^')):   # MMFlow's IRR-PWC stores an average it never reads
         rules = getattr(model, f'{name}_rules', None)
-        if rules is not None: yield Scheme(name, [*rules, *_norm_rules], unused, getattr(type(model), f'{name}_fix', None))
+        if rules is not None: yield Scheme(name, [*rules, *_norm_rules], unused, getattr(type(model),
+            f'{name}_fix', None))
     yield from foreign_schemes(model)
 
 def _clean(state):

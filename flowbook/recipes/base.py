@@ -193,6 +193,7 @@ def build_learner(
     loss = create_loss(recipe['model'].get('loss'), model, recipe['data'].get('fields') or ())
     return flow_learner(dls, model, loss, **recipe['optimizer'], precision=run['precision'], **kwargs)
 
+# %% ../../nbs/recipes/10_base.ipynb #17c003fb
 def run_recipe(
     recipe:dict,        # A recipe
     work_dir,           # Folder for everything the run writes; made if it is not there

@@ -117,6 +117,19 @@ def _scenes(d, seed):
     train = SceneDataset(d['n_train'], config, seed=seed, both=d.get('both', False))
     return train, SceneDataset(d['n_valid'], config, seed=held_out_seed(seed), fresh=False)
 
+# %% ../../nbs/recipes/04_data.ipynb #be6af6fd
+def _sampled(dataset, ratio, bs, dist, shuffle, seed):
+    "One data set, and a sampler of its pairs; None: all of them"
+    from torch.utils.data import DistributedSampler
+    from flowbook.data.mixtures import ConcatDataset, MixedBatchDistributedSampler
+    sampler = None
+    if isinstance(dataset, (list, tuple)):
+        whole = dict(batch_size=bs) if dist else dict(batch_size=bs, num_replicas=1, rank=0)   # all processes together
+        if ratio is not None: sampler = MixedBatchDistributedSampler(dataset, ratio, seed=seed, **whole)
+        dataset = ConcatDataset(dataset)
+    share = dist and sampler is None and process_number()[1] > 1
+    return dataset, DistributedSampler(dataset, shuffle=shuffle, seed=seed) if share else sampler
+
 # %% ../../nbs/recipes/04_data.ipynb #d2ad641b
 @also_called(samples_per_gpu='bs', workers_per_gpu='workers', sample_ratio='ratio')   # MMFlow's names
 def build_data_loader(
@@ -137,24 +150,12 @@ def build_data_loader(
     if not dist: bs, workers = bs*num_gpus, workers*num_gpus
     import torch
     from flowbook.data.loaders import FlowDL
-    from flowbook.data.mixtures import ConcatDataset, MixedBatchDistributedSampler
-    sampler = None
-    device = torch.device(device)
-    if isinstance(dataset, (list, tuple)):
-        whole = dict(batch_size=bs, num_replicas=1, rank=0)   # all processes together
-        if dist: whole = dict(batch_size=bs)   # as many as there are
-        if ratio is not None: sampler = MixedBatchDistributedSampler(dataset, ratio, seed=seed or 0, **whole)
-        dataset = ConcatDataset(dataset)
-    if dist and sampler is None and process_number()[1] > 1: sampler = _share(dataset, kwargs.get('shuffle', training), seed or 0)
+    device, seed = torch.device(device), seed or 0
+    dataset, sampler = _sampled(dataset, ratio, bs, dist, kwargs.get('shuffle', training), seed)
     n = len(dataset if sampler is None else sampler)
-    own = dict(num_workers=workers, fields=fields, seed=seed or 0, sampler=sampler, device=device)
+    own = dict(num_workers=workers, fields=fields, seed=seed, sampler=sampler, device=device)
     own |= dict(training=training, drop_last=training and n >= bs, pin_memory=device.type == 'cuda')
     return FlowDL(dataset, bs=bs, **own | kwargs)
-
-def _share(dataset, shuffle, seed):
-    "A sampler of the part of `dataset` that belongs to this process"
-    from torch.utils.data import DistributedSampler
-    return DistributedSampler(dataset, shuffle=shuffle, seed=seed)
 
 # %% ../../nbs/recipes/04_data.ipynb #ab5e9749
 def build_dataloaders(

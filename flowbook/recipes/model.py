@@ -25,7 +25,8 @@ def start_from(
         return [f"{k}.{n}" for k, w in weights.items() for n in start_from(_part(model, k), w)]
     other, _, published = str(weights).partition(':')
     if published and other in list_models():
-        same = {'bgr': model.bgr} if 'bgr' in inspect.signature(model_builder(other)).parameters and hasattr(model, 'bgr') else {}
+        turns = 'bgr' in inspect.signature(model_builder(other)).parameters and hasattr(model, 'bgr')
+        same = dict(bgr=model.bgr) if turns else {}
         return _copy_fitting(model, create_model(other, weights=published, **same).state_dict(), weights)
     if name is None: load_weights(model, weights)
     else: fill_weights(model, name, weights)
@@ -53,7 +54,7 @@ class _TestIters:
         if not model.training and kwargs.get('iters') is None: return args, kwargs | dict(iters=self.iters)
 
 # %% ../../nbs/recipes/06_model.ipynb #ae0ba63c
-OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input', 'style'   # the rest are the model's
+OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input', 'style'   # the rest: the model's
 
 def build_model(
     recipe:dict,       # A recipe
@@ -75,6 +76,7 @@ def build_model(
     if m.get('test_iters'): model.register_forward_pre_hook(_TestIters(m['test_iters']), with_kwargs=True)
     return model
 
+# %% ../../nbs/recipes/06_model.ipynb #b71213cc
 def _matching(model, patterns):
     "Names of the modules that `patterns` mean"
     known = [n for n, _ in model.named_modules() if n]

@@ -68,12 +68,15 @@ def _own_groups(groups, name):
     found = []
     for g in groups:
         wrong = not isinstance(g, dict) or set(g) - {'params', 'lr_mult', 'decay_mult'}
-        if wrong: raise fail(ConfigError, f"constructor {name}", repr(g)[:60], 'params, lr_mult and decay_mult')
+        if wrong: raise fail(ConfigError, f"constructor {name}", repr(g)[:60],
+            'params, lr_mult and decay_mult')
         params = [p for p in g['params'] if p.requires_grad]
         if params: found.append(dict(lr_mult=1., decay_mult=1.) | g | dict(params=params))
-    if not found: raise fail(ConfigError, f"constructor {name}", 'no parameter to train', 'some that are not frozen')
+    if not found: raise fail(ConfigError, f"constructor {name}", 'no parameter to train',
+        'some that are not frozen')
     return sorted(found, key=lambda g: (g['lr_mult'], g['decay_mult']) == (1., 1.))
 
+# %% ../../nbs/train/22_optimizers.ipynb #6422aa71
 def param_groups(
     model:nn.Module,    # Parameters that are frozen are left out
     paramwise:dict=None # Factors as in the table above; None: all alike

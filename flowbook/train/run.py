@@ -116,6 +116,7 @@ def _state(resume, work_dir, say):
     if not resume: return None
     return find_checkpoint(work_dir, say) if resume is True else read_checkpoint(resume)
 
+# %% ../../nbs/train/40_run.ipynb #513fd717
 def _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say):
     rank, world = process_number()
     iters, every, lr, momentum = _schedule(schedule, len(learn.dls.train))
