@@ -11,7 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown
 from ..models.registry import list_models
-from ..recipes.base import RECIPE_PARTS, apply_overrides, get_recipe, list_recipes, read_value, with_defaults
+from ..recipes.base import RECIPE_PARTS, apply_overrides, check_recipe, get_recipe, list_recipes, read_value, with_defaults
 from .config import read_mmconfig
 from .data import describe_steps, translate_data
 from .input import translate_input
@@ -187,13 +187,13 @@ def _complete(found, name, overrides, say):
     if theirs: found, overrides = _changed_config(found, overrides, name)
     recipe = _read_oddly(lambda: with_defaults(translate_config(found, name, say) if theirs else
         _own_recipe(found, name)), name)
-    return apply_overrides(recipe, overrides)
+    return check_recipe(apply_overrides(recipe, overrides))
 
 def _read_oddly(make, name):
     "What `make` returns; a value of a kind that nothing can be done with is the config's mistake"
     try: return make()
     except ConfigError: raise
-    except (TypeError, AttributeError, KeyError, IndexError, ValueError, RecursionError) as e:
+    except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError, RecursionError) as e:
         found = f"a value of a kind that does not fit ({type(e).__name__}: {str(e)[:120]})"
         raise fail(ConfigError, f"config {name}".strip(), found,
             'numbers, texts, lists and dictionaries where configs have them') from e
