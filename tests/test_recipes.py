@@ -1,7 +1,7 @@
 """Every published recipe builds, and trains two steps on small trees"""
 import json, subprocess, sys
 from functools import lru_cache
-import pytest, torch
+import cv2, numpy as np, pytest, torch
 from flowbook.augment.pipelines import create_augmentation
 from flowbook.data.make import make_dataset
 from flowbook.recipes.base import build_learner, get_recipe, list_recipes
@@ -366,3 +366,42 @@ def test_parts_of_a_user(trees, tmp_path):
     assert (tmp_path/'count.txt').read_text() == '5 3' and (tmp_path/'run/weights.safetensors').exists()
     recipe = json.loads((tmp_path/'run/recipe.json').read_text())
     assert recipe['model']['parts']['encoder']['type'] == 'ThinEncoder' and recipe['optimizer']['name'] == 'MySGD'
+    # the last line runs as printed, from elsewhere too
+    line = res.stdout.splitlines()[-1]
+    assert line.startswith('next: flowbook infer a.png b.png') and line.endswith('--allow-imports')
+    for name in ('a.png', 'b.png'): cv2.imwrite(str(tmp_path/name), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+    words = line.removeprefix('next: flowbook ').split()
+    done = subprocess.run([sys.executable, '-m', 'flowbook.cli', *words, '--device', 'cpu'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path/'flow/flow.flo').exists(), done.stderr
+    refused = subprocess.run([sys.executable, '-m', 'flowbook.cli', *words[:-1], '--device', 'cpu'], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.count('\n') == 1 and '--allow-imports' in refused.stderr
+
+OWN_NET = '''
+import torch
+from flowbook.models.base import Estimator, FlowOutput
+from flowbook.models.registry import register_model
+
+@register_model
+class MyFlow(Estimator):
+    def __init__(self, *, width):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(6, width, 3, padding=1), torch.nn.Conv2d(width, 2, 3, padding=1)
+    def forward(self, img1, img2, *, iters=None, flow_init=None, all_flows=None):
+        flow = self.b(self.a(torch.cat([self.network_image(img1), self.network_image(img2)], 1)).relu())
+        return FlowOutput(flow=flow, flows=[flow])
+'''
+
+def test_an_estimator_of_a_user(trees, tmp_path):
+    "Named by `type`, in a config in MMFlow's manner: it trains, sees the images that the config says, and is used by its recipe"
+    from flowbook.mmflow.load import load_config
+    (tmp_path/'own_net.py').write_text(OWN_NET)
+    f = write_tree(tmp_path, 'pwcnet_ft_4x1_300k_kitti_320x896')
+    (tmp_path/'own.py').write_text("_base_ = './pwcnet/%s'\ncustom_imports = dict(imports=['own_net'])\nmodel = dict(_delete_=True, type='MyFlow', width=4, train_cfg=dict(), test_cfg=dict())\n"
+                                   "load_from = None\nrunner = dict(max_iters=2)\nevaluation = dict(interval=2)\nmodel['flow_loss'] = dict(type='MultiLevelEPE', weights=dict(level0=1.))\n" % f.name)
+    r = load_config(tmp_path/'own.py', allow_imports=True, say=lambda text: None)
+    assert (r['model']['name'], r['model']['width'], r['model']['input']) == ('MyFlow', 4, dict(bgr=True))
+    small = [f"data.root={trees}", 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1', '--work-dir', 'run', '--device', 'cpu', '--allow-imports']
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'own.py', *small], cwd=tmp_path, capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'bench', 'run/recipe.json', '--size', '64', '96', '--runs', '1', '--no-memory', '--device', 'cpu', '--allow-imports'], cwd=tmp_path, capture_output=True, text=True)
+    assert res.returncode == 0 and 'run/recipe.json' in res.stdout, res.stderr

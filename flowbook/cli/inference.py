@@ -14,11 +14,14 @@ from ..core.errors import ConfigError, fail
 from .terminal import Counting, Device, Imports, Iters, Json, Model, Precision, Tile, Weights, open_predictor, parse_tile, print_json, print_table, working
 
 # %% ../../nbs/cli/22_inference.ipynb #dad03358
-_First = Annotated[Optional[Path], typer.Argument(metavar='IMG1', help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
-_Second = Annotated[Optional[Path], typer.Argument(metavar='IMG2', help='Second picture, as large as the first.', show_default=False)]
+_First = Annotated[Optional[Path], typer.Argument(metavar='IMG1',
+    help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
+_Second = Annotated[Optional[Path], typer.Argument(metavar='IMG2',
+    help='Second picture, as large as the first.', show_default=False)]
 _Options = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', show_default=False,
     help='With --data, in the place of pictures: options of the data set, such as images= and img2= of a folder.')]
-_Data = Annotated[Optional[str], typer.Option(help='The pairs of a data set instead: folder, sintel, ...', show_default=False)]
+_Data = Annotated[Optional[str], typer.Option(help='The pairs of a data set instead: folder, sintel, ...',
+    show_default=False)]
 _Root = Annotated[Optional[Path], typer.Option(help='Folder of the data set.', show_default=False)]
 _Split = Annotated[Optional[str], typer.Option(help='Part of the data set.', show_default=False)]
 _N = Annotated[Optional[int], typer.Option(min=1, help='How many pairs; default: all.', show_default=False)]
@@ -99,7 +102,8 @@ def _infer_set(predictor, out, data, root, split, n, words, as_json):
                 write(what, ensure_dir(out)/f'{name.name}{suffix}')
                 files.append(out/f'{name.name}{suffix}')
             count(i + 1, total)
-    if as_json: return print_json(dict(model=predictor.name, device=predictor.device, pairs=total, files=files))
+    if as_json: return print_json(dict(model=predictor.name, device=predictor.device, pairs=total,
+        files=files))
     typer.echo(f'{total} pairs of {data}: {predictor.name} on {predictor.device}, wrote {len(files)} files to {out}')
 
 # %% ../../nbs/cli/22_inference.ipynb #448f8102

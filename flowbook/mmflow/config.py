@@ -436,8 +436,9 @@ def _loaded(path, text):
 def _text(path):
     "The text of a file, with what `{{ fileDirname }}` and the like stand for"
     try: size = path.stat().st_size if path.is_file() else None
-    except (OSError, ValueError) as e: raise fail(ConfigError, repr(str(path))[:200], f"no such file ({e})",
-        'a config file') from None
+    except (OSError, ValueError) as e:   # a name that is too long, or with a zero byte
+        why = getattr(e, 'strerror', None) or e
+        raise fail(ConfigError, repr(str(path))[:200], f"no such file ({why})", 'a config file') from None
     if size is None: raise fail(ConfigError, path, 'no such file', 'a config file')
     if size > 2**22: raise fail(ConfigError, path, f"{size} bytes", 'a config file')
     try: text = path.read_text(encoding='utf-8')

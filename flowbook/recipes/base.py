@@ -56,30 +56,44 @@ def _usual_schedule(in_epochs):
 def _whole(least): return f"a whole number from {least}", lambda v: type(v) is int and least <= v < 10**12
 def _or_none(kind): return f"{kind[0]}, or None", lambda v: v is None or kind[1](v)
 def _of(what, *types): return what, lambda v: isinstance(v, types)
-def _listed(what, kind): return what, lambda v: isinstance(v, (list, tuple)) and all(isinstance(o, kind) for o in v)
+def _listed(what, kind): return what, lambda v: isinstance(v, (list, tuple)) and all(isinstance(o, kind)
+    for o in v)
 
 _number = 'a number', lambda v: type(v) in (int, float) and abs(v) < 1e30   # nan is none
 _rate = 'a number from 0', lambda v: _number[1](v) and v >= 0
 _flag, _mapping, _path = _of('True or False', bool), _of('a dictionary', dict), _of('a text', str, PathLike)
 _names = 'a name, or a list of them', lambda v: isinstance(v, str) or _listed('', str)[1](v)
-_size = 'two whole numbers', lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(map(_whole(1)[1], v))
+_size = 'two whole numbers', lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(map(_whole(1)[1],
+    v))
 _rows = _listed('a list of dictionaries', dict)
-_logs = 'a list of names', lambda v: isinstance(v, (list, tuple)) and all(isinstance(o, (str, dict)) for o in v)
+_logs = 'a list of names', lambda v: isinstance(v, (list, tuple)) and all(isinstance(o, (str, dict)) for o
+    in v)
 
 # %% ../../nbs/recipes/10_base.ipynb #56899539
 _kinds = dict(
-    model=dict(name=_of('a name', str), loss=_or_none(_mapping), freeze=_or_none(_names), parts=_or_none(_mapping),
-               init=_or_none(('rules', lambda v: isinstance(v, dict) or _rows[1](v))), test_iters=_or_none(_whole(1)),
-               input=_or_none(_mapping), style=_or_none(_mapping), weights=_or_none(_of('a file or a name', str, dict, PathLike))),
-    data=dict(bs=_whole(1), workers=_whole(0), crop=_or_none(_size), n_valid=_or_none(_whole(1)), n_train=_whole(1), train=_rows,
-              valid=_rows, scenes=_mapping, fields=_listed('a list of names', str), root=_path, name=_path, options=_mapping),
-    optimizer=dict(name=_path, lr=_rate, wd=_or_none(_rate), args=_mapping, paramwise=_mapping, accumulate=_whole(1),
-                   clip=_or_none(('a number, or a dictionary', lambda v: _rate[1](v) or isinstance(v, dict)))),
-    schedule=dict(iters=_whole(0), every=_or_none(_whole(1)), epochs=_whole(1), warmup=_rate, decay=_rate, lr=_mapping,
+    model=dict(name=_of('a name', str), loss=_or_none(_mapping), freeze=_or_none(_names),
+        parts=_or_none(_mapping),
+               init=_or_none(('rules', lambda v: isinstance(v, dict) or _rows[1](v))),
+                   test_iters=_or_none(_whole(1)),
+               input=_or_none(_mapping), style=_or_none(_mapping), weights=_or_none(_of('a file or a name',
+                   str, dict, PathLike))),
+    data=dict(bs=_whole(1), workers=_whole(0), crop=_or_none(_size), n_valid=_or_none(_whole(1)),
+        n_train=_whole(1), train=_rows,
+              valid=_rows, scenes=_mapping, fields=_listed('a list of names', str), root=_path, name=_path,
+                  options=_mapping),
+    optimizer=dict(name=_path, lr=_rate, wd=_or_none(_rate), args=_mapping, paramwise=_mapping,
+        accumulate=_whole(1),
+                   clip=_or_none(('a number, or a dictionary', lambda v: _rate[1](v) or isinstance(v,
+                       dict)))),
+    schedule=dict(iters=_whole(0), every=_or_none(_whole(1)), epochs=_whole(1), warmup=_rate, decay=_rate,
+        lr=_mapping,
                   momentum=_or_none(_mapping)),
-    runtime=dict(seed=_whole(0), precision=_path, deterministic=_flag, channels_last=_flag, compile=_flag, keep=_or_none(_whole(0)),
-                 save_every=_or_none(_whole(1)), load_from=_or_none(_of('a file or a name', str, dict, PathLike)), log=_logs,
-                 log_every=_whole(1), pictures=_whole(0), ema=_or_none(_mapping), freeze_bn=_flag, hooks=_rows,
+    runtime=dict(seed=_whole(0), precision=_path, deterministic=_flag, channels_last=_flag, compile=_flag,
+        keep=_or_none(_whole(0)),
+                 save_every=_or_none(_whole(1)), load_from=_or_none(_of('a file or a name', str, dict,
+                     PathLike)), log=_logs,
+                 log_every=_whole(1), pictures=_whole(0), ema=_or_none(_mapping), freeze_bn=_flag,
+                     hooks=_rows,
                  workflow=_or_none(_of('a list', list, tuple)), find_unused_parameters=_flag))
 
 def check_recipe(

@@ -124,7 +124,8 @@ def _sampled(dataset, ratio, bs, dist, shuffle, seed):
     from flowbook.data.mixtures import ConcatDataset, MixedBatchDistributedSampler
     sampler = None
     if isinstance(dataset, (list, tuple)):
-        whole = dict(batch_size=bs) if dist else dict(batch_size=bs, num_replicas=1, rank=0)   # all processes together
+        whole = dict(batch_size=bs) if dist else dict(batch_size=bs, num_replicas=1,
+            rank=0)   # all processes together
         if ratio is not None: sampler = MixedBatchDistributedSampler(dataset, ratio, seed=seed, **whole)
         dataset = ConcatDataset(dataset)
     share = dist and sampler is None and process_number()[1] > 1
