@@ -403,5 +403,6 @@ def test_an_estimator_of_a_user(trees, tmp_path):
     small = [f"data.root={trees}", 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1', '--work-dir', 'run', '--device', 'cpu', '--allow-imports']
     res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'own.py', *small], cwd=tmp_path, capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
-    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'bench', 'run/recipe.json', '--size', '64', '96', '--runs', '1', '--no-memory', '--device', 'cpu', '--allow-imports'], cwd=tmp_path, capture_output=True, text=True)
-    assert res.returncode == 0 and 'run/recipe.json' in res.stdout, res.stderr
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'bench', 'run/recipe.json', '--size', '64', '96', '--runs', '1', '--device', 'cpu', '--allow-imports', '--json'], cwd=tmp_path, capture_output=True, text=True)
+    row, = json.loads(res.stdout)['rows']
+    assert row['model'] == 'run/recipe.json' and 'failed' not in row, row

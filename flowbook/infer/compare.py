@@ -8,7 +8,7 @@ __all__ = ['split_model', 'weights_licence', 'open_models', 'compare_models']
 # %% ../../nbs/infer/26_compare.ipynb #442248c8
 from pathlib import Path
 from ..core.errors import FlowbookError
-from .bench import peak_memory
+from .bench import can_travel, peak_memory
 from .evaluate import dataset_pair, evaluate_methods, method_of
 from .predictor import FlowPredictor
 from ..models.classical import Classical
@@ -88,7 +88,7 @@ def _warm(p, pair):
 def _row(text, p, scores, size, memory):
     name,weights = p.kind,split_model(text)[1]
     part = getattr(p, 'part', None) or dict(name=name)
-    memory = memory and 'parts' not in part   # whose modules the process that measures does not have
+    memory = memory and can_travel(part)   # else the process that measures it cannot build it
     classical = isinstance(p.model, Classical)
     licence = 'Apache-2.0' if classical else weights_licence(name, weights)
     return dict(model=text) | scores | dict(memory_mb=peak_memory(part, size, 1, p.device, p.precision) if
