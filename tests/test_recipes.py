@@ -1,7 +1,7 @@
 """Every published recipe builds, and trains two steps on small trees"""
 import re, json, subprocess, sys
 from functools import lru_cache
-import pytest, torch
+import cv2, numpy as np, pytest, torch
 from flowbook.augment.pipelines import create_augmentation
 from flowbook.data.make import make_dataset
 from flowbook.recipes.base import build_learner, get_recipe, list_recipes
@@ -187,10 +187,12 @@ DATA = dict(
     flyingchairs_320x448=(1, 2, f"data = dict(train=dict(pipeline={A % (320, 448)}, **chairs), val=dict(pipeline=test, test_mode=True, **chairs), test=dict(pipeline=test, test_mode=True, **chairs), **loader)"),
     things=(2, 2, '''
 crop_size = (400, 720)
+half = dict(type='Normalize', mean=[127.5] * 3, std=[127.5] * 3, to_rgb=False)
+for s in sintel['datasets']: s.update(pipeline=[half if o['type'] == 'Normalize' else o for o in test])
 things = [*load, dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.5 / 3.14, asymmetric_prob=0.2), dict(type='Erase', prob=0.5, bounds=[50, 100], max_num=3),
           dict(type='SpacialTransform', spacial_prob=0.8, stretch_prob=0.8, crop_size=crop_size, min_scale=-0.4, max_scale=0.8, max_stretch=0.2), dict(type='RandomCrop', crop_size=crop_size),
           dict(type='RandomFlip', prob=0.5, direction='horizontal'), dict(type='RandomFlip', prob=0.1, direction='vertical'), dict(type='Validation', max_flow=1000.),
-          dict(type='Normalize', mean=[127.5] * 3, std=[127.5] * 3, to_rgb=False), *pack, dict(type='Collect', keys=['imgs', 'flow_gt', 'valid'], **keys)]
+          half, *pack, dict(type='Collect', keys=['imgs', 'flow_gt', 'valid'], **keys)]
 data = dict(train=[dict(type='FlyingThings3D', data_root='data/flyingthings3d', pipeline=things, test_mode=False, pass_style=p, scene='left') for p in ['clean', 'final']], val=sintel, test=sintel, **loader)
 '''),
     kitti=(1, 2, '''
@@ -200,6 +202,8 @@ pair = [dict(type='KITTI2015', data_root='data/kitti2015'), dict(type='KITTI2012
 data = dict(train=[dict(pipeline=street_train, test_mode=False, **p) for p in pair], val=dict(type='ConcatDataset', datasets=[dict(pipeline=test, test_mode=True, **p) for p in pair], separate_eval=True), **loader)
 '''),
     chairsocc=(1, 2, '''
+white['to_rgb'] = True
+photo[1], test[3] = dict(type='Normalize', **white), dict(type='Normalize', **white)
 both = [*load[:1], dict(type='LoadAnnotations', with_occ=True), dict(type='ColorJitter', **def_colour), *photo, *flips,
         dict(type='RandomAffine', global_transform=strong, relative_transform=second, check_bound=True), *pack, dict(type='Collect', keys=['imgs', 'flow_fw_gt', 'flow_bw_gt', 'occ_fw_gt', 'occ_bw_gt'], **keys)],
 occ = dict(type='FlyingChairsOcc', data_root='data/FlyingChairsOcc')
@@ -282,6 +286,29 @@ def test_mmflow_config_is_the_published_recipe(stem, tmp_path):
     expected['runtime']['log'] = ['csv', 'text', 'tensorboard']
     assert r == expected and not said
 
+@pytest.mark.parametrize('model,data,bgr,half', [('irrpwc', 'flyingchairs_384x448', True, False), ('irrpwc', 'chairsocc', False, False), ('pwcnet', 'chairsocc', False, False), ('pwcnet', 'things', True, True)])
+def test_a_config_says_what_its_network_sees(model, data, bgr, half, tmp_path):
+    "A checkpoint of one's own: channel order and range are those of the config's Normalize"
+    from flowbook.mmflow.api import init_model
+    CONFIGS['mine'] = model, data, adam(1e-5, 600000, [200000], 50000), ''
+    torch.manual_seed(0)
+    theirs = create_model(model).eval()
+    torch.save(dict(state_dict=theirs.state_dict()), tmp_path/'own.pth')
+    mine = init_model(write_tree(tmp_path, 'mine'), tmp_path/'own.pth')
+    pair = torch.rand(2, 1, 3, 64, 64)
+    with torch.no_grad():
+        x1, x2 = ((o - .5)/.5 if half else o for o in (pair.flip(2) if bgr else pair))
+        found = mine(*pair).flow
+        assert (found - mine.restore(mine.estimate(x1, x2), (64, 64), pair[0]).flow).abs().max() < 1e-5 and found.abs().max() > 1e-4
+
+def test_published_weights_fit_either_order():
+    "A config in BGR starts from weights that flowbook keeps in RGB, and sees the same"
+    torch.manual_seed(0)
+    red = create_model('irrpwc').eval()
+    blue, pair = create_model('irrpwc', bgr=True).eval(), torch.rand(2, 1, 3, 64, 64)
+    blue.load_state_dict(blue.swap_channels(red.state_dict()))
+    with torch.no_grad(): assert (red(*pair).flow - blue(*pair).flow).abs().max() < 1e-4
+
 def test_mmflow_mixture(tmp_path):
     "FlowNet2-CSS-sd's data, which was not shuffled, with another model; and what happens without the number of GPUs"
     from flowbook.mmflow.load import load_config
@@ -342,3 +369,43 @@ def test_parts_of_a_user(trees, tmp_path):
     assert (tmp_path/'count.txt').read_text() == '5 3' and (tmp_path/'run/weights.safetensors').exists()
     recipe = json.loads((tmp_path/'run/recipe.json').read_text())
     assert recipe['model']['parts']['encoder']['type'] == 'ThinEncoder' and recipe['optimizer']['name'] == 'MySGD'
+    # the last line runs as printed, from elsewhere too
+    line = res.stdout.splitlines()[-1]
+    assert line.startswith('next: flowbook infer a.png b.png') and line.endswith('--allow-imports')
+    for name in ('a.png', 'b.png'): cv2.imwrite(str(tmp_path/name), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+    words = line.removeprefix('next: flowbook ').split()
+    done = subprocess.run([sys.executable, '-m', 'flowbook.cli', *words, '--device', 'cpu'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path/'flow/flow.flo').exists(), done.stderr
+    refused = subprocess.run([sys.executable, '-m', 'flowbook.cli', *words[:-1], '--device', 'cpu'], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.count('\n') == 1 and '--allow-imports' in refused.stderr
+
+OWN_NET = '''
+import torch
+from flowbook.models.base import Estimator, FlowOutput
+from flowbook.models.registry import register_model
+
+@register_model
+class MyFlow(Estimator):
+    def __init__(self, *, width):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(6, width, 3, padding=1), torch.nn.Conv2d(width, 2, 3, padding=1)
+    def forward(self, img1, img2, *, iters=None, flow_init=None, all_flows=None):
+        flow = self.b(self.a(torch.cat([self.network_image(img1), self.network_image(img2)], 1)).relu())
+        return FlowOutput(flow=flow, flows=[flow])
+'''
+
+def test_an_estimator_of_a_user(trees, tmp_path):
+    "Named by `type`, in a config in MMFlow's manner: it trains, sees the images that the config says, and is used by its recipe"
+    from flowbook.mmflow.load import load_config
+    (tmp_path/'own_net.py').write_text(OWN_NET)
+    f = write_tree(tmp_path, 'pwcnet_ft_4x1_300k_kitti_320x896')
+    (tmp_path/'own.py').write_text("_base_ = './pwcnet/%s'\ncustom_imports = dict(imports=['own_net'])\nmodel = dict(_delete_=True, type='MyFlow', width=4, train_cfg=dict(), test_cfg=dict())\n"
+                                   "load_from = None\nrunner = dict(max_iters=2)\nevaluation = dict(interval=2)\nmodel['flow_loss'] = dict(type='MultiLevelEPE', weights=dict(level0=1.))\n" % f.name)
+    r = load_config(tmp_path/'own.py', allow_imports=True, say=lambda text: None)
+    assert (r['model']['name'], r['model']['width'], r['model']['input']) == ('MyFlow', 4, dict(bgr=True))
+    small = [f"data.root={trees}", 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1', '--work-dir', 'run', '--device', 'cpu', '--allow-imports']
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'own.py', *small], cwd=tmp_path, capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'bench', 'run/recipe.json', '--size', '64', '96', '--runs', '1', '--device', 'cpu', '--allow-imports', '--json'], cwd=tmp_path, capture_output=True, text=True)
+    row, = json.loads(res.stdout)['rows']
+    assert row['model'] == 'run/recipe.json' and 'failed' not in row, row

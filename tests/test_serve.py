@@ -134,3 +134,67 @@ def test_pace():
     finally: code,err = stop(p)
     assert codes==[200]*5 + [429]*3, codes
     assert code==0 and 'Traceback' not in err, err
+
+def stall(port, kind):
+    "A connection that begins and does not go on"
+    s = socket.create_connection(('127.0.0.1', port), timeout=20)
+    begun = dict(nothing=b'', line=b'GET / HT', header=b'GET /health HTTP/1.1\r\nHost: x\r\nX-A', body=b'POST /flow HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000\r\n\r\n--x\r\n')
+    s.sendall(begun[kind])
+    return s
+
+@pytest.mark.parametrize('kind', ['line', 'nothing', 'header', 'body'])
+def test_200_stalled_connections(port, kind):
+    "They are opened, one after the other goes, and whoever asks is answered all the time"
+    held, began, waits = [], time.time(), []
+    try:
+        for i in range(200):
+            held.append(stall(port, kind))
+            if i % 40 == 39:
+                t = time.time()
+                assert healthy(port) and ask(port, img1=picture(), img2=picture(shift=4))[0]==200
+                waits.append(time.time() - t)
+        while time.time() - began < 7: assert healthy(port) or time.sleep(.2)
+        assert max(waits) < 4, waits
+        open_ones = 0
+        for s in held:
+            s.settimeout(.05)
+            try: open_ones += s.recv(1000) not in (b'',) and kind == 'body'   # told off (408), or gone
+            except TimeoutError: open_ones += 1
+            except OSError: pass
+        assert open_ones <= 24, open_ones
+    finally:
+        for s in held: s.close()
+    assert healthy(port)
+
+def test_late_headers_are_told_off(port):
+    with stall(port, 'header') as s:
+        began = time.time()
+        answer = s.recv(1000)
+    assert answer.startswith(b'HTTP/1.1 408') and 'error' in json.loads(answer.split(b'\r\n\r\n')[1]) and 4 < time.time() - began < 8
+
+def test_drop_by_drop(port):
+    "A byte now and then does not prolong the deadline"
+    with stall(port, 'header') as s:
+        began = time.time()
+        try:
+            while time.time() - began < 15:
+                s.sendall(b'a')
+                time.sleep(.3)
+        except OSError: pass
+        assert time.time() - began < 9
+
+def test_no_http_is_one_form_too(port):
+    with socket.create_connection(('127.0.0.1', port), timeout=20) as s:
+        s.sendall(b'\x16\x03\x01 hello\r\n\r\n')
+        answer = s.recv(1000)
+    assert answer.startswith(b'HTTP/1.1 400') and list(json.loads(answer.split(b'\r\n\r\n')[1])) == ['error']
+    for method, path, status in (('GET', '/nowhere', 404), ('GET', '/flow', 405), ('POST', '/health', 405)):
+        found, body = ask(port, method, path)
+        assert found == status and list(json.loads(body)) == ['error'], body
+
+def test_connections_are_used_again(port):
+    c = http.client.HTTPConnection('127.0.0.1', port, timeout=20)
+    for _ in range(3):
+        c.request('GET', '/health')
+        assert c.getresponse().read()
+    c.close()

@@ -118,3 +118,53 @@ def test_evaluation_with_processes(tmp_path):
         found.append({k: {m: v for m, v in o.items() if m!='ms'} for k, o in json.loads(res.stdout)['methods'].items()})
     for other in found[1:]:
         for k, scores in found[0].items(): assert other[k]==pytest.approx(scores, rel=1e-6), k
+
+@pytest.mark.skipif(os.name!='posix', reason='signals')
+def test_two_runs_in_one_folder(tmp_path):
+    "The second is refused in one line while the first lives; a run that was killed locks nobody out"
+    args = ['-m', 'flowbook.cli', 'train', 'quickstart', *TINY, 'schedule.epochs=400', '--device', 'cpu', '--work-dir', 'run']
+    p = subprocess.Popen([sys.executable, *args], env=ENV, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: (tmp_path/'run/recipe.json').exists())
+        second = subprocess.run([sys.executable, *args], env=ENV, cwd=tmp_path, text=True, capture_output=True)
+        assert second.returncode==2 and second.stderr.count('\n')==1, second.stderr
+        assert 'a run that goes on' in second.stderr or 'last.pth of an earlier run' in second.stderr, second.stderr
+        resumed = subprocess.run([sys.executable, *args, '--resume'], env=ENV, cwd=tmp_path, text=True, capture_output=True)
+        assert resumed.returncode==2 and p.poll() is None, resumed.stderr
+        wait_for(lambda: (tmp_path/'run/last.pth').exists())
+        resumed = subprocess.run([sys.executable, *args, '--resume'], env=ENV, cwd=tmp_path, text=True, capture_output=True)
+        assert resumed.returncode==2 and f'process {p.pid} on' in resumed.stderr, resumed.stderr
+    finally:
+        p.kill(); p.communicate()
+    done = subprocess.run([sys.executable, *args, 'schedule.epochs=1', '--resume'], env=ENV, cwd=tmp_path, text=True, capture_output=True)
+    assert 'a run that goes on' not in done.stderr, done.stderr
+
+def wait_for(what, seconds=600):
+    for _ in range(10*seconds):
+        if what(): return
+        time.sleep(.1)
+    pytest.fail('it did not happen')
+
+def ranks_of(pid):
+    "Process numbers of the children of `pid`"
+    return [int(o) for o in subprocess.run(['ps', '-o', 'pid=', '--ppid', str(pid)], capture_output=True, text=True).stdout.split()]
+
+def alive(pid):
+    try: return open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[0] != 'Z'
+    except OSError: return False
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='looks at /proc')
+@pytest.mark.parametrize('whom,number', [('parent', signal.SIGKILL), ('parent', signal.SIGTERM), ('rank', signal.SIGKILL)])
+def test_no_orphans(tmp_path, whom, number):
+    "Ranks end with their parent; a rank that is killed is named"
+    args = ['-m', 'flowbook.cli', 'train', 'quickstart', *TINY, 'schedule.epochs=400', '--device', 'cpu', '--work-dir', 'run', '--processes', '2']
+    p = subprocess.Popen([sys.executable, *args], env=ENV, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: (tmp_path/'run/recipe.json').exists())
+        ranks = ranks_of(p.pid)
+        assert len(ranks) == 2
+        os.kill(p.pid if whom == 'parent' else ranks[1], number)
+        _, err = p.communicate(timeout=120)
+        wait_for(lambda: not any(map(alive, ranks)), 60)
+        if whom == 'rank': assert p.returncode == 137 and 'process 1 was killed, signal 9' in err, err
+    finally: p.kill()

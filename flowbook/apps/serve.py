@@ -14,6 +14,7 @@ from dataclasses import dataclass, asdict
 from pathlib import Path
 from typing import Literal
 import cv2, numpy as np
+from fastcore.basics import patch
 from PIL import Image
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
 from ..io.flowfiles import flow_to_bytes
@@ -31,10 +32,12 @@ class ServeLimits:
     rate:float=60.            # Requests per minute from one address; so many at once are fine; 0: any number
     queue:int=8               # Jobs that run or wait; more are turned away
     timeout:float=60.         # Seconds to send a request, and again to answer it
+    header_timeout:float=5.   # Seconds to the end of the headers, from accept or a further request's first byte
+    per_address:int=24        # Open connections of one address; 0: any number, as behind a proxy
 
     def __post_init__(self):
         for k,v in asdict(self).items():
-            low = dict(rate=0, max_pixels=64*64, max_frames=2, queue=1).get(k, .001)
+            low = dict(rate=0, max_pixels=64*64, max_frames=2, queue=1, per_address=0).get(k, .001)
             if not isinstance(v, (int,float)) or not low <= v < np.inf: raise fail(ConfigError, k, repr(v), f'a number, {low} or more')
 
 # %% ../../nbs/apps/50_serve.ipynb #ef6addbe
@@ -276,14 +279,29 @@ def _film(flows, scale, fps):
         return (Path(d)/'flow.mp4').read_bytes(),'video/mp4'
 
 # %% ../../nbs/apps/50_serve.ipynb #b86b7218
+def _sentence(request, e):
+    "What is wrong with a request that reached no function"
+    path, method = request.url.path[:100], request.method
+    known = {404: (f"the address {path}", '/, /health, /flow or /video'), 405: (f"{method} of {path}",
+        'POST for /flow and /video, GET for the others')}
+    found,expected = known.get(e.status_code, (str(e.detail)[:200], 'a request as the page / makes it'))
+    return str(fail(Refused, 'request', found, expected))
+
 def _add_errors(app):
     "Whatever is wrong comes back as one line of JSON"
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
     @app.exception_handler(FlowbookError)
     async def refused(request, e):
         status = getattr(e, 'status', 422)
         return JSONResponse(dict(error=str(e)), status, {'Retry-After': '5'} if status==503 else {})
+    @app.exception_handler(HTTPException)   # no such address, no such method, a body that is no form
+    async def http(request, e): return JSONResponse(dict(error=_sentence(request, e)), e.status_code,
+        e.headers)
+    @app.exception_handler(Exception)       # a bug; uvicorn writes its traceback to stderr
+    async def bug(request,
+        e): return JSONResponse(dict(error='server: found a bug in itself, expected an answer'), 500)
     @app.exception_handler(RequestValidationError)
     async def invalid(request, e):
         o = e.errors()[0]
@@ -346,6 +364,95 @@ def open_port(
     try: return socket.create_server((host,port), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
     except OSError as e: raise fail(ConfigError, f'{host}:{port}', (e.strerror or str(e)).lower(), 'an address of this machine and a port that is free') from None
 
+# %% ../../nbs/apps/50_serve.ipynb #2effd408
+def _raw_answer(status, error):
+    "An answer below HTTP's machinery, for those who did not get that far"
+    import json
+    from http import HTTPStatus
+    body = json.dumps(dict(error=str(error))).encode()
+    head = f'HTTP/1.1 {status} {HTTPStatus(status).phrase}', 'content-type: application/json', f'content-length: {len(body)}', 'connection: close'
+    return '\r\n'.join(head).encode() + b'\r\n\r\n' + body
+
+def _room(mine, everybody, limits):
+    "Connections of which one has to go before another may come; none: there is room"
+    if limits.per_address and len(mine) >= limits.per_address: return mine
+    return everybody if len(everybody) >= 4*limits.queue + 16 else []
+
+# %% ../../nbs/apps/50_serve.ipynb #2aaf3083
+class _Porter:
+    "Deadlines and a place in the queue, for a protocol of uvicorn"
+    timer,since,asked = None,0.,False   # what comes next; last sign of life; headers complete?
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        self.wait(self.limits.header_timeout, self.late)
+        self.find_room()
+
+    def data_received(self, data):
+        self.since = self.loop.time()
+        if self.asked and self.between():   # a further request on the same connection
+            self.asked = False
+            self.wait(self.limits.header_timeout, self.late)
+        super().data_received(data)
+        if not self.asked and not self.between():
+            self.asked = True
+            self.wait(3*self.limits.timeout + 10, self.drop)   # whoever does not even read the answer
+
+    def on_response_complete(self):
+        self.wait()
+        super().on_response_complete()
+
+    def connection_lost(self, exc):
+        self.wait()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg): self.say(400, 'no HTTP', 'a request of HTTP/1.1')
+
+# %% ../../nbs/apps/50_serve.ipynb #658da75a
+@patch
+def between(self:_Porter):
+    "Is a request awaited, or still without the end of its headers?"
+    import h11
+    return self.conn.their_state is h11.IDLE
+
+@patch
+def wait(self:_Porter, seconds=None, then=None):
+    "Do `then` after some seconds, instead of what was to be done"
+    if self.timer: self.timer.cancel()
+    self.timer = seconds and self.loop.call_later(seconds, then)
+
+@patch
+def find_room(self:_Porter):
+    "Close another connection, or this one, where there are too many"
+    who,others = (lambda c: (c.client or ('?',))[0]),self.connections - {self}
+    crowd = _room({c for c in others if who(c)==who(self)}, others, self.limits)
+    idle = [c for c in crowd if c.cycle is None or c.cycle.response_complete or
+        c.cycle.more_body]   # they send nothing
+    if idle: min(idle, key=lambda c: c.since).drop()
+    elif crowd: self.say(503, f'{len(crowd)} connections that are busy', 'room: try again in a moment')
+
+@patch
+def late(self:_Porter): self.say(408, f'no end of its headers in {self.limits.header_timeout:g} s',
+    'all of them')
+
+# %% ../../nbs/apps/50_serve.ipynb #39c3848d
+@patch
+def drop(self:_Porter):
+    self.connections.discard(self)
+    self.transport.abort()
+
+@patch
+def say(self:_Porter, status, found, expected):
+    "Answer and close"
+    self.transport.write(_raw_answer(status, refuse(status, 'request', found, expected)))
+    self.transport.close()
+
+# %% ../../nbs/apps/50_serve.ipynb #ff80f009
+def _porter(limits):
+    "uvicorn's protocol for one connection, with `limits`"
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+    return type('Porter', (_Porter, H11Protocol), dict(limits=limits))
+
 # %% ../../nbs/apps/50_serve.ipynb #d91586b8
 def run_server(
     app,                               # See `make_app`
@@ -354,6 +461,6 @@ def run_server(
 )->None:
     "Serve `app` until the process is told to stop"
     import uvicorn
-    most = 4*limits.queue + 16
-    config = uvicorn.Config(app, log_level='warning', limit_concurrency=most, timeout_keep_alive=5, timeout_graceful_shutdown=5, proxy_headers=False, server_header=False)
+    config = uvicorn.Config(app, http=_porter(limits), ws='none', log_level='warning', timeout_keep_alive=5,
+        timeout_graceful_shutdown=5, proxy_headers=False, server_header=False)
     with sock: uvicorn.Server(config).run(sockets=[sock])

@@ -9,7 +9,7 @@ __all__ = ['config']
 import typer
 from pathlib import Path
 from typing import Annotated
-from .terminal import Changes, Imports, Json, Program, example, print_json, print_table, working
+from .terminal import CfgOptions, Changes, Imports, Json, Program, example, print_json, print_table, working
 from ..core.errors import FlowbookError, fail
 
 # %% ../../nbs/cli/46_config.ipynb #ace81c5b
@@ -30,9 +30,10 @@ def _load(config, changes=None, allow_imports=False):
 # %% ../../nbs/cli/46_config.ipynb #c5e8cab6
 @config.command('show', epilog=example('flowbook config show quickstart', 'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
                                'flowbook config show configs/raft/raft_8x2_100k_flyingchairs.py'))
-def _show(name:_Config, changes:Changes=None, allow_imports:Imports=False, as_json:Json=False):
+def _show(name:_Config, changes:Changes=None, cfg_options:CfgOptions=None, allow_imports:Imports=False,
+    as_json:Json=False):
     "All values of a recipe, in the form that changes are written in."
-    recipe = _load(name, changes, allow_imports)
+    recipe = _load(name, [*(changes or []), *(cfg_options or [])], allow_imports)
     if as_json: return print_json(recipe)
     from flowbook.recipes.base import format_recipe
     typer.echo(format_recipe(recipe))

@@ -7,12 +7,13 @@ __all__ = ['score_columns', 'save_rows', 'test', 'Spread', 'spread_words', 'comp
 
 # %% ../../nbs/cli/52_evaluation.ipynb #7fbd7496
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
-from .terminal import Changes, Counting, Device, Imports, Iters, Json, Model, Precision, Tile, Weights, parse_tile, print_json, print_table, working
-from .training import count_processes, join_others, start_processes
+from .terminal import CfgOptions, Changes, Counting, Device, Imports, Iters, Json, Model, Precision, Tile, Weights, is_recipe, open_predictor, open_recipe, parse_tile, print_json, print_table, working
+from .training import Port, count_processes, join_others, start_processes
 from ..core.errors import ConfigError, fail, unknown
 from ..core.processes import launched_number
 
@@ -79,6 +80,11 @@ _Save = Annotated[Optional[list[Path]], typer.Option(help='Write all scores to t
 _ReportFile = Annotated[Optional[Path], typer.Option('--report', help='Write a page with pictures of the worst pairs: FILE.html.', show_default=False)]
 _ReportN = Annotated[int, typer.Option(help='Pairs with pictures in the report.')]
 
+def _is_option(word):
+    "Is it an option of the data set, such as `images=*.png`, and no key of a recipe, which has a dot?"
+    key,eq,_ = word.partition('=')
+    return bool(eq) and key.isidentifier()
+
 def _check_files(save, report, *sources):
     "Complain before an hour of work, not after it"
     from flowbook.io.files import check_target
@@ -122,7 +128,8 @@ def _keeper(out_dir, show_dir):
 # %% ../../nbs/cli/52_evaluation.ipynb #dd0cca4a
 def test(
     name:Annotated[str, typer.Argument(metavar='RECIPE|MODEL', help='A recipe or config file, or a model, which is tested on the scenes of the recipe flowbook_small.', show_default=False)],
-    changes:Changes=None, data:_Data=None, root:_Root=None, split:_Split=None, weights:Weights=None,
+    changes:Changes=None, cfg_options:CfgOptions=None, data:_Data=None, root:_Root=None, split:_Split=None,
+        weights:Weights=None,
     n:Annotated[Optional[int], typer.Option(min=1, help='How many pairs of each set; default: as many as the recipe validates on, or all.', show_default=False)]=None,
     scores:Annotated[Optional[list[str]], typer.Option('--eval', help='Scores to show: EPE, Fl, px1, wauc, epe_occ, ...; default: as many as there is room for.', show_default=False)]=None,
     out_dir:Annotated[Optional[Path], typer.Option(help='Folder for the flow of each pair, as .flo.', show_default=False)]=None,
@@ -133,38 +140,44 @@ def test(
     precision:Precision='fp32',
     gpus:Annotated[Optional[int], typer.Option(min=1, help='GPUs to share the pairs among.', show_default=False)]=None,
     processes:Annotated[Optional[int], typer.Option(min=1, help='Processes on the CPU to share the pairs among.', show_default=False)]=None,
-    allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
+    port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "All scores of a model on held-out pairs or a data set, beside DIS, Farneback and zero flow."
     _check_files(save, report, name, weights)
-    with working('importing PyTorch'): wanted,changes = _wanted(scores, changes)
+    with working('importing PyTorch'): wanted,changes = _wanted(scores, [*(changes or []), *(cfg_options or [])])
     count,device = count_processes(gpus, processes, device)
+    if count == 1 and port: raise fail(ConfigError, '--port', f'{port} for one process',
+        '--processes or --gpus with it')
     given = dict(data=data, root=root, split=split, weights=weights, n=n, out_dir=out_dir, show_dir=show_dir, report=report, report_n=report_n, alone=alone,
                  fuse_conv_bn=fuse_conv_bn, precision=precision, allow_imports=allow_imports, device=device)
-    if count > 1: return _start_many(count, [name, *changes], given, wanted, save, as_json)
+    if count > 1: return _start_many(count, [name, *changes], given, wanted, save, as_json, port)
     found,pairs,worst = _run_test(name, changes, **given)
     if launched_number()[0]: return
     _show_test(f"{name} on {{}} {'pairs' if data else 'held-out pairs'}", name, found, pairs, worst, wanted, save, as_json)
     if not as_json: _say_files([*(save or []), report, out_dir, show_dir])
 
 # %% ../../nbs/cli/52_evaluation.ipynb #99e1dc53
-def _start_many(count, words, given, wanted, save, as_json):
+def _start_many(count, words, given, wanted, save, as_json, port=None):
     "The same command in several processes; `--eval A B` and `--save` as one word each"
     flags = {k.replace('_', '-'): v for k,v in given.items()} | {'json': as_json}
     if wanted: words,flags['eval'] = [*words, *wanted[1:]],wanted[0]
     extra = [o for p in (save or []) for o in ('--save', p)]
-    return start_processes(count, 'test', [*words, *extra], flags)
+    return start_processes(count, 'test', [*words, *extra], flags, port)
 
+
+# %% ../../nbs/cli/52_evaluation.ipynb #236e82cf
 def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone, fuse_conv_bn, precision, allow_imports, device):
     "Figures by data set and method, and the number of pairs of each set"
     with working('importing PyTorch'):
         from flowbook.infer.evaluate import BASELINES, evaluate_dataset, evaluate_recipe, recipe_predictor
         from flowbook.mmflow.load import find_recipe
+        from flowbook.recipes.base import parse_options
         from flowbook.apps.report import Report, write_report
         from flowbook.data.benchmarks import evaluation_sets
-        plan,device,seen = find_recipe(name, changes, allow_imports),join_others(device),[]
+        options = parse_options([o for o in changes if data and _is_option(o)])
+        plan,device,seen = find_recipe(name, [o for o in changes if not (data and _is_option(o))],
+            allow_imports),join_others(device),[]
         notes = Report(report_n if report else 0)
-        sets = evaluation_sets(data, root, split, n) if data else None
-        if data: _check_folders([out_dir, show_dir], root, sets.values())
+        sets = evaluation_sets(data, root, split, n, **options) if data else None
     keep,baselines = _keeper(out_dir, show_dir),{} if alone else BASELINES
     with Counting('measuring') as count:
         tick = lambda done, n: (seen.append((done, n)), count(done, n))
@@ -229,22 +242,29 @@ def spread_words(
 
 # %% ../../nbs/cli/52_evaluation.ipynb #5474d599
 def compare(
-    models:Annotated[list[str], typer.Argument(metavar='MODEL...', help='Models, also dis, dis_fast, farneback, deepflow, tvl1, zero; NAME:WEIGHTS takes published weights or a file.', show_default=False)],
+    models:Annotated[list[str], typer.Argument(metavar='MODEL...',
+        help='Models, recipes or config files, also dis, dis_fast, farneback, deepflow, tvl1, zero; NAME:WEIGHTS takes published weights or a file. Words KEY=VALUE are options of the data set: images=, img2=, flow= of a folder.', show_default=False)],
     data:_Data='scenes', root:_Root=None, split:_Split=None,
     n:Annotated[Optional[int], typer.Option(min=1, help='Pairs of each set; default: all, or 32 scenes.', show_default=False)]=None,
     scores:Annotated[Optional[list[str]], typer.Option('--eval', help='Scores to show; default: as many as there is room for.', show_default=False)]=None,
     report:_ReportFile=None, report_n:_ReportN=20, save:_Save=None,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each model.')]=True,
-    precision:Precision='fp32', device:Device='auto', as_json:Json=False):
+    precision:Precision='fp32', allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Several models side by side: accuracy, time, memory, size, licence."
     _check_files(save, report, [m.partition(':')[2] for m in models])
     with working('importing PyTorch'):
         from flowbook.infer.compare import compare_models
+        from flowbook.recipes.base import parse_options
         from flowbook.apps.report import Report, write_report
         from flowbook.data.benchmarks import evaluation_sets
-        (wanted,_),sets,notes = _wanted(scores, None),evaluation_sets(data, root, split, n),Report(report_n, every=True) if report else None
+        models,options = [o for o in models if not _is_option(o)],parse_options([o for o in models if
+            _is_option(o)])
+        (wanted,_),sets,notes = _wanted(scores, None),evaluation_sets(data, root, split, n,
+            **options),Report(report_n, every=True) if report else None
+        opener = partial(open_predictor, allow_imports=allow_imports)
     with Counting('measuring') as count:
-        found = {k: compare_models(models, d, device, n, precision, memory, count, _label(notes, k)) for k,d in sets.items()}
+        found = {k: compare_models(models, d, device, n, precision, memory, count, _label(notes, k), opener)
+            for k,d in sets.items()}
     if notes is not None: write_report(report, f"{', '.join(models)} on {data}", {k: {r['model']: r for r in rows} for k,rows in found.items()}, notes, dict(precision=precision))
     for path in save or []: save_rows([dict(set=k) | r for k,rows in found.items() for r in rows], path)
     if as_json: return print_json(dict(sets=found))
@@ -263,13 +283,13 @@ def submit(
     model:Model='flowbook_small',
     weights:Weights=None, precision:Precision='fp32',
     tile:Tile=None,
-    device:Device='auto', as_json:Json=False):
+    allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "The flow of a benchmark's test frames, in its files, checked."
     if (out is None) == (check is None): raise fail(ConfigError, '--out', 'both --out and --check' if out else 'nothing', 'a .zip to write, or --check FILE')
     with working('importing PyTorch'):
-        from flowbook.infer.predictor import FlowPredictor
         from flowbook.infer.submit import check_submission, make_submission
-        predictor = None if check else FlowPredictor(model, weights, device, precision=precision, tile=parse_tile(tile))
+        predictor = None if check else open_predictor(model, weights, allow_imports, device=device,
+            precision=precision, tile=parse_tile(tile))
     note = dict(model=model, weights=str(weights), precision=precision, tile=str(tile))
     with Counting(benchmark, 'frames') as count:
         found = check_submission(check, root, benchmark, count) if check else make_submission(predictor, benchmark, root, out, note, count)
@@ -288,19 +308,23 @@ def _sizes_of(texts):
 
 # %% ../../nbs/cli/52_evaluation.ipynb #1e0f02ac
 def bench(
-    models:Annotated[list[str], typer.Argument(metavar='MODEL...', help='One or more of flowbook models.', show_default=False)],
+    models:Annotated[list[str], typer.Argument(metavar='MODEL...',
+        help='One or more of flowbook models, recipes or config files.', show_default=False)],
     size:Annotated[list[str], typer.Option(metavar='H W', help='Height and width, pixels; several: --size H W again.')]=['448x1024'],
     batch:Annotated[list[int], typer.Option(min=1, metavar='N...', help='Pairs at a time, one or several.')]=[1],
     precision:Annotated[list[str], typer.Option(metavar='P...', help='fp32, bf16, fp16: one or several.')]=['fp32'],
     iters:Iters=None,
     runs:Annotated[int, typer.Option(min=1, help='Runs on the clock.')]=5,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each row.')]=True,
-    save:_Save=None, device:Device='auto', as_json:Json=False):
+    save:_Save=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Time, frames per second, memory and operations of models, at your sizes."
     _check_files(save, None)
     sizes = _sizes_of(size)
-    with working('importing PyTorch'): from flowbook.infer.bench import bench_sweep, this_machine
-    with Counting('measuring', 'settings') as count: rows = bench_sweep(models, sizes, batch, precision, count, device=device, iters=iters, runs=runs, memory=memory)
+    with working('importing PyTorch'): 
+        from flowbook.infer.bench import bench_sweep, this_machine
+        parts = {m: open_recipe(m, allow_imports)['model'] if is_recipe(m) else m for m in models}
+    with Counting('measuring', 'settings') as count: rows = bench_sweep(parts, sizes, batch, precision,
+        count, device=device, iters=iters, runs=runs, memory=memory)
     for path in save or []: save_rows([r | dict(size='x'.join(map(str, r['size']))) for r in rows], path)
     if as_json: return print_json(dict(machine=this_machine(), rows=rows))
     _show_bench(rows, this_machine())

@@ -11,32 +11,48 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Iters, Json, Weights, print_json, working
+from .terminal import Imports, Iters, Json, Weights, is_recipe, open_recipe, print_json, working
 
 # %% ../../nbs/cli/42_export.ipynb #76dbdd9c
 def export(
-    model:Annotated[str, typer.Argument(metavar='MODEL', help='One of flowbook models.', show_default=False)],
+    model:Annotated[str, typer.Argument(metavar='MODEL',
+        help='One of flowbook models; or a recipe, or a config file.', show_default=False)],
     out:Annotated[Path, typer.Option(help='File to write: .onnx or, for torch_export, .pt2.', show_default=False)],
     size:Annotated[tuple[int,int], typer.Option(help='Height and width of the images, px.')]=(448,1024),
     format:Annotated[Optional[str], typer.Option(help='onnx or torch_export; default: by the suffix of FILE.', show_default=False)]=None,
     dynamic:Annotated[bool, typer.Option('--dynamic', help="Take any batch, height and width; in a .pt2 file sides must be multiples of the model's stride.")]=False,
     iters:Iters=None,
     weights:Weights=None,
+    allow_imports:Imports=False,
     untrained:Annotated[bool, typer.Option('--untrained', help='Freshly drawn weights, to try a runtime.')]=False,
     as_json:Json=False):
     "Write a network as one file that runs without flowbook, and run that beside the model."
     if untrained and weights: raise typer.BadParameter('both', param_hint='--weights --untrained')
     with working('importing PyTorch') as say:
-        from flowbook.infer.predictor import fill_model
-        from flowbook.models.zoo import create_model
         from flowbook.models.export import export_model
         from flowbook.io.files import check_target
         check_target(out, weights)
-        net = create_model(model) if untrained else fill_model(create_model(model), model, weights)
+        net,iters = _network(model, weights, untrained, iters, allow_imports)
         say(f'recording {model} and running the file: a minute or more')
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):   # the exporters talk to their developers
             found = export_model(net, out, size, format or ('torch_export' if out.suffix=='.pt2' else 'onnx'), dynamic, iters)
     _show(found, model, as_json)
+
+# %% ../../nbs/cli/42_export.ipynb #b3e3aeed
+def _network(model, weights, untrained, iters, allow_imports):
+    "The network that is written, and its iterations: those of a recipe's tests where nothing else is said"
+    from flowbook.infer.predictor import fill_model
+    from flowbook.models.zoo import create_model
+    from flowbook.recipes.model import build_model
+    if not is_recipe(model): return create_model(model) if untrained else fill_model(create_model(model),
+        model, weights),iters
+    part = open_recipe(model, allow_imports)['model']
+    begun = ('weights', 'init')*(weights is not None or untrained)
+    net = build_model(dict(model={k: v for k,v in part.items() if k not in ('test_iters', *begun)},
+        runtime={}))
+    if not untrained and (weights is not None or not part.get('weights')): fill_model(net, part['name'],
+        weights)
+    return net,iters or part.get('test_iters')
 
 # %% ../../nbs/cli/42_export.ipynb #b440a332
 def _show(found, model, as_json):

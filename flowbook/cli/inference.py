@@ -8,13 +8,27 @@ __all__ = ['demo', 'infer']
 # %% ../../nbs/cli/22_inference.ipynb #442248c8
 from pathlib import Path
 from typing import Annotated, Optional
+import numpy as np
 import typer
-from .terminal import Device, Iters, Json, Model, Precision, Range, Tile, Upright, Weights, parse_range, parse_tile, print_json, print_table, working
+from ..core.errors import ConfigError, fail
+from .terminal import (Counting, Device, Imports, Iters, Json, Model, Precision, Range, Tile, Upright, Weights,
+                                   open_predictor, parse_range, parse_tile, print_json, print_table, working)
+
 
 # %% ../../nbs/cli/22_inference.ipynb #dad03358
-_Image1 = Annotated[Path, typer.Argument(metavar='IMG1', help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
-_Image2 = Annotated[Path, typer.Argument(metavar='IMG2', help='Second picture, as large as the first.', show_default=False)]
-_Image3 = Annotated[Optional[Path], typer.Argument(metavar='[IMG3]', help='Third picture, for models of three frames, such as memfof; the flow leads from the second to it.', show_default=False)]
+_First = Annotated[Optional[Path], typer.Argument(metavar='IMG1',
+    help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
+_Second = Annotated[Optional[Path], typer.Argument(metavar='IMG2',
+    help='Second picture, as large as the first.', show_default=False)]
+_Options = Annotated[Optional[list[str]], typer.Argument(metavar='[IMG3]|KEY=VALUE', show_default=False,
+    help='Third picture, for models of three frames, such as memfof: the flow leads from the second to it. '
+         'With --data, in the place of pictures: options of the data set, such as images= and img2= of a folder.')]
+_Data = Annotated[Optional[str], typer.Option(help='The pairs of a data set instead: folder, sintel, ...',
+    show_default=False)]
+_Root = Annotated[Optional[Path], typer.Option(help='Folder of the data set.', show_default=False)]
+_Split = Annotated[Optional[str], typer.Option(help='Part of the data set.', show_default=False)]
+_N = Annotated[Optional[int], typer.Option(min=1, help='How many pairs; default: all.', show_default=False)]
+
 
 # %% ../../nbs/cli/22_inference.ipynb #ae5d8d25
 _units = dict(epe=('EPE px', '.2f'), fl_all=('Fl-all %', '.1f'), mean=('mean px', '.2f'), max=('max px', '.1f'), ms=('ms', '.0f'))
@@ -67,13 +81,45 @@ def _show_demo(sample, predictor, found, files, as_json):
     typer.echo(f"wrote {files[0]}, {', '.join(o.name for o in files[1:])}")
     typer.echo('next: flowbook infer a.png b.png --out flow, with two frames of your own' if sample.name=='demo' else 'next: flowbook models, for other networks')
 
+# %% ../../nbs/cli/22_inference.ipynb #1e4adf29
+def _pictures(img1, img2, options, data):
+    "The words in the place of pictures, with --data; without, two pictures, or three for a model of three frames"
+    words = [str(o) for o in (img1, img2, *(options or [])) if o is not None]
+    if data: return words
+    if len(words) not in (2, 3): raise typer.BadParameter(f'{len(words)} of them', param_hint='IMG1 IMG2')
+    return words
+
+def _infer_set(predictor, out, data, root, split, n, words, as_json):
+    "The flow of each pair of a data set: NAME.flo and NAME.png"
+    from flowbook.data.base import create_dataset
+    from flowbook.io.files import ensure_dir
+    from flowbook.io.flowfiles import write_flow
+    from flowbook.io.images import write_image
+    from flowbook.recipes.base import parse_options
+    from flowbook.viz.color import flow_to_color
+    if root is None: raise fail(ConfigError, '--root', 'nothing', f'the folder of {data}')
+    ds = create_dataset(data, root, **parse_options(words) | (dict(split=split) if split else {}))
+    files,total = [],min(n or len(ds), len(ds))
+    with Counting(data) as count:
+        for i in range(total):
+            s = ds[i]
+            flow,name = np.asarray(predictor(s.img1, s.img2)),out/f"{i:06d}_{str(s.name).replace('/', '_')}"
+            for write,what,suffix in (write_flow, flow, '.flo'), (write_image, flow_to_color(flow), '.png'):
+                write(what, ensure_dir(out)/f'{name.name}{suffix}')
+                files.append(out/f'{name.name}{suffix}')
+            count(i + 1, total)
+    if as_json: return print_json(dict(model=predictor.name, device=predictor.device, pairs=total,
+        files=files))
+    typer.echo(f'{total} pairs of {data}: {predictor.name} on {predictor.device}, wrote {len(files)} files to {out}')
+
 # %% ../../nbs/cli/22_inference.ipynb #448f8102
 def infer(
-    img1:_Image1,
-    img2:_Image2,
-    img3:_Image3=None,
+    img1:_First=None,
+    img2:_Second=None,
+    options:_Options=None,
     *,
     out:Annotated[Path, typer.Option(help='Folder for flow.flo, flow.png and side_by_side.png.', show_default=False)],
+    data:_Data=None, root:_Root=None, split:_Split=None, n:_N=None,
     model:Model='flowbook_small',
     weights:Weights=None,
     gt:Annotated[Optional[Path], typer.Option(help='True flow to compare with: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]=None,
@@ -83,19 +129,26 @@ def infer(
     tile:Tile=None,
     precision:Precision='fp32',
     upright:Upright=False, value_range:Range='full',
+    out_prefix:Annotated[str,
+        typer.Option(help='What the names of the files begin with, instead of flow.')]='flow',
+    allow_imports:Imports=False,
     device:Device='auto',
     as_json:Json=False):
-    "Flow from one picture to the next, as a file and as pictures."
+    "Flow from one picture to the next, or of each pair of a data set, as a file and as pictures."
+    words,how = _pictures(img1, img2, options, data),dict(device=device, iters=iters, precision=precision)
+    how |= dict(scale=scale, tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
     with working('importing PyTorch') as say:
         from flowbook.infer.folder import predict_to_folder
-        from flowbook.infer.predictor import FlowPredictor
         from flowbook.io.files import new_folder
         with new_folder(out):
-            predictor = FlowPredictor(model, weights, device, iters, precision, scale, parse_tile(tile), None, upright, parse_range(value_range))
+            predictor = open_predictor(model, weights, allow_imports, **how)
             say(f'{predictor.name} on {predictor.device}')
-            *before,a,b = [o for o in (img1, img2, img3) if o]
-            saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'), *before)
+            if data: return _infer_set(predictor, out, data, root, split, n, words, as_json)
+            tick = lambda i, n: say(f'tile {i} of {n}')
+            *before,a,b = words
+            saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, tick, *(before or [None]), out_prefix)
     _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
+
 
 # %% ../../nbs/cli/22_inference.ipynb #118a3e88
 def _show_infer(pair, res, files, as_json):

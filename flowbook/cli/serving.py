@@ -8,7 +8,8 @@ __all__ = ['serve']
 # %% ../../nbs/cli/54_serving.ipynb #0dead5d7
 from typing import Annotated
 import typer
-from .terminal import Device, Model, Range, Upright, Weights, parse_range, working
+from .terminal import Device, Imports, Model, Range, Upright, Weights, open_predictor, parse_range, working
+
 
 # %% ../../nbs/cli/54_serving.ipynb #b0ccc309
 def serve(
@@ -23,24 +24,30 @@ def serve(
     max_frames:Annotated[int, typer.Option(help='Longest video, frames.')]=60,
     rate:Annotated[float, typer.Option(help='Requests per minute from one address; 0: any number.')]=60.,
     queue:Annotated[int, typer.Option(help='Jobs that may run or wait.')]=8,
-    timeout:Annotated[float, typer.Option(help='Seconds to send a request, and to answer it.')]=60.):
+    timeout:Annotated[float, typer.Option(help='Seconds to send a request, and to answer it.')]=60.,
+    header_timeout:Annotated[float,
+        typer.Option(help='Seconds from a connection to the end of its headers.')]=5.,
+    per_address:Annotated[int,
+        typer.Option(help='Open connections of one address; 0: any number, as behind a proxy.')]=24,
+    allow_imports:Imports=False):
     "Serve a model over HTTP: post two pictures or a short video, get flow."
     with working('importing PyTorch') as say:
         from flowbook.apps.serve import ServeLimits, make_app, open_port, run_server
-        limits = ServeLimits(max_mb, max_pixels, max_frames, rate, queue, timeout)
+        limits = ServeLimits(max_mb, max_pixels, max_frames, rate, queue, timeout, header_timeout,
+            per_address)
         say(f'loading {model}')
-        predictor = _warm(model, weights, device, upright, parse_range(value_range))
+        how = dict(upright=upright, value_range=parse_range(value_range))
+        predictor = _warm(model, weights, device, allow_imports, **how)
         app,sock = make_app(predictor, limits),open_port(host, port)
     _announce(predictor, *sock.getsockname()[:2])
     try: run_server(app, sock, limits)
     except KeyboardInterrupt: pass   # the usual way to end it
 
 # %% ../../nbs/cli/54_serving.ipynb #c1356359
-def _warm(model, weights, device, upright=False, value_range='full'):
+def _warm(model, weights, device, allow_imports=False, **options):
     "A predictor that has worked once"
     import numpy as np
-    from flowbook.infer.predictor import FlowPredictor
-    predictor = FlowPredictor(model, weights, device, tile='auto', upright=upright, value_range=value_range)   # a large picture is cut up before memory runs out
+    predictor = open_predictor(model, weights, allow_imports, device=device, tile='auto', **options)   # a large picture is cut up before memory runs out
     predictor(*[np.zeros((128,128,3), np.uint8)]*2)
     return predictor
 

@@ -51,14 +51,18 @@ def evaluation_sets(
     name:str='scenes',   # 'scenes' or one of `list_datasets()`
     root=None,           # Its folder; not for scenes
     split:str=None,      # One of the data set's; None: see above
-    n:int=None           # How many scenes; None: 32
+    n:int=None,          # How many scenes; None: 32
+    **options            # Of the data set: `images`, `img2`, `flow` of a folder, ...
 )->dict:                 # Label to data set
     "Open the data sets that figures are reported on"
     if name == 'scenes':
         for k,v in dict(root=root, split=split).items():
             if v is not None: raise fail(ConfigError, f'--{k}', f'{v}, but the scenes are made', 'a data set: --data NAME')
+        if options: raise fail(ConfigError, f'option {next(iter(options))}', 'an option of a data set',
+            '--data NAME, as scenes have none')
         return {Scenes.label: Scenes(n or 32)}
     if name not in list_datasets(): raise unknown('data set', name, ['scenes', *list_datasets()])
     if root is None: raise fail(ConfigError, '--root', 'nothing', f'the folder of {name}')
-    choices = [dict(pass_style=o) for o in ('clean', 'final')] if name == 'sintel' else [{}]
-    return {' '.join([name, *o.values()]): _open_set(name, root, split, **o) for o in choices}
+    choices = [dict(pass_style=o) for o in ('clean',
+        'final')] if name == 'sintel' and 'pass_style' not in options else [{}]
+    return {' '.join([name, *o.values()]): _open_set(name, root, split, **o | options) for o in choices}

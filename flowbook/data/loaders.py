@@ -7,6 +7,7 @@ __all__ = ['FIELDS', 'SceneDataset', 'collate_samples', 'float_images', 'count_i
            'PairBatch', 'draw_as', 'dataloaders']
 
 # %% ../../nbs/data/30_loaders.ipynb #2c7a6976
+import inspect
 from dataclasses import replace
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from fastcore.foundation import L
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
-from ..core.errors import ConfigError, fail
+from ..core.errors import ConfigError, fail, unknown
 from ..core.types import FlowSample, apply_tfm
 from .base import FlowDataset
 from .scenes import SceneConfig, held_out_seed, make_scenes, scene_number
@@ -162,6 +163,8 @@ def _start(loader):
     finally: cv2.setNumThreads(threads)
 
 # %% ../../nbs/data/30_loaders.ipynb #882337e5
+_TAKEN = [*inspect.signature(TfmdDL.__init__).parameters][2:]   # by fastai's loader
+
 class FlowDL(TfmdDL):
     "A fastai data loader of `(img1, img2, flow, valid)`; of `(img0, img1, img2, flow, valid, flow_prev, valid_prev)` where samples have three frames"
     @property
@@ -179,6 +182,8 @@ class FlowDL(TfmdDL):
         prefetch:int=2,        # Batches that each worker keeps ready
         **kwargs               # For fastai's `TfmdDL`: after_batch, drop_last, device, pin_memory, ...
     ):
+        for k in kwargs:   # fastai takes anything
+            if k not in _TAKEN: raise unknown('option of FlowDL', k, _TAKEN)
         kwargs['shuffle'] = kwargs.get('shuffle', training)
         self.fields, self.tfm, self.seed, self.sampler, self.training, self.prefetch = tuple(fields), tfm, seed, sampler, training, prefetch
         self.passes, self._loader = 0, None

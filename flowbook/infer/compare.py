@@ -8,7 +8,7 @@ __all__ = ['split_model', 'weights_licence', 'open_models', 'compare_models']
 # %% ../../nbs/infer/26_compare.ipynb #442248c8
 from pathlib import Path
 from ..core.errors import FlowbookError
-from .bench import peak_memory
+from .bench import can_travel, peak_memory
 from .evaluate import dataset_pair, evaluate_methods, method_of
 from .predictor import FlowPredictor
 from ..models.classical import Classical
@@ -38,16 +38,18 @@ def weights_licence(
 def open_models(
     models:list,          # Texts for `split_model`
     device='auto',        # See `FlowPredictor`
-    precision:str='fp32'  # See `FlowPredictor`
+    precision:str='fp32', # See `FlowPredictor`
+    opener=FlowPredictor  # Takes name, weights, `device` and `precision`; another one knows more names, those of config files
 )->dict:                  # Text to `FlowPredictor`, or to the `FlowbookError` that says why not
     "Open the models that are to be compared"
     from flowbook.models.registry import MODELS
-    return {text: _open(*split_model(text), text, device, precision, MODELS) for text in dict.fromkeys(models)}
+    return {text: _open(*split_model(text), text, device, precision, MODELS, opener) for text
+        in dict.fromkeys(models)}
 
-def _open(name, weights, text, device, precision, known):
+def _open(name, weights, text, device, precision, known, opener):
     try:
-        p = FlowPredictor(name, weights, device, precision=precision)
-        p.name = text
+        p = opener(name, weights, device=device, precision=precision)
+        p.kind,p.name = p.name,text
         return p
     except FlowbookError as e:
         if name not in known: raise
@@ -62,11 +64,12 @@ def compare_models(
     precision:str='fp32', # See `FlowPredictor`
     memory:bool=True,     # Measure memory? On a CPU it takes a process for each model
     progress=None,        # Called with (done, n) after each pair
-    each=None             # See `evaluate_methods`
+    each=None,            # See `evaluate_methods`
+    opener=FlowPredictor  # See `open_models`
 )->list:                  # A dictionary per model, best EPE first: `model`, all scores, `ms`, `memory_mb`, `parameters`, `licence`; or `model` and `failed`
     "Measure `models` on the same pairs"
     pair,n = dataset_pair(dataset),len(dataset) if n is None else min(n, len(dataset))
-    first,opened = pair(0),open_models(models, device, precision)
+    first,opened = pair(0),open_models(models, device, precision, opener)
     for text,p in opened.items():
         if isinstance(p, FlowPredictor): opened[text] = _warm(p, first)
     ready = {k: p for k,p in opened.items() if isinstance(p, FlowPredictor)}
@@ -83,8 +86,11 @@ def _warm(p, pair):
     return p
 
 def _row(text, p, scores, size, memory):
-    name,weights = split_model(text)
+    name,weights = p.kind,split_model(text)[1]
+    part = getattr(p, 'part', None) or dict(name=name)
+    memory = memory and can_travel(part)   # else the process that measures it cannot build it
     classical = isinstance(p.model, Classical)
     licence = 'Apache-2.0' if classical else weights_licence(name, weights)
-    return dict(model=text) | scores | dict(memory_mb=peak_memory(name, size, 1, p.device, p.precision) if memory else None,
+    return dict(model=text) | scores | dict(memory_mb=peak_memory(part, size, 1, p.device, p.precision) if
+        memory else None,
                                             parameters=num_params(p.model), licence=licence)

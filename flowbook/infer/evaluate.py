@@ -196,15 +196,21 @@ def recipe_predictor(
     weights=None,         # Path or state dict; None: the package's
     device='auto',        # 'auto', 'cpu' or 'cuda'
     fuse:bool=False,      # Merge batch norms into convolutions first?
-    precision:str='fp32'  # See `FlowPredictor`
+    precision:str='fp32', # See `FlowPredictor`
+    **options             # More of `FlowPredictor`: iters, scale, tile, overlap
 )->FlowPredictor:         # With the name of the recipe's model
     "Build the model of `recipe` and give it its weights"
-    model,name = build_model(recipe),recipe['model']['name']
+    name = recipe['model']['name']
+    if weights is not None: recipe = recipe | dict(model={k: v for k,v in recipe['model'].items() if k not
+        in ('weights', 'init')})   # what it started from
+    model = build_model(recipe)
     if weights is not None or not recipe['model'].get('weights'): fill_model(model, name, weights)
-    predictor = FlowPredictor(fuse_conv_bn(model) if fuse else model, device=device, precision=precision)
-    predictor.name = name
+    predictor = FlowPredictor(fuse_conv_bn(model) if fuse else model, device=device, precision=precision,
+        **options)
+    predictor.name,predictor.part = name,recipe['model']
     return predictor
 
+# %% ../../nbs/infer/20_evaluate.ipynb #fccdc1e8
 def evaluate_recipe(
     recipe:dict,    # A recipe
     weights=None,   # Path or state dict; None: the package's

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
+from ..core.errors import ConfigError, fail
 from ..data.pair import pair_names, read_alike, read_truth
 from .evaluate import evaluate_pair
 from .predictor import FlowPredictor
@@ -52,6 +53,8 @@ def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     return found | self.scores
 
 # %% ../../nbs/infer/22_folder.ipynb #1af059bb
+def _prefixed(name, prefix): return prefix + (name.removeprefix('flow') if name.startswith('flow') else f'_{name}')
+
 def predict_to_folder(
     img1,                        # Path, Pillow image, array or tensor, see `to_tensor`
     img2,                        # The second frame, likewise
@@ -60,10 +63,13 @@ def predict_to_folder(
     flow_gt=None,                # Path of the true flow; None: unknown
     bidirectional:bool=False,    # The flow back too, and with it occlusion and confidence?
     progress=None,               # Called with (done, n) after each tile
-    img0=None                    # The frame before, for a model of three frames
+    img0=None,                   # The frame before, for a model of three frames
+    prefix:str='flow'            # What the names of the files begin with
 )->SavedFlow:                    # Numbers and files
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
-    check_target(result_files(out), img1, img2, flow_gt)
+    if not prefix or Path(prefix).name != prefix:
+        raise fail(ConfigError, 'out_prefix', repr(prefix), 'the beginning of a file name')
+    check_target([o.with_name(_prefixed(o.name, prefix)) for o in map(Path, result_files(out))], img1, img2, flow_gt)
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
         imgs = [*([] if img0 is None else [img0]), img1, img2]
@@ -75,5 +81,7 @@ def predict_to_folder(
         ms = 1000*(time.perf_counter() - start)
         scores = {} if truth is None else evaluate_pair(p.flow, truth, valid)
         files = save_results(stage, to_pixels(x), to_pixels(y), p.flow, truth, valid) + save_extras(stage, p)
+        if prefix != 'flow': files = [o.rename(stage/_prefixed(o.name, prefix)) for o in files]
     tags = tuple(exif_orientation(o) if isinstance(o, (str, Path)) else 1 for o in (img1, img2))
     return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), tags, predictor.upright, scores)
+

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 from ..core.errors import FlowFileError
+from ..core.moved import also_called
 from .checks import bad_file, flow_and_mask, nan_unknown, read_all
 from .files import atomic_path, check_file
 from .formats import FLOW_FORMATS, flow_suffixes, kind_of_flow, kind_to_write
@@ -29,6 +30,7 @@ def _load(path, kind):
 def _with_mask(flow, known): return flow, np.ones(flow.shape[:2], bool) if known is None else known
 
 # %% ../../nbs/io/28_flowfiles.ipynb #dabc6b28
+@also_called(name='path')
 def read_flow(
     path:str|Path, # A flow file of any format in the table
     kind:str=None  # Its row in the table; None: what the content says, for a 16-bit RGB PNG `'kitti'`
@@ -45,6 +47,7 @@ def read_flow_valid(
     return _with_mask(*_load(path, kind))
 
 # %% ../../nbs/io/28_flowfiles.ipynb #266e0b9d
+@also_called(flow_file='path')
 def write_flow(
     flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)` or `(1,2,H,W)` tensor; px, within the format's range where known
     path:str|Path,                # File to write; its suffix names the format
@@ -74,6 +77,7 @@ def flow_valid_from_bytes(
     return _with_mask(*_decode(data, suffix, kind))
 
 # %% ../../nbs/io/28_flowfiles.ipynb #ddd897aa
+@also_called(content='data')
 def flow_from_bytes(
     data:bytes,       # A whole file
     suffix:str=None,  # What its name ends in, with or without the dot, for the message; the content decides

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 import numpy as np
 from ..core.errors import FlowFileError
+from ..core.moved import also_called
 from .files import atomic_path, check_file, check_size
 from .formats import register_flow_format
 from .checks import bad_file, check_length, clear_unknown, fill_unknown, known_pixels, read_all
@@ -36,6 +37,7 @@ def decode_pfm(data, where):
     return np.frombuffer(data, dtype, offset=start).reshape((h,w,3) if channels==3 else (h,w))[::-1]
 
 # %% ../../nbs/io/22_pfm.ipynb #22655f1d
+@also_called(file='path')
 def read_pfm(
     path:str|Path   # A .pfm file of either byte order
 )->np.ndarray:      # `(H,W,3)` or `(H,W)` float32, top row first, values as they are in the file

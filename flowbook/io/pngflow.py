@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2, numpy as np
 from torch import Tensor
 from ..core.errors import FlowFileError
+from ..core.moved import also_called
 from .checks import UNKNOWN, bad_file, check_suffix, check_values, clear_unknown, flow_and_mask, read_all
 from .files import atomic_path, check_file, check_size
 from .formats import only_by_name, register_flow_format
@@ -41,6 +42,7 @@ def encode_kitti(flow, valid, where):
     return png_bytes(np.dstack([valid, uv[...,1], uv[...,0]]).astype(np.uint16)) # BGR
 
 # %% ../../nbs/io/21_pngflow.ipynb #9873a93f
+@also_called(name='path')
 def read_flow_kitti(
     path:str|Path              # A 16-bit PNG of KITTI or HD1K
 )->tuple[np.ndarray,np.ndarray]: # `(H,W,2)` flow, px, float32, 0 where unknown; `(H,W)` bool, True = known
@@ -55,6 +57,7 @@ def _write(encode, flow, path, valid, *args):
     with atomic_path(path) as tmp: tmp.write_bytes(data)
 
 # %% ../../nbs/io/21_pngflow.ipynb #86faa82e
+@also_called(uv='flow', filename='path')
 def write_flow_kitti(
     flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)` or `(1,2,H,W)` tensor; px, -512 to 511.98 where valid
     path:str|Path,                # A .png file to write

@@ -9,6 +9,7 @@ __all__ = ['init_model', 'inference_model']
 import numpy as np
 from pathlib import Path
 from ..core.errors import FlowbookError, fail
+from ..core.moved import also_called
 from ..infer.predictor import FlowPredictor
 from ..io.images import read_image
 from .load import load_config
@@ -17,11 +18,13 @@ from ..models.weights import load_bundled, model_card
 from ..recipes.model import build_model
 
 # %% ../../nbs/mmflow/50_api.ipynb #ebc6ed17
+@also_called(cfg_options='overrides')
 def init_model(
     config,                   # What `load_config` takes
     checkpoint=None,          # File or published name; None: `model.weights`, the package's, or fresh ones
     device='cpu',             # Where to put it
-    overrides:list=(),        # Strings `'key.sub=value'`
+    overrides:list=(),
+        # Strings `'key.sub=value'`, or a dictionary of such keys; MMFlow calls it `cfg_options`
     allow_imports:bool=False  # See `load_config`
 ):                            # The model in eval mode, with its recipe as `.recipe`
     "Build the model of a config and load its weights"

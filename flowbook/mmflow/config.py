@@ -14,28 +14,33 @@ from pathlib import Path
 from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/mmflow/10_config.ipynb #bc0d6b6c
-_big = 10**6   # longest list or text, and most operations
+_big = 10**6      # characters and values in all of a value, those inside it included; longest list or text
+_work = 5*10**6   # operations, and values looked at or made
 
 def _is_long(v):
     if isinstance(v, int): return v.bit_length() > 4096
     return hasattr(v, '__len__') and len(v) > _big
 
-def _shown(node): return ast.unparse(node).splitlines()[0][:60]
+def _shown(node):
+    try: return ast.unparse(node).splitlines()[0][:60]
+    except RecursionError: return f"a {type(node).__name__}"
+
+_nested = list, tuple, set, frozenset, dict
+_ready = ast.Name, ast.Constant, ast.Attribute   # nodes whose value is there already
 
 # %% ../../nbs/mmflow/10_config.ipynb #294e93c2
 class _Reader:
     "Works out the values of one file"
     def __init__(self, path, names):
         self.path, self.names = path, dict(names)
-        self.steps, self.modules = 0, {}   # operations so far; names that were imported
+        self.work, self.modules = 0, {}   # done so far; names that were imported
 
     def wrong(self, node, found):
         where = f"{self.path} line {getattr(node, 'lineno', '?')}"
         return fail(ConfigError, where, found, 'values that can be read without running the file')
 
     def value(self, node):
-        self.steps += 1
-        if self.steps > _big: raise self.wrong(node, 'a computation that is too long')
+        self.charge(1, node)
         method = getattr(self, '_' + type(node).__name__, None)
         if method is None: raise self.wrong(node, f"a {type(node).__name__} ({_shown(node)})")
         try: out = method(node)
@@ -43,6 +48,7 @@ class _Reader:
         except Exception as e:   # of the file's own making: an index, a division
             raise self.wrong(node, f"{_shown(node)}, which fails ({type(e).__name__}: {e})") from None
         if _is_long(out): raise self.wrong(node, 'something too long')
+        if not isinstance(node, _ready) and hasattr(out, '__len__'): self.charge(len(out), node)
         return out
 
     def _Constant(self, n): return n.value
@@ -50,6 +56,35 @@ class _Reader:
     def _Name(self, n):
         if n.id not in self.names: raise self.wrong(n, f"the name {n.id}, which is not set")
         return self.names[n.id]
+
+# %% ../../nbs/mmflow/10_config.ipynb #37df5824
+@patch
+def charge(self:_Reader, n, node):
+    "Count what has been done"
+    self.work += n
+    if self.work > _work: raise self.wrong(node, 'a computation that is too long')
+
+# %% ../../nbs/mmflow/10_config.ipynb #e0954e90
+@patch
+def measure(self:_Reader, values, node):
+    "Values and characters in all of `values`; an error where there are too many, where it is too deep or has no end"
+    n = sum(self._size(v, node, {}, 0) for v in values)
+    if n > _big: raise self.wrong(node, 'something too long')
+    return n
+
+@patch
+def _size(self:_Reader, v, node, sizes, depth):
+    if isinstance(v, (str, bytes)): return 1 + len(v)
+    if not isinstance(v, _nested): return 1
+    if depth > 100: raise self.wrong(node, 'something too deeply nested')
+    if id(v) in sizes:
+        if sizes[id(v)] is None: raise self.wrong(node, 'something that contains itself')
+        return sizes[id(v)]
+    self.charge(len(v), node)
+    sizes[id(v)] = None
+    inside = [*v, *v.values()] if isinstance(v, dict) else v
+    sizes[id(v)] = 1 + sum(self._size(o, node, sizes, depth + 1) for o in inside)
+    return sizes[id(v)]
 
 # %% ../../nbs/mmflow/10_config.ipynb #cc36824e
 @patch
@@ -65,18 +100,29 @@ def _List(self:_Reader, n): return self._items(n.elts)
 def _Tuple(self:_Reader, n): return tuple(self._items(n.elts))
 
 @patch
-def _Set(self:_Reader, n): return set(self._items(n.elts))
+def _Set(self:_Reader, n):
+    found = self._items(n.elts)
+    self.measure(found, n)
+    return set(found)
 
 @patch
 def _Dict(self:_Reader, n):
     out = {}
     for k, v in zip(n.keys, n.values, strict=True):
-        out |= self.value(v) if k is None else {self.value(k): self.value(v)}   # without a key: **v
+        out |= self.value(v) if k is None else {self._key(k): self.value(v)}   # without a key: **v
     return out
+
+# %% ../../nbs/mmflow/10_config.ipynb #802862b8
+@patch
+def _key(self:_Reader, n):
+    "The value of a key, whose hash goes through all of it"
+    v = self.value(n)
+    if isinstance(v, tuple): self.measure([v], n)
+    return v
 
 # %% ../../nbs/mmflow/10_config.ipynb #e777a0e8
 @patch
-def _Subscript(self:_Reader, n): return self.value(n.value)[self.value(n.slice)]
+def _Subscript(self:_Reader, n): return self.value(n.value)[self._key(n.slice)]
 
 @patch
 def _Slice(self:_Reader, n): return slice(*(o and self.value(o) for o in (n.lower, n.upper, n.step)))
@@ -97,8 +143,10 @@ _compare = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, as
             ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b}
 
 def _wide(text):
-    "Does `text` ask for a field of ten thousand blanks?"
-    return isinstance(text, str) and any(len(d) > 4 for d in re.findall(r'\d+', text))
+    "Does `text` ask for a field of ten thousand blanks, or for one that another value names?"
+    if not isinstance(text, str): return False
+    named = re.search(r'%[-+ #0]*\*|%[-+ #0]*\d*\.\*|\{[^{}]*\{', text)
+    return bool(named) or any(len(d) > 4 for d in re.findall(r'\d+', text))
 
 def _repeats(a, b): return hasattr(a, '__len__') and isinstance(b, int) and len(a)*b > _big
 
@@ -111,6 +159,7 @@ def _BinOp(self:_Reader, n):
     if kind is ast.Pow and (abs(b) > 100 or abs(a) > _big): raise self.wrong(n, 'a power that is too large')
     long = kind is ast.Mult and (_repeats(a, b) or _repeats(b, a))
     if long or (kind is ast.Mod and _wide(a)): raise self.wrong(n, 'something too long')
+    if kind is ast.Mod: self.measure([a, b], n)
     return _binary[kind](a, b)
 
 @patch
@@ -127,22 +176,29 @@ def _BoolOp(self:_Reader, n):
 def _Compare(self:_Reader, n):
     left = self.value(n.left)
     for op, right in zip(n.ops, map(self.value, n.comparators), strict=True):
+        if not isinstance(op, (ast.Is, ast.IsNot)): self.measure([left, right], n)
         if not _compare[type(op)](left, right): return False
         left = right
     return True
 
+# %% ../../nbs/mmflow/10_config.ipynb #8f178833
 @patch
 def _IfExp(self:_Reader, n): return self.value(n.body if self.value(n.test) else n.orelse)
 
 # %% ../../nbs/mmflow/10_config.ipynb #68a8cd9b
 @patch
-def _JoinedStr(self:_Reader, n): return ''.join(str(self.value(v)) for v in n.values)
+def _JoinedStr(self:_Reader, n):
+    parts = [str(self.value(v)) for v in n.values]   # each a text already
+    if sum(map(len, parts)) > _big: raise self.wrong(n, 'something too long')
+    return ''.join(parts)
 
 @patch
 def _FormattedValue(self:_Reader, n):
     spec = self.value(n.format_spec) if n.format_spec else ''
     if _wide(spec): raise self.wrong(n, 'something too long')
-    return format(self.value(n.value), spec)
+    v = self.value(n.value)
+    self.measure([v], n)
+    return format(v, spec)
 
 # %% ../../nbs/mmflow/10_config.ipynb #051904db
 _known = (dict, list, tuple, set, range, len, int, float, str, bool, min, max, sum, abs, round, sorted, zip,
@@ -153,12 +209,15 @@ _methods = {dict: 'copy get keys values items update pop setdefault', tuple: 'in
             str: 'join split replace lower upper strip startswith endswith format'}
 _of_modules = {f"os.path.{k}": getattr(os.path, k) for k in ('join', 'dirname', 'basename', 'splitext')}
 _of_modules |= {'copy.copy': deepcopy, 'copy.deepcopy': deepcopy}
+_touching = 'append extend insert pop get setdefault update keys values items copy'.split()   # not what is inside
 _lazy = range, zip, enumerate, type({}.keys()), type({}.values()), type({}.items())
 
 def _would_be_long(f, args):
     "Might the answer of `f` not fit into memory?"
     text = getattr(f, '__self__', None)   # whose method it is
     if f is range: return len(range(*args)) > _big
+    if f is round: return any(isinstance(a, int) and abs(a) > 100 for a in args[1:])
+    if f is sum: return sum(len(a) for a in args[0] if hasattr(a, '__len__'))*len(args[0]) > 10*_big
     if not isinstance(text, str): return False
     longest = max([len(str(a)) for a in args], default=0)
     return len(text)*longest > _big or (f.__name__ == 'format' and _wide(text))
@@ -181,7 +240,11 @@ def _Call(self:_Reader, n):
     for k in n.keywords: named |= self.value(k.value) if k.arg is None else {k.arg: self.value(k.value)}
     f = self._function(n.func)
     if f is None: raise self.wrong(n, f"a call of {ast.unparse(n.func)[:40]}")
-    if _would_be_long(f, args): raise self.wrong(n, 'something too long')
+    owner = getattr(f, '__self__', None)
+    inside = isinstance(owner, (str, *_nested)) and f.__name__ not in _touching
+    size = self.measure([*args, *named.values(), *([owner]*inside)], n)
+    if f is not range: self.charge(size, n)
+    if _would_be_long(f, [*args, *named.values()]): raise self.wrong(n, 'something too long')
     out = f(*args, **named)
     return list(out) if isinstance(out, _lazy) else out
 
@@ -191,7 +254,7 @@ def assign(self:_Reader, target, v):
     if isinstance(target, ast.Name): self.names[target.id] = v
     elif isinstance(target, (ast.Tuple, ast.List)):
         for t, o in zip(target.elts, v, strict=True): self.assign(t, o)
-    elif isinstance(target, ast.Subscript): self.value(target.value)[self.value(target.slice)] = v
+    elif isinstance(target, ast.Subscript): self.value(target.value)[self._key(target.slice)] = v
     else:
         owner = self.value(target.value) if isinstance(target, ast.Attribute) else None
         if not isinstance(owner, dict): raise self.wrong(target, f"an assignment to {_shown(target)}")
@@ -223,7 +286,7 @@ def _GeneratorExp(self:_Reader, n): return self._ListComp(n)
 
 @patch
 def _DictComp(self:_Reader, n):
-    return dict(self._collect(n, lambda: (self.value(n.key), self.value(n.value))))
+    return dict(self._collect(n, lambda: (self._key(n.key), self.value(n.value))))
 
 # %% ../../nbs/mmflow/10_config.ipynb #c87d15da
 @patch
@@ -328,7 +391,7 @@ def _name_variables(text):
 # %% ../../nbs/mmflow/10_config.ipynb #631c5289
 def _parse(path, text):
     try: return ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError) as e:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:   # the last two: too deep
         why = e.args[0] if e.args else e
         where = f"{path} line {getattr(e, 'lineno', '?')}"
         raise fail(ConfigError, where, f"no Python ({why})", 'a config file') from None
@@ -348,6 +411,7 @@ def _read_python(path, text, bases):
     reader = _Reader(path, values)
     reader.run(body)
     hidden = lambda k: k == '_base_' or k in values or k.startswith('__')
+    reader.measure([{k: v for k, v in reader.names.items() if not hidden(k)}], body[-1] if body else None)
     return _fill({k: v for k, v in reader.names.items() if not hidden(k)}, values), base
 
 # %% ../../nbs/mmflow/10_config.ipynb #f9649454
@@ -359,6 +423,7 @@ def _read_data(path, text, bases):
         raise fail(ConfigError, path, f"no readable {path.suffix[1:]} ({why})", 'a config file') from None
     if not isinstance(found, dict):
         raise fail(ConfigError, path, f"a {type(found).__name__}", 'names and values')
+    _Reader(path, {}).measure([found], None)   # YAML can name one list many times, or inside itself
     base = bases(found.pop('_base_', []))
     return found, base
 
@@ -370,8 +435,11 @@ def _loaded(path, text):
 # %% ../../nbs/mmflow/10_config.ipynb #7f42b38a
 def _text(path):
     "The text of a file, with what `{{ fileDirname }}` and the like stand for"
-    if not path.is_file(): raise fail(ConfigError, path, 'no such file', 'a config file')
-    size = path.stat().st_size
+    try: size = path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError) as e:   # a name that is too long, or with a zero byte
+        why = getattr(e, 'strerror', None) or e
+        raise fail(ConfigError, repr(str(path))[:200], f"no such file ({why})", 'a config file') from None
+    if size is None: raise fail(ConfigError, path, 'no such file', 'a config file')
     if size > 2**22: raise fail(ConfigError, path, f"{size} bytes", 'a config file')
     try: text = path.read_text(encoding='utf-8')
     except UnicodeDecodeError: raise fail(ConfigError, path, 'no UTF-8 text', 'a config file') from None
@@ -381,10 +449,14 @@ def _text(path):
     for k, v in known.items(): text = re.sub(r'\{\{\s*' + k + r'\s*\}\}', lambda m, v=v: v, text)
     return text
 
+# %% ../../nbs/mmflow/10_config.ipynb #b76460df
 def _union(path, names, seen):
     "Names and values of all bases of `path`"
     out, origin = {}, {}
-    for name in [names] if isinstance(names, str) else names:
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(n, str) for n in listed):
+        raise fail(ConfigError, f"{path} _base_", repr(names)[:60], 'the name of a file, or a list of names')
+    for name in listed:
         found = _read(path.parent/name, seen)
         twice = [k for k in found if k in origin]
         if twice:
@@ -398,27 +470,45 @@ def _read(path, seen=()):
     "Names and values of a file, those of its bases included; `seen` are the files that led here"
     text, here = _text(path), path.resolve()
     if here in seen: raise fail(ConfigError, path, 'itself among its bases', 'bases that end somewhere')
+    if len(seen) > 50: raise fail(ConfigError, path, 'a base of a base, fifty times over',
+        'bases that end somewhere')
     read = _read_data if path.suffix in ('.json', '.yaml', '.yml') else _read_python
     own, base = read(path, text, lambda names: _union(path, names, (*seen, here)))
     for k in ('filename', 'text', 'pretty_text'):
         if k in own: raise fail(ConfigError, f"{path} {k}", 'a reserved name', 'another name')
+    _check_keys(own, path)
     return merge_configs(base, own)
+
+# %% ../../nbs/mmflow/10_config.ipynb #e6d58679
+def _check_keys(v, where):
+    "Raise where a key is no text"
+    if isinstance(v, dict):
+        for k, o in v.items():
+            if not isinstance(k, str): raise fail(ConfigError, where, f"the key {k!r}"[:80],
+                'keys that are texts')
+            _check_keys(o, f"{where} {k}" if isinstance(where, Path) else f"{where}.{k}")
+    elif isinstance(v, (list, tuple)):
+        for o in v: _check_keys(o, where)
 
 # %% ../../nbs/mmflow/10_config.ipynb #1598d030
 def _import_custom(path, spec):
     "Import what `custom_imports` asks for, from the config's folder, too"
-    for folder in (str(path.resolve().parent), os.getcwd()):
+    more = spec.get('folders', []) if isinstance(spec, dict) else []
+    for folder in (str(path.resolve().parent), os.getcwd(), *more):
         if folder not in sys.path: sys.path.append(folder)
     for n in _names_of_modules(spec):
         try: import_module(n)
         except Exception as e:   # whatever these modules may do
-            if spec.get('allow_failed_imports'): continue
+            if isinstance(spec, dict) and spec.get('allow_failed_imports'): continue
             found = f"{n}, which fails ({type(e).__name__}: {e})"
             raise fail(ConfigError, f"{path} custom_imports", found, 'a module that can be imported') from e
 
 def _names_of_modules(spec):
-    names = spec.get('imports', []) if isinstance(spec, dict) else []
-    return [names] if isinstance(names, str) else list(names)
+    names = spec.get('imports', []) if isinstance(spec, dict) else spec
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+        raise fail(ConfigError, 'custom_imports.imports', repr(names)[:60], 'names of modules')
+    return list(names)
 
 # %% ../../nbs/mmflow/10_config.ipynb #d40c294a
 def read_mmconfig(
@@ -427,7 +517,9 @@ def read_mmconfig(
 )->dict:                       # Its names and values, those of its bases included
     "Read a config file in MMFlow's manner"
     path = Path(path)
-    out = _read(path)
+    try: out = _read(path)
+    except (RecursionError, MemoryError):
+        raise fail(ConfigError, path, 'something too deeply nested or too long', 'a config file') from None
     custom = out.get('custom_imports')
     if custom and not allow_imports:
         expected = '--allow-imports or allow_imports=True: importing runs these modules'

@@ -7,7 +7,8 @@ __all__ = []
 
 # %% ../../nbs/mmflow/24_flownets.ipynb #e385f6a5
 from ..core.errors import ConfigError, fail, unknown
-from .parts import CONV, TOP, Only, ignore, number, only, read_half, read_part, register_reader
+from .parts import CONV, DILATIONS, SCALED, TOP, Only, Styled, ignore, number, only
+from .parts import read_half, read_part, register_reader
 from .parts import changed_numbers, coarse_first, correlation_numbers
 
 # %% ../../nbs/mmflow/24_flownets.ipynb #efc7804f
@@ -19,13 +20,18 @@ def _up(v): return dict(up=coarse_first(v))
 
 def _encoder(levels, kernel=_first_kernels, **more):
     rules = CONV | ignore('pyramid_levels') | number('num_convs', 'out_channels')
-    return rules | only(strides=(2,)*levels, dilations=(1,)*levels) | dict(kernel_size=kernel) | more
+    return rules | only(strides=(2,)*levels) | dict(kernel_size=kernel, dilations=DILATIONS) | more
 
 def _decoder(bias, **more):
     rules = CONV | ignore('in_channels', 'flow_loss') | number('flow_div')
     rules |= only(pred_channels=2, inter_channels=None)
-    rules |= {k: Only(True, missing=False) for k in ('deconv_bias', 'pred_bias')}
-    return rules | dict(upsample_bias=Only(bias, missing=False), out_channels=_up) | more
+    rules |= dict(deconv_bias=_bias('upfeat'), pred_bias=_bias('predict'), upsample_bias=_bias('upflow',
+        bias))
+    return rules | dict(out_channels=_up) | more
+
+def _bias(layer, usual=True):
+    "Rule for the bias of a layer, which MMFlow leaves out where it is not asked for"
+    return Styled('biases', {layer: usual}, lambda v, where: {layer: bool(v)}, missing=False)
 
 def _widths(found, convs, channels, name='widths'):
     "Replace numbers of convolutions and widths of levels by the widths of all convolutions"
@@ -64,19 +70,20 @@ def _read_correlation(part, where, found):
     "The correlation, and the levels after it"
     kind = part.get('type')
     if kind != 'CorrEncoder': raise fail(ConfigError, f"{where}.type", repr(kind), "'CorrEncoder'")
-    rules = _encoder(4, Only((3,)*4, 3)) | only(strides=(1, 2, 2, 2), scaled=False)
+    rules = _encoder(4, Only((3,)*4, 3)) | only(strides=(1, 2, 2, 2)) | dict(scaled=SCALED)
     rules |= ignore('in_channels', 'redir_in_channels') | number(redir_channels='redir')
     rules['corr_cfg'] = lambda v: correlation_numbers(v, step='step', where=f"{where}.corr_cfg")
     _widths(read_part(part, rules, where, found), (1, 2, 2, 2), (256, 512, 512, 1024), 'corr_widths')
 
 # %% ../../nbs/mmflow/24_flownets.ipynb #b66ac362
-def _sub(m, name):
-    "Numbers of a sub-network where they are not the usual ones"
+def _sub(m, name, style):
+    "Numbers of a sub-network where they are not the usual ones; its style goes into `style`"
     net, readers = m.get(name), dict(FlowNetS=_flownets, FlowNetC=_flownetc)
     kind = net.get('type') if isinstance(net, dict) else net
     if kind not in readers: raise unknown(f"model.{name}.type", kind, readers)
     kind, numbers = readers[kind](net, f"model.{name}")
     numbers.pop('ni', None)   # which follows from its place
+    style.update(numbers.pop('style', {}))
     return changed_numbers(kind, numbers)
 
 _stack_top = TOP | only(flow_div=20., out_level='level2')
@@ -90,10 +97,11 @@ def _link(mode):
 def _stack(m):
     nets = [n for n in ('flownetC', 'flownetS1', 'flownetS2') if m.get(n) or n == 'flownetS1']
     read_part(m, _stack_top | ignore('flownetC', 'flownetS1', 'flownetS2') | _link('bilinear'), 'model', {})
-    first, refine, *more = [_sub(m, n) for n in nets]
+    style = {}
+    first, refine, *more = [_sub(m, n, style) for n in nets]
     for o in more:
         if o != refine: raise fail(ConfigError, 'model.flownetS2', o, f"{refine} as flownetS1 has")
-    numbers = {k: v for k, v in dict(first=first, refine=refine).items() if v}
+    numbers = {k: v for k, v in dict(first=first, refine=refine, style=style).items() if v}
     if not more: return 'flownet2cs', numbers
     loss = (m[nets[-1]].get('decoder') or {}).get('flow_loss') or {}
     return 'flownet2css' if loss.get('q') is None else 'flownet2css_sd', numbers
@@ -106,10 +114,11 @@ def _flownet2(m):
     for n in parts:
         if not isinstance(m.get(n), dict): raise fail(ConfigError, f"model.{n}", repr(m.get(n)), 'a network')
     _, found = _stack(m['flownetCSS'])
-    found |= dict(small=_sub(m, 'flownetSD'), fusion=_fusion(m['flownet_fusion']))
+    style = found.pop('style', {})
+    found |= dict(small=_sub(m, 'flownetSD', style), fusion=_fusion(m['flownet_fusion'], style), style=style)
     return 'flownet2', {k: v for k, v in found.items() if v}
 
-def _fusion(m, where='model.flownet_fusion'):
+def _fusion(m, style, where='model.flownet_fusion'):
     "Numbers of the fusion net where they are not the usual ones"
     found = read_part(m, TOP, where, {})
     encoder = _encoder(3, Only(3, (3,)*3), **only(in_channels=11, strides=(1, 2, 2)))
@@ -117,5 +126,6 @@ def _fusion(m, where='model.flownet_fusion'):
     _widths(found, (1, 2, 2), (64, (64, 128), 128))
     decoder = _decoder(True, inter_channels=None, flow_div=Only(1.))
     read_half(m, 'decoder', ['FlowNetSDecoder'], decoder, found, where)
+    style.update(found.pop('style', {}))
     usual = dict(widths=((64,), (64, 128), (128, 128)), up=(32, 16))
     return {k: v for k, v in found.items() if v != usual.get(k)}

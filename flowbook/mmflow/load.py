@@ -7,14 +7,16 @@ __all__ = ['translate_config', 'load_config', 'export_recipe', 'find_recipe']
 
 # %% ../../nbs/mmflow/40_load.ipynb #b9607734
 import ast, warnings
+from copy import deepcopy
 from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown
 from ..models.registry import list_models
-from ..recipes.base import RECIPE_PARTS, apply_overrides, get_recipe, list_recipes, with_defaults
+from ..recipes.base import RECIPE_PARTS, apply_overrides, check_recipe, get_recipe, list_recipes, read_value, with_defaults
 from .config import read_mmconfig
 from .data import describe_steps, translate_data
+from .input import translate_input
 from .model import translate_model
-from .plan import name_unread, translate_optimizer, translate_runtime, translate_schedule
+from .plan import CONFIG_NAMES, name_unread, translate_optimizer, translate_runtime, translate_schedule
 
 # %% ../../nbs/mmflow/40_load.ipynb #e061a25e
 _twins = ({'pwcnet', 'pwcnet_plus'}, {'flownet2css', 'flownet2css_sd'},
@@ -30,6 +32,24 @@ def _same_names(model, data, published):
         named = isinstance(mine.get('augment'), str)
         if named and described(mine) == described(theirs): mine['augment'] = theirs['augment']
 
+# %% ../../nbs/mmflow/40_load.ipynb #bc21e78d
+_mappings = '''model data optimizer lr_config momentum_config runner optimizer_config checkpoint_config evaluation
+    log_config'''.split()
+
+def _check_sections(config, name):
+    "Raise where a part of a config is of the wrong kind"
+    for k in _mappings:
+        value, needed = config.get(k), k in ('model', 'data')
+        if isinstance(value, dict) or (value is None and not needed): continue
+        where = ' '.join(filter(None, ['config', name, k]))
+        raise fail(ConfigError, where, repr(value)[:80], 'a dictionary, as in every config')
+    for section, k in (('custom_hooks', None), ('log_config', 'hooks')):
+        value = (config.get(section) or {}).get(k, []) if k else config.get(section) or []
+        listed = [value] if isinstance(value, dict) else value
+        if isinstance(listed, (list, tuple)) and all(isinstance(o, dict) for o in listed): continue
+        raise fail(ConfigError, f"config {name} {section}".replace('  ', ' '), repr(value)[:80],
+            'a list of dictionaries')
+
 # %% ../../nbs/mmflow/40_load.ipynb #79ef5d1d
 def translate_config(
     config:dict,        # What `read_mmconfig` returns
@@ -37,11 +57,9 @@ def translate_config(
     say=warnings.warn   # Called with a line for each thing that is not taken over
 )->dict:                # A recipe
     "Turn a config of MMFlow into a recipe"
-    for k in ('model', 'data'):
-        if not isinstance(config.get(k), dict):
-            where = ' '.join(filter(None, ['config', name, k]))
-            raise fail(ConfigError, where, repr(config.get(k)), 'a dictionary, as in every config')
+    _check_sections(config, name)
     model, of_model = translate_model(config['model'])
+    model |= translate_input(config['data'], model, name, say)
     data = translate_data(config['data'], name, say)
     if name in list_recipes(): _same_names(model, data, get_recipe(name))
     optimizer, schedule = {}, dict(iters=0, every=1)   # of a config that only tests
@@ -50,32 +68,149 @@ def translate_config(
     runtime = translate_runtime(config, name, of_model, say)
     return dict(model=model, data=data, optimizer=optimizer, schedule=schedule, runtime=runtime)
 
+# %% ../../nbs/mmflow/40_load.ipynb #ff435df0
+def _texts(overrides):
+    "Changes as `key=value`"
+    if isinstance(overrides, dict): return [f"{k}={v!r}" for k, v in overrides.items()]
+    return list(overrides)
+
+_ours = {'runner.max_iters': 'schedule.iters', 'total_iters': 'schedule.iters', 'lr_config': 'schedule.lr',
+         'momentum_config': 'schedule.momentum', 'optimizer.weight_decay': 'optimizer.wd',
+             'seed': 'runtime.seed',
+         'optimizer_config.grad_clip': 'optimizer.clip', 'evaluation.interval': 'schedule.every',
+             'load_from': 'runtime.load_from',
+         'checkpoint_config.interval': 'runtime.save_every',
+             'checkpoint_config.max_keep_ckpts': 'runtime.keep',
+         'log_config.interval': 'runtime.log_every', 'data.train.data_root': 'data.root',
+             'data.samples_per_gpu': 'data.bs',
+         'data.train_dataloader.samples_per_gpu': 'data.bs', 'data.workers_per_gpu': 'data.workers',
+             'custom_hooks': 'runtime.hooks',
+         'data.train_dataloader.workers_per_gpu': 'data.workers', 'model.test_cfg.iters': 'model.test_iters',
+             'resume_from': '--resume', 'work_dir': '--work-dir'}
+
+def _in_our_words(overrides):
+    "The same changes; a key of MMFlow's is an error that names the recipe's"
+    for item in overrides:
+        key = item.partition('=')[0]
+        name = next((o for o in _ours if key == o or key.startswith(f"{o}.")), None)
+        if name: raise fail(ConfigError, 'option', f"{key}, which is MMFlow's name",
+            f"{_ours[name]}{key[len(name):]}, as a recipe calls it")
+    return overrides
+
+# %% ../../nbs/mmflow/40_load.ipynb #1a64ca87
+def _with(node, path, value, key):
+    "`node` with the value at the end of `path`"
+    if not path:
+        kinds = isinstance(node, dict), isinstance(value, dict)
+        if node is not None and kinds[0] != kinds[1]: raise fail(ConfigError, f"option {key}",
+            repr(value)[:60], f"a value like {node!r}"[:160])
+        return value
+    head, *rest = path
+    if node is None or isinstance(node, dict): return (node or {}) | {head: _with((node or {}).get(head),
+        rest, value, key)}
+    if not isinstance(node, (list, tuple)) or not head.isdigit() or int(head) >= len(node):
+        known = f"a number below {len(node)}" if isinstance(node, (list, tuple)) else 'a shorter key'
+        raise fail(ConfigError, f"option {key}", repr(head), known)
+    out = list(node)
+    out[int(head)] = _with(out[int(head)], rest, value, key)
+    return type(node)(out)
+
+def _has(node, path):
+    "Is there a value at the end of `path`?"
+    for k in path:
+        if isinstance(node, (list, tuple)) and k.isdigit() and int(k) < len(node): node = node[int(k)]
+        elif isinstance(node, dict) and k in node: node = node[k]
+        else: return False
+    return True
+
+# %% ../../nbs/mmflow/40_load.ipynb #a3b2d85f
+def _changed_config(found, overrides, name):
+    "The config with the changes that are its own, and the changes that are left for the recipe"
+    rest, recipe = [], None
+    for item in overrides:
+        key, eq, text = item.partition('=')
+        first, *path = key.split('.')
+        if not eq: raise fail(ConfigError, f"option {item}", 'no =', 'key.sub=value')
+        known = first in RECIPE_PARTS or first in CONFIG_NAMES or first in found
+        if not known: raise unknown('option', first, [*RECIPE_PARTS, *CONFIG_NAMES])
+        if first in RECIPE_PARTS and not _has(found, [first, *path]):
+            if first not in found: recipe = True   # schedule, runtime
+            elif recipe is None: recipe = _quiet_recipe(found, name)
+            if recipe is True or _takes(recipe, item):
+                rest.append(item)
+                recipe = None if recipe is True else recipe
+                continue
+        found = _with(found, [first, *path], read_value(text), key)
+    return found, rest
+
+def _quiet_recipe(found, name):
+    "What the config is without changes, or None"
+    try: return with_defaults(translate_config(deepcopy(found), name, lambda text: None))
+    except ConfigError: return None
+
+def _takes(recipe, item):
+    "Has the recipe such a key?"
+    if recipe is None: return False
+    try: apply_overrides(recipe, [item])
+    except ConfigError as e: return not str(e).startswith('option: found')   # it has, but not such a value
+    return True
+
 # %% ../../nbs/mmflow/40_load.ipynb #0716cb6b
 def load_config(
     config,                   # Name of a recipe; `.py`, `.json` or `.yaml` file; or a dictionary
-    overrides:list=(),        # Strings `'key.sub=value'`, for the recipe
+    overrides:list=(),
+        # Strings `'key.sub=value'` or a dictionary; keys of the recipe, or of a config of MMFlow
     allow_imports:bool=False, # Import what a file's `custom_imports` names? They run as any program does
     say=warnings.warn         # Called with a line for each thing that is not taken over
 )->dict:                      # A complete recipe
     "Load a recipe, wherever it comes from"
     if isinstance(config, dict): return _complete(dict(config), '', overrides, say)
-    if str(config) in list_recipes(): return get_recipe(str(config), overrides)
+    if str(config) in list_recipes(): return get_recipe(str(config), _in_our_words(_texts(overrides)))
     path = Path(config)
     if not path.suffix and not path.exists(): raise unknown('recipe', config, list_recipes())
-    return _complete(read_mmconfig(path, allow_imports), path.stem, overrides, say)
+    found = read_mmconfig(path, allow_imports)
+    recipe = _complete(found, path.stem, overrides, say)
+    custom = found.get('custom_imports')
+    return recipe | dict(custom_imports=_findable(custom, path)) if custom else recipe
 
+def _findable(custom, path):
+    "`custom_imports` with the folder that the modules were found from, for a recipe that is read elsewhere"
+    spec = dict(custom) if isinstance(custom, dict) else dict(imports=custom)
+    return spec | dict(folders=spec.get('folders') or [path.resolve().parent.as_posix(),
+        Path.cwd().as_posix()])
+
+# %% ../../nbs/mmflow/40_load.ipynb #39456309
 def _complete(found, name, overrides, say):
     "A complete recipe from the names and values of a file"
     theirs = isinstance(found.get('model'), dict) and 'type' in found['model']
-    recipe = translate_config(found, name, say) if theirs else _own_recipe(found, name)
-    return apply_overrides(with_defaults(recipe), overrides)
+    overrides = _texts(overrides)
+    if theirs: found, overrides = _changed_config(found, overrides, name)
+    recipe = _read_oddly(lambda: with_defaults(translate_config(found, name, say) if theirs else
+        _own_recipe(found, name)), name)
+    return check_recipe(apply_overrides(recipe, overrides))
 
+def _read_oddly(make, name):
+    "What `make` returns; a value of a kind that nothing can be done with is the config's mistake"
+    try: return make()
+    except ConfigError: raise
+    except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError, RecursionError) as e:
+        found = f"a value of a kind that does not fit ({type(e).__name__}: {str(e)[:120]})"
+        raise fail(ConfigError, f"config {name}".strip(), found,
+            'numbers, texts, lists and dictionaries where configs have them') from e
+
+# %% ../../nbs/mmflow/40_load.ipynb #cd34026b
 def _own_recipe(found, name):
     "A recipe's own five parts"
     found = {k: v for k, v in found.items() if k != 'custom_imports'}
     if set(found) != set(RECIPE_PARTS):
         expected = f"{', '.join(RECIPE_PARTS)}; or model.type as in MMFlow"
         raise fail(ConfigError, f"config {name}".strip(), f"parts {', '.join(found)}", expected)
+    for k in RECIPE_PARTS:
+        if not isinstance(found[k], dict):
+            raise fail(ConfigError, f"config {name} {k}".replace('  ', ' '), repr(found[k])[:60],
+                'a dictionary')
+    if not isinstance(found['model'].get('name'), str):
+        raise fail(ConfigError, 'model.name', repr(found['model'].get('name'))[:60], 'the name of a model')
     return {k: dict(found[k]) for k in RECIPE_PARTS}
 
 # %% ../../nbs/mmflow/40_load.ipynb #66c6dd30
@@ -89,7 +224,8 @@ def export_recipe(
     path = Path(path)
     if path.suffix != '.py': raise fail(ConfigError, path, f"the suffix {path.suffix!r}", '.py')
     ensure_dir(path.parent)
-    text = '\n\n'.join(f"{k} = {pformat(recipe[k], width=120, sort_dicts=False)}" for k in RECIPE_PARTS)
+    parts = [*RECIPE_PARTS, *(k for k in ('custom_imports',) if k in recipe)]
+    text = '\n\n'.join(f"{k} = {pformat(recipe[k], width=120, sort_dicts=False)}" for k in parts)
     try: ast.parse(text)
     except SyntaxError:
         found = 'a value that is no number, text, list or dictionary'

@@ -6,6 +6,7 @@
 __all__ = ['translate_model']
 
 # %% ../../nbs/mmflow/30_model.ipynb #50aaba6b
+from ..models.registry import list_models
 from .parts import READERS, changed_numbers, init_rules, levels_of, translate_loss
 
 # %% ../../nbs/mmflow/30_model.ipynb #714af01f
@@ -58,14 +59,53 @@ def _start(config):
     parts = {ours: _checkpoint(config.get(theirs)) for theirs, ours in _stages.items()}
     return _checkpoint(config) or {k: c for k, c in parts.items() if c}
 
+# %% ../../nbs/mmflow/30_model.ipynb #9b8fefb2
+_places = dict(_stages, flownetS2='refine.1', flownet_fusion='fusion', post_processor='context',
+               flow_post_processor='flow_estimator.context', occ_post_processor='occ_estimator.context')
+_raft_places = dict(encoder='features', cxt_encoder='context', decoder='update')
+_inside = 'context', 'flow_refine', 'occ_refine', 'occ_upsample', 'flow_estimator.context', 'occ_estimator.context'
+
+def _place(name, where):
+    "The part of the model `name` that MMFlow calls `where`"
+    words = where.split('.')[1:]
+    if name == 'flownet2' and words[0] in ('flownetC', 'flownetS1', 'flownetS2'): words.insert(0,
+        'flownetCSS')
+    names = _raft_places if name.startswith(('raft', 'gma')) else _places
+    return '.'.join(names.get(w, w) for w in words)
+
+def _style(name, found):
+    "`style` of a recipe"
+    out = {}
+    for where, words in found.items():
+        if not words: continue
+        but = dict(but=_inside) if where.endswith('decoder') and not name.startswith(('raft', 'gma')) else {}
+        out[_place(name, where)] = dict(words) | but
+    return out
+
+# %% ../../nbs/mmflow/30_model.ipynb #43334750
+def _own_model(kind, config):
+    "An estimator of the user's own, entered with `register_model`: its keys are its numbers"
+    idle = 'type', 'train_cfg', 'test_cfg', 'init_cfg', 'freeze_net', 'freeze_bn', 'pretrained', 'flow_loss'
+    out = dict(name=kind) | {k: v for k, v in config.items() if k not in idle}
+    iters = (config.get('test_cfg') or {}).get('iters')
+    more = dict(loss=translate_loss(config.get('flow_loss')), init=init_rules(config), test_iters=iters)
+    besides = dict(freeze_bn=True) if config.get('freeze_bn') else {}
+    if _checkpoint(config): besides['load_from'] = _checkpoint(config)
+    return out | {k: v for k, v in more.items() if v}, besides
+
+
 # %% ../../nbs/mmflow/30_model.ipynb #07089a06
 def translate_model(
     config:dict # MMFlow's `model`
 )->tuple:       # The `model` part of a recipe, and what else it says: `freeze_bn`, `load_from`
     "Turn MMFlow's dictionary of a network into the model part of a recipe"
-    name, numbers = READERS[config.get('type') if isinstance(config, dict) else config](config)
+    kind = config.get('type')
+    if isinstance(kind, str) and kind not in READERS and kind in list_models(): return _own_model(kind,
+        config)
+    name, numbers = READERS[kind](config)
+    style = _style(name, numbers.pop('style', {}))
     out = dict(name=name) | changed_numbers(name, numbers)
-    more = dict(loss=_loss(config, name), freeze=_frozen(config), init=init_rules(config))
+    more = dict(loss=_loss(config, name), freeze=_frozen(config), init=init_rules(config), style=style)
     iters = (config.get('test_cfg') or {}).get('iters')
     if iters != numbers.get('iters', 12): more['test_iters'] = iters
     besides = {}

@@ -10,8 +10,11 @@ __all__ = ['end_point_error_map', 'end_point_error', 'optical_flow_outliers', 'e
 from math import fsum
 import numpy as np
 import torch
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.processes import process_number
+from ..data.base import FlowDataset
+from ..data.mixtures import ConcatDataset
 from ..train.metrics import sum_over_processes
 from ..train.scores import FlowScores
 
@@ -122,8 +125,46 @@ def online_evaluation(
     model,         # An estimator
     data_loader,   # Batches of `(img1, img2, flow, valid, ...)`
     metric='EPE',  # 'EPE', 'Fl', or several of them
-    **kwargs       # Of `multi_gpu_online_evaluation`
+    tmpdir=None,   # Of no effect, see `multi_gpu_online_evaluation`
+    gpu_collect=False # Likewise
 )->dict:           # Name to mean over pictures
     "Evaluate `model`, together with the other processes if there are any"
-    if process_number()[1] > 1: return multi_gpu_online_evaluation(model, data_loader, metric, **kwargs)
+    if process_number()[1] > 1: return multi_gpu_online_evaluation(model, data_loader, metric)
     return single_gpu_online_evaluation(model, data_loader, metric)
+
+# %% ../../nbs/mmflow/60_online.ipynb #294552f4
+@patch
+def evaluate(self:FlowDataset,
+    results:list,  # Flow of each pair, `(H,W,2)` pixels; or a dictionary with `flow` or `flow_fw`
+    metric='EPE',  # 'EPE', 'Fl', or several of them
+    logger=None    # Of no effect
+)->dict:           # Name to value, over all known pixels
+    "Score flows that were computed before"
+    return _evaluate(self, results, metric)
+
+def _evaluate(dataset, results, metric):
+    if len(results) != len(dataset): raise fail(ConfigError, 'results', len(results),
+        f"{len(dataset)}, one for each pair")
+    samples = [dataset[i] for i in range(len(dataset))]
+    if any(s.flow is None for s in samples): raise fail(ConfigError, 'data set', 'pairs without true flow',
+        'a part with it')
+    truth = [np.nan_to_num(s.flow) for s in samples]
+    known = [np.isfinite(s.flow).all(-1) if s.valid is None else np.asarray(s.valid) for s in samples]
+    return eval_metrics(results, truth, known, _metric_names(metric))
+
+# %% ../../nbs/mmflow/60_online.ipynb #e8c612a2
+@patch
+def evaluate(self:ConcatDataset,
+    results:list,  # Flow of each pair, in the order of the data sets
+    metric='EPE',  # 'EPE', 'Fl', or several of them
+    logger=None    # Of no effect
+)->dict:           # `'0_EPE'`, `'1_EPE'`, ...; without `separate_eval` as for one data set
+    "Score flows of several data sets"
+    if not self.separate_eval: return _evaluate(self, results, metric)
+    if len(results) != len(self): raise fail(ConfigError, 'results', len(results),
+        f"{len(self)}, one for each pair")
+    ends = [0, *self.ends]
+    parts = [results[a:b] for a,b in zip(ends, ends[1:])]
+    scores = [d.evaluate(r, metric) for d,r in zip(self.datasets, parts, strict=True)]
+    return {f'{i}_{k}': v for i,o in enumerate(scores) for k,v in o.items()}
+

@@ -33,6 +33,22 @@ def plain(
     if isinstance(v, dict): return {k: plain(o) for k, o in v.items() if k != 'inplace'}
     return v
 
+# %% ../../nbs/mmflow/20_parts.ipynb #e9e67643
+class Styled:
+    "A key that changes a part of the model which is built already, see `restyle`"
+    def __init__(self,
+        word,         # Of `restyle`
+        usual,        # Value, or test of a value, that the part has anyway
+        make=None,    # Turns the value into that of `restyle`; None: it is the same
+        missing=None  # What MMFlow takes where the key is left out; None: the usual value
+    ): self.word, self.usual, self.make, self.missing = word, usual, make, missing
+
+    def read(self, value, where):
+        value = plain(self.make(value, where) if self.make else value)
+        usual = self.usual(value) if callable(self.usual) else value == plain(self.usual)
+        return {} if usual else {self.word: value}
+
+
 # %% ../../nbs/mmflow/20_parts.ipynb #eaf2d2c5
 def read_part(
     config:dict,   # With a `type`
@@ -48,11 +64,25 @@ def read_part(
             raise unknown(f"key of {config.get('type', where)}", key, [f"{where}.{o}" for o in rules])
         rule = rules[k]
         if isinstance(rule, Only): rule.check(v, key)
-        elif rule is not None: found |= rule(v) or {}
+        elif isinstance(rule, Styled): _merge(found, dict(style={where: rule.read(v, key)}))
+        elif rule is not None: _merge(found, rule(v) or {})
     for k, rule in rules.items():
-        silent = isinstance(rule, Only) and rule.missing is not None and k not in given
-        if silent: rule.check(rule.missing, f"{where}.{k} (left out)")
+        silent = isinstance(rule, (Only, Styled)) and rule.missing is not None and k not in given
+        if not silent: continue
+        key = f"{where}.{k} (left out)"
+        if isinstance(rule, Only): rule.check(rule.missing, key)
+        else: _merge(found, dict(style={where: rule.read(rule.missing, key)}))
     return found
+
+# %% ../../nbs/mmflow/20_parts.ipynb #0e2ff457
+def _merge(found, new):
+    "Add keywords of the model; those of `style` by part and word"
+    style = new.get('style', {})
+    found |= {k: v for k, v in new.items() if k != 'style'}
+    for where, words in style.items():
+        for k, v in words.items():
+            mine = found.setdefault('style', {}).setdefault(where, {})
+            mine[k] = mine[k] | v if k == 'biases' and k in mine else v
 
 # %% ../../nbs/mmflow/20_parts.ipynb #42288a88
 def ignore(
@@ -90,21 +120,38 @@ def coarse_first(
     return tuple(v[f"level{l}"] for l in reversed(levels_of(v)))
 
 # %% ../../nbs/mmflow/20_parts.ipynb #2c3997fd
-LEAKY = Only(dict(type='LeakyReLU', negative_slope=.1))
-CONV = only(conv_cfg=None, norm_cfg=None) | dict(act_cfg=LEAKY, init_cfg=None)
-_said = {}, dict(mode='bilinear'), dict(padding_mode='zeros'), dict(mode='bilinear', padding_mode='zeros')
-_warp = [dict(type='Warp', align_corners=True) | o for o in _said]
-_warp += [o | dict(use_mask=True) for o in _warp]
-WARP = Only(*_warp)
+LEAKY = Styled('activation', dict(type='LeakyReLU', negative_slope=.1))
+CONV = only(conv_cfg=None) | dict(norm_cfg=Styled('norm', None), act_cfg=LEAKY, init_cfg=None)
 
+def _warping(v, where):
+    "Options of `warp` in which MMFlow's `Warp` differs from flowbook's"
+    usual = dict(mode='bilinear', padding_mode='zeros', align_corners=False, use_mask=True)   # MMFlow's own
+    if not isinstance(v, dict) or v.get('type') != 'Warp': raise fail(ConfigError, where, repr(v),
+        "type='Warp'")
+    for k in v:
+        if k not in ('type', *usual): raise unknown('key of Warp', f"{where}.{k}", [f"{where}.{o}" for o
+            in usual])
+    said = usual | {k: o for k, o in v.items() if k != 'type'}
+    ours = usual | dict(align_corners=True)
+    return {k: o for k, o in said.items() if o != ours[k]}
+
+WARP = Styled('warping', {}, _warping)
+BARE_WARP = Styled('warping', {}, _warping,
+    missing=dict(type='Warp'))   # of parts that align corners only if told
+DILATIONS = Styled('dilations', lambda v: set(v) == {1})
+SCALED = Styled('scaled', False)
+
+# %% ../../nbs/mmflow/20_parts.ipynb #13eec720
 def correlation_numbers(
     v:dict,                         # MMFlow's `Correlation`
     distance:str='max_displacement',# flowbook's name for how far it looks
     step:str=None,                  # Its name for the cells between two places; None: one cell
-    where:str='corr_cfg'            # For messages
+    where:str='corr_cfg',           # For messages
+    part:str=None                   # Dotted name of the part whose `patch` may differ; None: it is 1
 )->dict:                            # Keywords of the model
     "Read a correlation"
     rules = only(kernel_size=1, stride=1, padding=0, dilation=1, dilation_patch=1)
+    if part: rules['dilation_patch'] = lambda v: dict(style={part: dict(patch=v)}) if v != 1 else {}
     rules |= number(max_displacement=distance)
     if step: rules |= number(dilation_patch=step)
     return read_part(v, rules, where, {})
@@ -155,6 +202,7 @@ _presets = dict(
     raft_small=dict(features=128, context_norm='none', hidden=96, context=64, radius=3),
     gma_p_only=dict(content=False, positions=160), gma_plus_p=dict(positions=160),
     liteflownet2=dict(widths=(128, 128, 96, 64, 32), finest=3, full_size=True))
+_presets['raft_small'] |= dict(kernels=((3, 3),), flow_head=128, mask_head=0)
 
 def _usual_numbers(name):
     "Numbers of the entry point `name`"

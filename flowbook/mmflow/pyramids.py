@@ -7,7 +7,8 @@ __all__ = []
 
 # %% ../../nbs/mmflow/22_pyramids.ipynb #d6a28ef5
 from ..core.errors import ConfigError, fail
-from .parts import CONV, TOP, WARP, Only, ignore, number, only, read_half, read_part, register_reader
+from .parts import BARE_WARP, CONV, DILATIONS, SCALED, TOP, WARP, Only, Styled, ignore, number, only
+from .parts import read_half, read_part, register_reader
 from .parts import coarse_first, context_rule, correlation_numbers, levels_of, plain
 
 # %% ../../nbs/mmflow/22_pyramids.ipynb #c7cf022f
@@ -19,12 +20,12 @@ def _convs(v):
     Only(*known).check(v, 'model.encoder.net_type')
     return dict(convs=known[v])
 
-_encoder = CONV | ignore('pyramid_levels') | only(in_channels=3, strides=(2,)*6, dilations=(1,)*6)
+_encoder = CONV | ignore('pyramid_levels') | only(in_channels=3, strides=(2,)*6) | dict(dilations=DILATIONS)
 _encoder |= number(out_channels='channels') | dict(net_type=_convs)
 
 def _decoder(where='model', distance='max_displacement'):
-    corr = lambda v: correlation_numbers(v, distance)
-    rules = CONV | ignore('flow_loss') | only(scaled=False) | number('flow_div', densefeat_channels='dense')
+    corr = lambda v: correlation_numbers(v, distance, part=f"{where}.decoder")
+    rules = CONV | ignore('flow_loss') | dict(scaled=SCALED) | number('flow_div', densefeat_channels='dense')
     return rules | dict(in_channels=_finest, warp_cfg=WARP, corr_cfg=corr,
                         post_processor=context_rule(f"{where}.decoder.post_processor"))
 
@@ -85,13 +86,14 @@ def _cells(v):
 def _kernels(v): return dict(kernels=coarse_first(v))
 
 _lite_encoder = CONV | ignore('pyramid_levels') | number(out_channels='channels', num_convs='convs')
-_lite_encoder |= only(in_channels=3, strides=(1,) + (2,)*5, dilations=(1,)*6, kernel_size=(7,) + (3,)*5)
+_lite_encoder |= dict(dilations=DILATIONS) | only(in_channels=3, strides=(1,) + (2,)*5, kernel_size=(7,) +
+    (3,)*5)
 _lite_decoder = CONV | ignore('corr_channels', 'sin_channels', 'rin_channels', 'sfeat_channels', 'flow_loss')
 _lite_decoder |= number('flow_div', feat_channels='feat', mfeat_channels='widths')
 _lite_decoder |= number(rfeat_channels='reg_widths')
 _lite_decoder |= number(regularized_flow='regularize', extra_training_loss='full_size')
-_lite_decoder |= dict(in_channels=_finest, patch_size=_kernels, corr_cfg=_cells, warp_cfg=WARP,
-                      scaled_corr=Only(False, missing=True))
+_lite_decoder |= dict(in_channels=_finest, patch_size=_kernels, corr_cfg=_cells, warp_cfg=BARE_WARP,
+                      scaled_corr=Styled('scaled', False, missing=True))
 
 # %% ../../nbs/mmflow/22_pyramids.ipynb #a306ec2c
 @register_reader('LiteFlowNet')
@@ -124,7 +126,8 @@ def _inside(rules, name): return lambda v: read_part(v, rules, f"model.decoder.{
 
 _refine = CONV | ignore('in_channels') | only(patch_size=3) | number(feat_channels='refine')
 _occ_up = CONV | ignore('in_channels', 'feat_channels', 'infeat_channels') | only(out_channels=1)
-_refine['warp_cfg'] = _occ_up['warp_cfg'] = WARP
+_occ_refine = _refine | dict(warp_cfg=BARE_WARP)
+_refine['warp_cfg'], _occ_up['warp_cfg'] = WARP, BARE_WARP
 
 _irr_decoder = CONV | number('flow_div', densefeat_channels='dense') | ignore('flow_loss', 'occ_loss')
 _irr_decoder |= ignore('flow_levels', 'corr_in_channels')
@@ -132,7 +135,8 @@ _irr_decoder |= ignore('flow_decoder_in_channels', 'occ_decoder_in_channels')
 _irr_decoder |= only(scaled=True, occ_refined_levels=('level0', 'level1'),
                      upsample_cfg=dict(mode='bilinear', align_corners=True))
 _irr_decoder |= {k: context_rule(f"model.decoder.{k}") for k in ('flow_post_processor', 'occ_post_processor')}
-_irr_decoder |= {k: _inside(_refine, k) for k in ('flow_refine', 'occ_refine')}
+_irr_decoder |= dict(flow_refine=_inside(_refine, 'flow_refine'), occ_refine=_inside(_occ_refine,
+    'occ_refine'))
 _irr_decoder |= dict(corr_cfg=correlation_numbers, warp_cfg=WARP,
                      occ_upsample=_inside(_occ_up, 'occ_upsample'),
                      corr_feat_channels=_one_number('model.decoder.corr_feat_channels', 'width'))

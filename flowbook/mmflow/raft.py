@@ -6,25 +6,31 @@
 __all__ = []
 
 # %% ../../nbs/mmflow/26_raft.ipynb #d7fa6c92
-from ..core.errors import unknown
-from .parts import TOP, Only, ignore, number, only, read_half, read_part, register_reader
+from ..core.errors import ConfigError, fail, unknown
+from .parts import TOP, Only, Styled, ignore, number, only, plain
+from .parts import read_half, read_part, register_reader
 
 # %% ../../nbs/mmflow/26_raft.ipynb #98183e27
 _norms = {'IN': 'instance', 'BN': 'batch', 'SyncBN': 'batch', None: 'none'}
 
-def _norm(name):
-    "Rule for the norm that flowbook calls `name`"
+def _norm(name, part):
+    "Rule for the norm of `part` that flowbook calls `name`"
     def rule(v):
         kind = (v or {}).get('type')
-        if kind not in _norms: raise unknown(f"model.{name}.type", kind, ['IN', 'BN', 'SyncBN'])
+        if kind == 'GN': return dict(style={f"model.{part}": dict(norm=plain(v))})
+        if kind not in _norms: raise unknown(f"model.{part}.norm_cfg.type", kind, ['IN', 'BN', 'SyncBN',
+            'GN'])
         return {name: _norms[kind]}
     return rule
 
-def _encoder(kind, norm, **more):
+def _encoder(kind, norm, part, **more):
     rules = only(conv_cfg=None, in_channels=3, net_type=kind, frozen_stages=-1, with_cp=False, plugins=None)
-    rules |= only(deep_stem=False, avg_down=False, stem_channels=None, base_channels=None, num_stages=None)
-    rules |= only(strides=None, dilations=None)
-    return rules | ignore('init_cfg', 'norm_eval') | dict(norm_cfg=_norm(norm)) | more
+    rules |= only(deep_stem=False, avg_down=False)
+    stem, widths = (32, (32, 64, 96)) if kind == 'Small' else (64, (64, 96, 128))
+    said = dict(stem_channels=stem, base_channels=widths, num_stages=3, strides=(1, 2, 2), dilations=(1, 1,
+        1))
+    rules |= {k: Only(None, v) for k, v in said.items()}
+    return rules | ignore('init_cfg', 'norm_eval') | dict(norm_cfg=_norm(norm, part)) | more
 
 # %% ../../nbs/mmflow/26_raft.ipynb #521e183a
 def _decoder(m, kind, small):
@@ -33,14 +39,30 @@ def _decoder(m, kind, small):
     lookup = dict(type='CorrLookup', align_corners=True)
     said = {}, dict(radius=radius), dict(mode='bilinear'), dict(padding_mode='zeros')
     rules = only(conv_cfg=None, norm_cfg=None, net_type=kind, num_levels=levels, radius=radius)
-    rules |= only(mask_channels=64, gru_type='Conv' if small else 'SeqConv')
-    width = 128 if small else 256
-    rules |= dict(corr_op_cfg=Only(*(lookup | o for o in said)), feat_channels=Only(width, (width,)))
-    return rules | ignore('act_cfg', 'flow_loss') | number('iters')
+    rules |= only(mask_channels=64) | dict(gru_type=_gru, feat_channels=_heads(small))
+    rules |= dict(corr_op_cfg=Only(*(lookup | o for o in said)), act_cfg=Styled('activation',
+        dict(type='ReLU')))
+    return rules | ignore('flow_loss') | number('iters')
+
+_kernels = dict(SeqConv=((1, 5), (5, 1)), Conv=((3, 3),))
+
+def _gru(v):
+    Only(*_kernels).check(v, 'model.decoder.gru_type')
+    return dict(kernels=_kernels[v])
+
+def _heads(small):
+    "Rule for the width of what reads the state: the flow, and the mask where there is one"
+    def rule(v):
+        width = v[0] if isinstance(v, (list, tuple)) and len(v) == 1 else v
+        if not isinstance(width, int): raise fail(ConfigError, 'model.decoder.feat_channels', repr(v),
+            'one number')
+        return dict(flow_head=width) | ({} if small else dict(mask_head=width))
+    return rule
 
 def _position_only(v): return dict(content=False) if v else {}
 def _max_pos_size(v): return dict(positions=v) if v else {}
 
+# %% ../../nbs/mmflow/26_raft.ipynb #072c6fae
 _gma = number('heads') | only(motion_channels=128)
 _gma |= dict(position_only=_position_only, max_pos_size=_max_pos_size)
 
@@ -54,8 +76,9 @@ def _raft(m):
     top = TOP | ignore('cxt_encoder', 'freeze_bn')
     top |= number(num_levels='levels', radius='radius', cxt_channels='context', h_channels='hidden')
     found = read_part(m, top, 'model', {})
-    read_half(m, 'encoder', ['RAFTEncoder'], _encoder(kind, 'norm', **number(out_channels='features')), found)
-    context = _encoder(kind, 'context_norm', **ignore('out_channels'))
+    read_half(m, 'encoder', ['RAFTEncoder'], _encoder(kind, 'norm', 'encoder',
+        **number(out_channels='features')), found)
+    context = _encoder(kind, 'context_norm', 'cxt_encoder', **ignore('out_channels'))
     read_part(m.get('cxt_encoder') or {}, context, 'model.cxt_encoder', found)
     rules = _decoder(m, kind, small) | (_gma if gma else {})
     read_half(m, 'decoder', ['RAFTDecoder', 'GMADecoder'], rules, found)

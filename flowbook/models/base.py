@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.array_checks import check_unit
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import resize_flow
 
 # %% ../../nbs/models/00_base.ipynb #5eb373e9
@@ -61,6 +61,9 @@ class Estimator(nn.Module):
     confidence = False    # Does it return `confidence`?
     refines = False       # Does `refine` correct a flow, in both directions, that `begin` finds?
     corr = None           # How all pairs are compared: 'auto', 'volume' or 'on_the_fly'; None: they are not
+    pixel_mean = 0.       # Subtracted from images in [0,1] before the network sees them
+    pixel_std = 1.        # Divided by then
+    pixels = None         # Another mean, std and channel order, see `see_pixels`; None: the model's own
     network = True        # Is it made of PyTorch's operators: to be trained, counted, exported?
     loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: the name of a loss, and its numbers
 
@@ -146,13 +149,33 @@ def refuse_start(self:Estimator,
 # %% ../../nbs/models/00_base.ipynb #15e03f36
 def prepare_image(
     img:Tensor,       # `(B,3,H,W)` RGB in [0,1]
-    mean:float=0.,    # Subtracted, in units of [0,1]
-    std:float=1.,     # Divided by, in units of [0,1]
+    mean=0.,          # Subtracted, in units of [0,1]; or three numbers, in the order that comes out
+    std=1.,           # Divided by, likewise
     bgr:bool=True     # Hand the channels over as blue, green, red
 )->Tensor:            # `(B,3,H,W)` as the network was trained to see it
     "Bring an image into the channel order and value range of a network's weights"
     if bgr: img = img.flip(1)
-    return img if (mean, std) == (0., 1.) else (img - mean)/std
+    each = lambda v: img.new_tensor(v).view(1, 3, 1, 1) if isinstance(v, (tuple, list)) else v
+    return img if (mean, std) == (0., 1.) else (img - each(mean))/each(std)
+
+# %% ../../nbs/models/00_base.ipynb #2eeeabe4
+@patch
+def network_image(self:Estimator,
+    img:Tensor # `(B,3,H,W)` RGB in [0,1]
+)->Tensor:     # `(B,3,H,W)` as the network is used to it
+    "Bring an image into the channel order and value range of the model"
+    own = dict(mean=self.pixel_mean, std=self.pixel_std, bgr=getattr(self, 'bgr', False))
+    return prepare_image(img, **own | (self.pixels or {}))
+
+@patch
+def see_pixels(self:Estimator,
+    **pixels # `mean`, `std` (units of [0,1], a number or three) and `bgr`, where they are not the model's own
+)->None:
+    "Let the network see images as other weights need them"
+    for k in pixels:
+        if k not in ('mean', 'std', 'bgr'): raise unknown('key of model.input', k, ['mean', 'std', 'bgr'])
+    self.pixels = pixels or None
+
 
 # %% ../../nbs/models/00_base.ipynb #cd51d156
 def restore_flows(

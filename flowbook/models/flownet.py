@@ -12,7 +12,7 @@ from itertools import pairwise
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
-from ..layers.blocks import ConvUnit, init_kaiming, per_level
+from ..layers.blocks import ConvUnit, damped, init_kaiming, per_level
 from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
 from .schedules import recipe_row
@@ -51,6 +51,8 @@ def forward(self:FlowNetEncoder,
 # %% ../../nbs/models/05_flownet.ipynb #1c4ff4d7
 class CorrEncoder(FlowNetEncoder):
     "Compare two feature maps, then shrink what was found"
+    activation = None   # in the place of LeakyReLU, see `restyle`
+    scaled = False      # is the correlation divided by the number of channels?
     def __init__(self, *,
         ni:int=256,               # Channels of the features
         redir:int=32,             # Channels that sum up image 1's features
@@ -70,11 +72,13 @@ def forward(self:CorrEncoder,
 )->list:       # `(B,C,h,w)` of each level, finest first
     "Compare, then encode what was found"
     corr = correlation(f1, f2, max_displacement=self.max_displacement, dilation_patch=self.step).flatten(1, 2)
-    return FlowNetEncoder.forward(self, torch.cat([self.redir(f1), F.leaky_relu(corr, .1)], 1))
+    if self.scaled: corr = corr/f1.shape[1]
+    return FlowNetEncoder.forward(self, torch.cat([self.redir(f1), damped(self, corr)], 1))
 
 # %% ../../nbs/models/05_flownet.ipynb #e85854b0
 class FlowNetLevel(nn.Module):
     "Predict the flow of one level; enlarge it and its features for the next"
+    activation = None   # in the place of LeakyReLU, see `restyle`
     def __init__(self,
         ni:int,           # Input channels
         nf:int=0,         # Channels of the enlarged features; 0: this is the finest level
@@ -96,13 +100,14 @@ def forward(self:FlowNetLevel,
     "Predict the flow"
     return self.predict(x)
 
+# %% ../../nbs/models/05_flownet.ipynb #db210912
 @patch
 def enlarge(self:FlowNetLevel,
     x:Tensor,   # `(B,ni,h,w)` features
     flow:Tensor # `(B,2,h,w)` flow
 )->tuple:       # Features `(B,nf,2h,2w)` and flow `(B,2,2h,2w)` for the next level
     "Double the size, with learned kernels"
-    return F.leaky_relu(self.upfeat(x), .1),self.upflow(flow)
+    return damped(self, self.upfeat(x)),self.upflow(flow)
 
 # %% ../../nbs/models/05_flownet.ipynb #f2b790ce
 class FlowNetDecoder(nn.Module):

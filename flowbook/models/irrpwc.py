@@ -12,7 +12,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_flow
-from ..layers.blocks import ConvUnit, conv_units, init_kaiming
+from ..layers.blocks import ConvUnit, conv_units, damped, init_kaiming
 from ..layers.decoders import ContextNet, DensePredictor
 from ..layers.encoders import PyramidEncoder
 from .base import FlowOutput
@@ -49,6 +49,7 @@ def forward(self:ResidualEstimator,
 # %% ../../nbs/models/16_irrpwc.ipynb #61898d3d
 class BilateralRefine(nn.Module):
     "Replace each value by a mean of its 3x3 neighbours, weighted by what a guide shows"
+    warping = {}        # options of the `warp` that its guide is made with, where they are not its own
     def __init__(self,
         ni:int,                             # Channels of the guide
         widths:tuple=(128,128,64,64,32,32)  # Channels of the conv units that read it
@@ -75,6 +76,7 @@ def _other(x):
 # %% ../../nbs/models/16_irrpwc.ipynb #50cc72f7
 class OcclusionUpsample(nn.Module):
     "Double the resolution of occlusion logits with a look at images and flows"
+    warping = {}        # options of `warp`, where they are not its own
     def __init__(self,
         ni:int,        # Channels of the features at 1/2 of the size
         width:int=32   # Channels inside
@@ -94,15 +96,17 @@ def forward(self:OcclusionUpsample,
 )->Tensor:        # `(2B,1,2h,2w)`
     "Enlarge `occ`, and correct it"
     occ = F.interpolate(occ, scale_factor=2, mode='nearest')
-    views = f,warp(_other(f), flow)
+    views = f,warp(_other(f), flow, **self.warping)
     if f.shape[1]!=3: views = [self.reduce(o) for o in views]
-    x = start = self.init(torch.cat([occ, *views, scaled, warp(_other(scaled), flow)], 1))
+    x = start = self.init(torch.cat([occ, *views, scaled, warp(_other(scaled), flow, **self.warping)], 1))
     for _ in range(3): x = x+.1*self.res(x) # the same weights three times
     return occ+self.out(start+self.end(x))
 
 # %% ../../nbs/models/16_irrpwc.ipynb #5580508c
 class IRRDecoder(nn.Module):
     "Estimate flow and occlusion in both directions with one set of weights for all levels"
+    activation = None   # in the place of LeakyReLU, see `restyle`
+    warping = {}        # options of `warp`, where they are not its own
     def __init__(self, *,
         channels:tuple=(16,32,64,96,128,196),   # Channels of the pyramid's levels, finest first
         width:int=32,                           # Channels that estimators and occlusion upsampling read
@@ -136,9 +140,9 @@ def refine(self:IRRDecoder,
 )->tuple:          # The refined `flow` and `occ`
     "Filter `flow` and `occ` within the edges of the images"
     flow,occ = flow.detach(),occ.detach()
-    residual = (img-warp(_other(img), flow)).norm(dim=1, keepdim=True)
+    residual = (img-warp(_other(img), flow, **self.flow_refine.warping)).norm(dim=1, keepdim=True)
     flow = self.flow_refine(flow, torch.cat([flow-flow.mean((2,3), keepdim=True), residual, feat], 1))
-    residual = feat-warp(_other(feat), flow)
+    residual = feat-warp(_other(feat), flow, **self.occ_refine.warping)
     return flow,self.occ_refine(occ, torch.cat([occ, feat, residual], 1))
 
 # %% ../../nbs/models/16_irrpwc.ipynb #a2667988
@@ -154,10 +158,10 @@ def estimate(self:IRRDecoder,
     occ:Tensor    # `(2B,1,h,w)` occlusion logits so far
 )->list:          # Two pairs of flow and occlusion: before and after refinement
     "Improve `flow` and `occ` at level `l`"
-    corr = correlation(f, warp(_other(f), flow), max_displacement=self.max_displacement)
+    corr = correlation(f, warp(_other(f), flow, **self.warping), max_displacement=self.max_displacement)
     corr = corr.flatten(1, 2)/f.shape[1]
     feat = self.reduce[f'level{l}'](f)
-    evidence = torch.cat([F.leaky_relu(corr, .1), feat], 1)
+    evidence = torch.cat([damped(self, corr), feat], 1)
     flow = self.flow_estimator(evidence, flow)
     occ = self.occ_estimator(evidence, occ)
     return [(flow,occ), self.refine(_to(img, f.shape[-2:]), feat, flow, occ)]
@@ -236,6 +240,16 @@ def restore(self:IRRPWC,
     out['occs'],out['occs_bw'] = ([h[i] for h in halves] for i in (0,1))
     return FlowOutput(**out)
 
+# %% ../../nbs/models/16_irrpwc.ipynb #8b9c4863
+@patch
+def swap_channels(self:IRRPWC,
+    state:dict # Weights of this model for one channel order
+)->dict:       # For the other
+    "Exchange red and blue in the weights"
+    from flowbook.models.weights_schemes import swap_irr_channels
+    return swap_irr_channels(state)
+
+
 # %% ../../nbs/models/16_irrpwc.ipynb #e495b022
 @register_model
 @delegates(IRRDecoder)
@@ -254,13 +268,14 @@ def irrpwc(*,
 
 # %% ../../nbs/models/16_irrpwc.ipynb #813047d8
 _average = dict(ema=dict(momentum=2e-4))
-_film = dict(name='irrpwc', loss=dict(type='IRRLoss', p=1, q=.4, eps=.01))
-_sparse = dict(name='irrpwc', loss=_film['loss'] | dict(resize='upsample'))
+_blue = dict(name='irrpwc', bgr=True)   # as all stages of MMFlow after the first
+_film = _blue | dict(loss=dict(type='IRRLoss', p=1, q=.4, eps=.01))
+_sparse = _blue | dict(loss=_film['loss'] | dict(resize='upsample'))
 _after_things = dict(bs=4, load_from='irrpwc:flyingthings3d_subset', **_average)
 
 recipe_row('irrpwc_8x1_sshort_flyingchairsocc_384x448',
            'irrpwc', 'flyingchairsocc_bi_occ_384x448', 's_short', **_average)
-recipe_row('irrpwc_8x1_sfine_half_flyingthings3d_subset_384x768', 'irrpwc',
+recipe_row('irrpwc_8x1_sfine_half_flyingthings3d_subset_384x768', _blue,
            'flyingthings3d_subset_bi_with_occ_384x768', 's_fine_half', load_from='irrpwc:flyingchairsocc', **_average)
 recipe_row('irrpwc_ft_4x1_300k_sintel_384x768',
            _film, 'sintel_irr_with_occ_384x768', 'pwcnet_ft', **_after_things)

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
-from ..layers.blocks import ConvUnit, conv_units, init_kaiming
+from ..layers.blocks import ConvUnit, conv_units, damped, init_kaiming
 from ..layers.encoders import PyramidEncoder
 from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
@@ -61,6 +61,8 @@ def forward(self:FixedUpsample,
 # %% ../../nbs/models/12_liteflownet.ipynb #5f7b3d64
 class Matching(SubPixel):
     "M: correct the flow by what a search around it finds"
+    activation = None   # in the place of LeakyReLU, see `restyle`
+    scaled = False      # is the correlation divided by the number of channels?
     def __init__(self,
         widths:tuple,           # Channels of the conv units
         ks:int,                 # Kernel size of the last convolution
@@ -80,7 +82,8 @@ def forward(self:Matching,
     "Search, and read a correction"
     step = dict(stride=self.cell, dilation_patch=self.cell)
     corr = correlation(f1, f2, max_displacement=self.max_displacement, **step).flatten(1, 2)
-    return SubPixel.forward(self, self.corr_up(F.leaky_relu(corr, .1)))
+    if self.scaled: corr = corr/f1.shape[1]
+    return SubPixel.forward(self, self.corr_up(damped(self, corr)))
 
 # %% ../../nbs/models/12_liteflownet.ipynb #7c02836b
 def local_convolution(
@@ -98,6 +101,7 @@ def local_convolution(
 # %% ../../nbs/models/12_liteflownet.ipynb #90455b8f
 class Regularization(nn.Module):
     "R: replace each vector by a mean over the neighbours it belongs to"
+    warping = {}        # options of `warp`, where they are not its own
     def __init__(self,
         ni:int,              # Channels of image 1's features
         ks:int,              # Side of the neighbourhood, odd
@@ -123,7 +127,7 @@ def forward(self:Regularization,
 )->Tensor:        # `(B,2,h,w)` flow, same unit
     "Regularise `flow`, guided by the images"
     img1,img2 = (F.interpolate(o, flow.shape[-2:], mode='bilinear', align_corners=False) for o in (img1,img2))
-    residual = (img1 - warp(img2, flow*scale)).norm(dim=1, keepdim=True)
+    residual = (img1 - warp(img2, flow*scale, **self.warping)).norm(dim=1, keepdim=True)
     centred = flow - flow.mean((2,3), keepdim=True)
     dist = self.dist_layer(self.layers(torch.cat([residual, centred, self.feat_layer(f1)], 1)))
     return local_convolution(flow, dist)
@@ -131,6 +135,7 @@ def forward(self:Regularization,
 # %% ../../nbs/models/12_liteflownet.ipynb #eff961a7
 class LiteFlowLevel(nn.Module):
     "Match, correct and regularise at one pyramid level"
+    warping = {}        # options of `warp`, where they are not its own
     def __init__(self,
         ni:int,                        # Channels of the features
         widths:tuple,                  # Channels of the conv units of M and S
@@ -162,9 +167,9 @@ def forward(self:LiteFlowLevel,
 )->Tensor:          # `(B,2,h,w)` flow, same unit as `up`
     "Correct `up` in three steps"
     g1,g2 = self.feat_layer(f1),self.feat_layer(f2)
-    found = self.matching(g1, g2 if up is None else warp(g2, up*self.scale))
+    found = self.matching(g1, g2 if up is None else warp(g2, up*self.scale, **self.warping))
     flow = found.to(img1.dtype) if up is None else up + found # the flow keeps its type between the steps
-    flow = flow + self.subpixel(torch.cat([g1, warp(g2, flow*self.scale), flow], 1))
+    flow = flow + self.subpixel(torch.cat([g1, warp(g2, flow*self.scale, **self.warping), flow], 1))
     return flow if self.regularization is None else self.regularization(flow, f1, img1, img2, self.scale)
 
 # %% ../../nbs/models/12_liteflownet.ipynb #1c5bd456

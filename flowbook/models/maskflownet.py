@@ -12,6 +12,7 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
+from ..layers.blocks import damped
 from ..layers.decoders import DenseBlock
 from ..layers.encoders import PyramidEncoder
 from .base import FlowOutput
@@ -31,6 +32,7 @@ def _deform(x, flow, weight, bias):
 # %% ../../nbs/models/18_maskflownet.ipynb #6584f8b7
 class DeformWarp(nn.Module):
     "Warp features along a flow with a learned kernel; with `up`, mask them and fill the gaps"
+    activation = None   # in the place of LeakyReLU, see `restyle`
     def __init__(self,
         nf:int,     # Channels of the features
         up:int=0    # Channels of the features from the level above; 0: no mask
@@ -51,7 +53,7 @@ def forward(self:DeformWarp,
     "Warp `f2`, and fade out what is hidden"
     x = _deform(f2, flow, self.weight, self.bias)
     if self.tradeoff is not None: x = x*mask.sigmoid()+self.tradeoff(upfeat)
-    return F.leaky_relu(x, .1).to(f2.dtype)
+    return damped(self, x).to(f2.dtype)
 
 # %% ../../nbs/models/18_maskflownet.ipynb #155a01db
 def enlarge(
@@ -66,6 +68,7 @@ def enlarge(
 # %% ../../nbs/models/18_maskflownet.ipynb #cb1a14d6
 class MaskLevel(nn.Module):
     "Predict a correction of the flow, a mask, and features for the next level"
+    activation = None   # in the place of LeakyReLU, see `restyle`
     def __init__(self,
         ni:int,        # Channels of the evidence
         dense:tuple,   # Channels that the layers of the dense block add
@@ -92,7 +95,7 @@ def hand_down(self:MaskLevel,
     feat:Tensor # `(B,C,h,w)` features of the dense block
 )->Tensor:      # `(B,up,2h,2w)` features for the next level
     "Enlarge the features"
-    return F.leaky_relu(self.upfeat(feat), .1)
+    return damped(self, self.upfeat(feat))
 
 # %% ../../nbs/models/18_maskflownet.ipynb #e499a055
 class MaskFlowNetSDecoder(PyramidDecoder):

@@ -172,6 +172,8 @@ def find_weights(
 )->Path:        # A file for `load_weights`
     "Find the file that `weights` stands for, fetching it if need be"
     path = Path(weights)
+    bundled = asset_path(f"{str(weights).replace('-', '_')}.safetensors")   # `flowbook-small`
+    if not path.exists() and path.name == str(weights) and bundled.is_file(): return bundled
     if not _published(model, weights) and (path.name != str(weights) or path.suffix or path.is_file()): return path
     return fetch_weights(model, str(weights))   # says which names there are
 
@@ -184,7 +186,17 @@ def fill_weights(
     if isinstance(weights, dict): return _weights.load_weights(model, weights)
     from flowbook.models.registry import model_builder
     path = find_weights(name, weights)
+    _check_input(model, path)
+    scheme = _weights.load_weights(model, path)
     usual = getattr(_weights._skeleton(model_builder(name)), 'bgr', None) if _published(name, weights) else None
-    if usual is not None and model.bgr != usual:
-        raise fail(ConfigError, f'model {name}', f'bgr={model.bgr}', f'bgr={usual}, for which flowbook keeps weights')
-    return _weights.load_weights(model, path)
+    if usual is not None and model.bgr != usual: model.load_state_dict(model.swap_channels(model.state_dict()))
+    return scheme
+
+# %% ../../nbs/models/92_published.ipynb #5c4d6ed7
+def _check_input(model, path):
+    "Refuse a file whose network saw other channels or another range of values than `model` does"
+    if Path(path).suffix != '.safetensors': return
+    said = _weights.read_metadata(path).get('input')
+    mine = _weights.describe_input(model)
+    if said not in (None, mine): raise fail(ConfigError, path, f'weights for images with {said}',
+        f'a model with {mine}: give the recipe.json next to the file as the model')

@@ -61,7 +61,7 @@ def search(self:PWCDecoder,
 )->tuple:        # Features of the dense block; flow `(B,2,h,w)`, pixels of the input / flow_div
     "Warp, compare, read the flow"
     unit = 2**l/self.flow_div                # one cell of this level in units of flow
-    if up: f2 = warp(f2, up[0]/unit)         # sec. 3, warping layer; pixels of this level
+    if up: f2 = warp(f2, up[0]/unit, **self.warping)         # sec. 3, warping layer; pixels of this level
     evidence = [self.cost(f1, f2), *((f1, *up) if up else ())]
     return self.decoders[f'level{l}'](torch.cat(evidence, 1))
 
@@ -154,7 +154,7 @@ def search(self:MatchingDecoder,
 )->tuple:        # Features of the dense block; flow `(B,2,h,w)`, pixels of the input / flow_div
     "Warp, compare, step towards the peak, correct"
     unit = 2**l/self.flow_div
-    if up: f2 = warp(f2, up[0]/unit)
+    if up: f2 = warp(f2, up[0]/unit, **self.warping)
     g1,g2 = normalize_features(f1)/f1.shape[1]**.5,normalize_features(f2)
     corr = correlation(g1, g2, max_displacement=self.max_displacement).flatten(1, 2)
     peak = expected_offset(corr)   # cells

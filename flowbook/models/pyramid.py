@@ -11,8 +11,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import resize_to_multiple
+from ..layers.blocks import damped
 from ..layers.decoders import ContextNet
-from .base import Estimator, FlowOutput, prepare_image, restore_flows
+from .base import Estimator, FlowOutput, restore_flows
 from ..ops.correlation import correlation
 
 # %% ../../nbs/models/04_pyramid.ipynb #b5fa4eb0
@@ -58,7 +59,7 @@ def forward(self:PyramidEstimator,
     self.check_images(img1, img2)
     why = 'it goes through its levels once, and starts from zero'
     self.refuse_start(why, iters=iters, flow_init=flow_init)
-    x1,x2 = (resize_to_multiple(prepare_image(o, bgr=self.bgr), self.stride) for o in (img1,img2))
+    x1,x2 = (resize_to_multiple(self.network_image(o), self.stride) for o in (img1,img2))
     return self.restore(self.estimate(x1, x2), x1.shape[-2:], img1)
 
 # %% ../../nbs/models/04_pyramid.ipynb #66507215
@@ -73,7 +74,11 @@ def image_pyramids(
 # %% ../../nbs/models/04_pyramid.ipynb #264dee12
 class PyramidDecoder(nn.Module):
     "Levels with dense blocks, coarse to fine, and a context net: a subclass has `make_level` and `forward`"
-    fewest = 1   # levels that it needs
+    fewest = 1          # levels that it needs
+    activation = None   # in the place of LeakyReLU, see `restyle`
+    warping = {}        # options of `warp`, where they are not its own
+    scaled = False      # is the correlation divided by the number of channels?
+    patch = 1           # cells from one place of the search window to the next
 
     def __init__(self, *,
         channels:tuple=(16,32,64,96,128,196),  # Channels of the pyramid's levels, finest first
@@ -119,5 +124,6 @@ def cost(self:PyramidDecoder,
     f2:Tensor  # `(B,C,h,w)` features of image 2, warped
 )->Tensor:     # `(B,window,h,w)`
     "Cost volume as channels, negative values damped"
-    corr = correlation(f1, f2, max_displacement=self.max_displacement).flatten(1, 2)
-    return F.leaky_relu(corr, .1)
+    numbers = dict(max_displacement=self.max_displacement, dilation_patch=self.patch)
+    corr = correlation(f1, f2, **numbers).flatten(1, 2)
+    return damped(self, corr/f1.shape[1] if self.scaled else corr)

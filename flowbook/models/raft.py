@@ -16,7 +16,7 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import coords_grid, pad_to_multiple, unpad
 from ..layers.encoders import ContextHead, FeatureEncoder
 from ..layers.recurrent import ConvGRU, FlowHead, MaskPredictor, MotionEncoder, UpdateBlock
-from .base import Estimator, FlowOutput, prepare_image
+from .base import Estimator, FlowOutput
 from .registry import register_model
 from .schedules import one_cycle, recipe_row
 from ..ops.lookup import all_pairs
@@ -58,11 +58,11 @@ def _check_promises(name, part, *promises):
 # %% ../../nbs/models/20_raft.ipynb #2ae869d7
 class RAFT(Estimator):
     "Recurrent All-Pairs Field Transforms"
-    family = 'RAFT'
-    paper = 'Teed and Deng, ECCV 2020'
+    family, paper = 'RAFT', 'Teed and Deng, ECCV 2020'
     iterates = takes_init = True
     fits = 'pad'
     loss = dict(type='SequenceLoss')
+    pixel_mean = pixel_std = .5   # images in [-1, 1]
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,
         features:nn.Module,    # Image `(B,3,H,W)` to features to compare `(B,C,h,w)`; has `stride`, H/h
@@ -142,7 +142,7 @@ def prepare(self:RAFT,
     img:Tensor # `(B,3,H,W)` RGB in [0,1]
 )->tuple: # What the encoders see: channel order of the weights, [-1,1], padded; and the padding for `unpad`
     "Normalise and pad an image"
-    return pad_to_multiple(prepare_image(img, .5, .5, self.bgr), self.stride)
+    return pad_to_multiple(self.network_image(img), self.stride)
 
 @patch
 def upsample(self:RAFT,
@@ -280,6 +280,13 @@ RAFT.torchvision_rules = [(r'^feature_encoder\.', 'features.'), (r'^context_enco
 # %% ../../nbs/models/20_raft.ipynb #7e31ec6b
 def _swap_red_and_blue(state):
     return {k: v.flip(1) if k.endswith('stem.conv.weight') else v for k, v in state.items()}
+
+@patch
+def swap_channels(self:RAFT,
+    state:dict # Weights of this model for one channel order
+)->dict: # For the other
+    "Exchange red and blue in the weights"
+    return _swap_red_and_blue(state)
 
 @patch
 def mmflow_fix(self:RAFT,

@@ -8,6 +8,8 @@ __all__ = ['FOLDERS', 'dataset_root', 'build_dataset', 'build_datasets', 'build_
 # %% ../../nbs/recipes/04_data.ipynb #442248c8
 from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown
+from ..core.moved import also_called
+from ..core.processes import process_number
 
 # %% ../../nbs/recipes/04_data.ipynb #0e28e929
 FOLDERS = dict(flyingchairs='FlyingChairs_release', flyingchairsocc='FlyingChairsOcc',
@@ -115,28 +117,42 @@ def _scenes(d, seed):
     train = SceneDataset(d['n_train'], config, seed=seed, both=d.get('both', False))
     return train, SceneDataset(d['n_valid'], config, seed=held_out_seed(seed), fresh=False)
 
+# %% ../../nbs/recipes/04_data.ipynb #be6af6fd
+def _sampled(dataset, ratio, bs, dist, shuffle, seed):
+    "One data set, and a sampler of its pairs; None: all of them"
+    from torch.utils.data import DistributedSampler
+    from flowbook.data.mixtures import ConcatDataset, MixedBatchDistributedSampler
+    sampler = None
+    if isinstance(dataset, (list, tuple)):
+        whole = dict(batch_size=bs) if dist else dict(batch_size=bs, num_replicas=1,
+            rank=0)   # all processes together
+        if ratio is not None: sampler = MixedBatchDistributedSampler(dataset, ratio, seed=seed, **whole)
+        dataset = ConcatDataset(dataset)
+    share = dist and sampler is None and process_number()[1] > 1
+    return dataset, DistributedSampler(dataset, shuffle=shuffle, seed=seed) if share else sampler
+
 # %% ../../nbs/recipes/04_data.ipynb #d2ad641b
+@also_called(samples_per_gpu='bs', workers_per_gpu='workers', sample_ratio='ratio')   # MMFlow's names
 def build_data_loader(
     dataset,            # A data set, or a list of them with `ratio`
     bs:int=8,           # Pairs per batch
     workers:int=0,      # Processes that read ahead
     ratio:list=None,    # Share of each data set in every batch, sum 1; None: all pairs alike
-    training:bool=True, # Shuffle, transform and count passes?
+    training:bool=True, # Transform and count passes?
     seed:int=0,         # Of the order
     device='cpu',       # Where batches go
     fields:tuple=(),    # More of `FIELDS` to put into a batch
-    **kwargs            # For `FlowDL`: prefetch, pin_memory, ...
+    dist:bool=False,    # Only this process's share of the pairs? `run_training` shares them by itself
+    num_gpus:int=1,     # GPUs of this process, without `dist`: multiplies `bs` and `workers`
+    persistent_workers:bool=True, # Keep workers between passes? Always so
+    **kwargs            # For `FlowDL`: shuffle, drop_last, prefetch, pin_memory, ...
 ):                      # A `FlowDL`
     "Make the batches of a data set"
+    if not dist: bs, workers = bs*num_gpus, workers*num_gpus
     import torch
     from flowbook.data.loaders import FlowDL
-    from flowbook.data.mixtures import ConcatDataset, MixedBatchDistributedSampler
-    sampler = None
-    device = torch.device(device)
-    if isinstance(dataset, (list, tuple)):
-        whole = dict(batch_size=bs, num_replicas=1, rank=0)   # all processes together
-        if ratio is not None: sampler = MixedBatchDistributedSampler(dataset, ratio, seed=seed, **whole)
-        dataset = ConcatDataset(dataset)
+    device, seed = torch.device(device), seed or 0
+    dataset, sampler = _sampled(dataset, ratio, bs, dist, kwargs.get('shuffle', training), seed)
     n = len(dataset if sampler is None else sampler)
     own = dict(num_workers=workers, fields=fields, seed=seed, sampler=sampler, device=device)
     own |= dict(training=training, drop_last=training and n >= bs, pin_memory=device.type == 'cuda')

@@ -6,6 +6,7 @@
 __all__ = ['OWN_KEYS', 'start_from', 'build_model']
 
 # %% ../../nbs/recipes/06_model.ipynb #e7558db4
+import inspect
 from fnmatch import fnmatch
 from ..core.errors import WeightsError, fail, unknown
 
@@ -16,7 +17,7 @@ def start_from(
     name:str=None # The model's own name; None: a part
 )->list:       # Names of the parameters that keep their fresh values
     "Begin with what was trained before"
-    from flowbook.models.registry import list_models
+    from flowbook.models.registry import list_models, model_builder
     from flowbook.models.zoo import create_model
     from flowbook.models.published import fill_weights
     from flowbook.models.weights import load_weights
@@ -24,7 +25,9 @@ def start_from(
         return [f"{k}.{n}" for k, w in weights.items() for n in start_from(_part(model, k), w)]
     other, _, published = str(weights).partition(':')
     if published and other in list_models():
-        return _copy_fitting(model, create_model(other, weights=published).state_dict(), weights)
+        turns = 'bgr' in inspect.signature(model_builder(other)).parameters and hasattr(model, 'bgr')
+        same = dict(bgr=model.bgr) if turns else {}
+        return _copy_fitting(model, create_model(other, weights=published, **same).state_dict(), weights)
     if name is None: load_weights(model, weights)
     else: fill_weights(model, name, weights)
     return []
@@ -51,7 +54,7 @@ class _TestIters:
         if not model.training and kwargs.get('iters') is None: return args, kwargs | dict(iters=self.iters)
 
 # %% ../../nbs/recipes/06_model.ipynb #ae0ba63c
-OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters'   # the rest are the model's
+OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input', 'style'   # the rest: the model's
 
 def build_model(
     recipe:dict,       # A recipe
@@ -59,18 +62,21 @@ def build_model(
 ):                     # An estimator in training mode
     "Make the model of `recipe`"
     from flowbook.models.zoo import create_model
-    from flowbook.models.parts import freeze, init_weights, replace_part
+    from flowbook.models.parts import freeze, init_weights, replace_part, restyle
     m = recipe['model']
     model = create_model(m['name'], **{k: v for k, v in m.items() if k not in OWN_KEYS})
     for name, part in (m.get('parts') or {}).items(): replace_part(model, name, part)
+    if m.get('style'): restyle(model, m['style'])
     if m.get('init'): init_weights(model, m['init'])
     if m.get('weights'): start_from(model, m['weights'], m['name'])
     load = recipe['runtime'].get('load_from')
     if start and load: start_from(model, load, m['name'])
     if m.get('freeze'): freeze(model, *_matching(model, m['freeze']))
+    if m.get('input') and hasattr(model, 'see_pixels'): model.see_pixels(**m['input'])
     if m.get('test_iters'): model.register_forward_pre_hook(_TestIters(m['test_iters']), with_kwargs=True)
     return model
 
+# %% ../../nbs/recipes/06_model.ipynb #b71213cc
 def _matching(model, patterns):
     "Names of the modules that `patterns` mean"
     known = [n for n, _ in model.named_modules() if n]

@@ -15,7 +15,7 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from ..core.errors import FlowbookError, WeightsError, fail
 from ..core.processes import process_number
-from ..io.files import check_file, check_zip, describe_file, save_torch
+from ..io.files import atomic_path, check_file, check_zip, describe_file, save_torch
 from ..models.base import bare_model
 from ..models.weights import check_weights
 

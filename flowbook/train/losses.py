@@ -95,7 +95,7 @@ def mixture_loss(
     if infos is None:
         expected = 'those of a model with a mixture, for example sea_raft_s'
         raise fail(FlowbookError, 'mixture_loss', 'predictions without `infos`', expected)
-    known = _mask(flow, valid, max_flow) > 0
+    known = _known(flow, valid, max_flow) > 0
     truth, n = torch.where(known, flow, 0.), 2*known.sum().clamp(min=1)   # 0*NaN is NaN: never multiply
     flows, infos = _predictions(out), _predictions(infos)
     term = lambda f, i: torch.where(known, mixture_nll(f - truth, i, low, high), 0.).sum()/n
@@ -117,7 +117,7 @@ def triple_loss(
     "Sum the mean negative log-likelihoods of both flows over all iterations, weighted by `gamma`"
     truths = [(flow, valid, out.flows, out.infos)]
     if flow_prev is not None: truths += [(flow_prev, valid_prev, out.flows_prev, out.infos_prev)]
-    known = [_mask(f, v, max_flow) > 0 for f, v, *_ in truths]
+    known = [_known(f, v, max_flow) > 0 for f, v, *_ in truths]
     n, total, last = 2*sum(k.sum() for k in known).clamp(min=1), 0., len(out.flows) - 1
     for k, (truth, _, flows, infos) in zip(known, truths, strict=True):
         truth = torch.where(k, truth, 0.)   # what is unknown may be NaN

@@ -7,18 +7,18 @@ __all__ = ['environment', 'NoValidation', 'run_callbacks', 'run_training']
 
 # %% ../../nbs/train/40_run.ipynb #3235c38e
 import json, math, platform, sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelValidException
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..core.processes import process_number
+from ..core.processes import own_folder, process_number
 from ..data.loaders import keep_memory
 from ..io.files import atomic_path, ensure_dir
 from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule
 from .callbacks import create_hook, parse_workflow
-from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, seed_all
+from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, read_checkpoint, seed_all
 from .distributed import Distributed
 from .logging import Pictures, RunLog, create_loggers
 from .schedules import RUNTIME, lr_schedule, momentum_schedule
@@ -79,10 +79,11 @@ def run_callbacks(
     work_dir,          # Folder of the run
     run:dict,          # Runtime, see above
     world:int=1,       # Processes
-    validate:bool=True # Are there evaluations?
+    validate:bool=True,# Are there evaluations?
+    say=None           # Called with a line of text where a logger is left out; None: stderr
 )->list:               # For a Learner; those that every run has are not among them
     "Make the callbacks that `runtime` asks for"
-    loggers = [] if process_number()[0] else create_loggers(run['log'], work_dir)
+    loggers = [] if process_number()[0] else create_loggers(run['log'], work_dir, say or _complain)
     cbs = [NaNGuard(work_dir), RunLog(loggers, run['log_every'])]
     cbs += [*map(create_hook, run['hooks']), *parse_workflow(run['workflow'])]
     if run['ema']: cbs.append(ModelEMA(**run['ema']))
@@ -100,22 +101,31 @@ def run_training(
     work_dir,           # Folder for everything the run writes; made if it is not there
     schedule:dict,      # `iters`, `every`, `lr` and `momentum` (policies); or `epochs`, `warmup`, `decay`
     runtime:dict,       # See above
-    resume:bool=False,  # Go on from the last checkpoint in `work_dir`
+    resume=False,       # Go on from the last checkpoint in `work_dir`? Or the file of a checkpoint
     recipe:dict=None,   # Written to `recipe.json`
     validate:bool=True, # Evaluate, and draw pictures?
     cbs=(),             # More callbacks
-    say=None            # Called with a line of text where a checkpoint is damaged; None: stderr
+    say=None            # Called with a line of text: a damaged checkpoint, a logger left out; None: stderr
 ):                      # The trained `learn`
     "Train, evaluate, log and save"
     run, work_dir = _runtime(runtime), ensure_dir(work_dir)
+    with nullcontext() if process_number()[0] else own_folder(work_dir):
+        return _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say or _complain)
+
+def _state(resume, work_dir, say):
+    if not resume: return None
+    return find_checkpoint(work_dir, say) if resume is True else read_checkpoint(resume)
+
+# %% ../../nbs/train/40_run.ipynb #513fd717
+def _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say):
     rank, world = process_number()
     iters, every, lr, momentum = _schedule(schedule, len(learn.dls.train))
-    state = find_checkpoint(work_dir, say or _complain) if resume else None
+    state = _state(resume, work_dir, say)
     _make_deterministic(run['deterministic'])
     seed_all(run['seed'] + rank)
     keep_memory()   # batches have one size; asking the system for their pages anew takes a tenth of a step
     saver = Checkpoints(work_dir, run['save_every'], run['keep'], state=state)
-    own = [_courses(learn, lr, momentum, iters), saver, *run_callbacks(work_dir, run, world, validate)]
+    own = [_courses(learn, lr, momentum, iters), saver, *run_callbacks(work_dir, run, world, validate, say)]
     with learn.added_cbs([*own, *cbs]):
         first = load_checkpoint(learn, state) if resume else 0
         if first > iters:
@@ -163,7 +173,7 @@ def _fit(learn, epochs, first, every, iters):
             cb.swap()
 
 def _save_result(learn, work_dir, recipe):
-    from flowbook.models.weights import save_weights
+    from flowbook.models.weights import describe_input, save_weights
     if process_number()[0]: return
     name = recipe['model']['name'] if recipe else type(learn.model).__name__
-    save_weights(learn.model, work_dir/'weights.safetensors', model=name)
+    save_weights(learn.model, work_dir/'weights.safetensors', model=name, input=describe_input(learn.model))

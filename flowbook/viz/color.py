@@ -7,6 +7,7 @@ __all__ = ['color_wheel', 'known_flow', 'flow_error', 'flow_to_color', 'max_moti
 
 # %% ../../nbs/viz/10_color.ipynb #344de335
 import numpy as np
+from pathlib import Path
 from ..core.array_checks import flow_array, mask_array
 from ..core.errors import ConfigError, FlowbookError, fail
 
@@ -129,11 +130,12 @@ def wheel_disc(size):
 
 # %% ../../nbs/viz/10_color.ipynb #eba67302
 def render_color_wheel(
-    size=151,      # Side of the picture, pixels, at least 16
+    size=151,      # Side of the picture, pixels, at least 16; a text or path is `save_file`
     max_flow=None, # Speed at the rim, pixels; `None`: no label
     save_file=None # Picture to write as well
 )->np.ndarray: # `(size,size,3)` uint8 RGB, white around the wheel
     "Draw the key to `flow_to_color`"
+    if isinstance(size, (str,Path)): size,save_file = 151,size
     if not isinstance(size, (int,np.integer)) or size < 16:
         raise fail(ConfigError, 'size', repr(size), 'a whole number of pixels, 16 or more')
     rgb,cover = wheel_disc(size)
