@@ -85,9 +85,17 @@ _add('Flow of your pictures',
 
 # %% ../../nbs/cli/10_main.ipynb #4f63c2f7
 _add('From flow to answers',
-    track=(track, ['flowbook track walk.mp4 --grid 20 --out tracks.mp4', 'flowbook track walk.mp4 --points eyes.csv --out walk.csv', 'flowbook track walk.mp4 --grid 20 --out tracks.npz --resume']),
-    score=(score, ['flowbook score clips/ --out scores.csv', 'flowbook score coloured.mp4 --original grey.mp4 --json', 'flowbook score clips/ --out scores.csv --workers 4 --resume']),
-    propagate=(propagate, ['flowbook propagate mask.png walk.mp4 --out masks', 'flowbook propagate labels.png walk.mp4 --frame 120 --threshold 0.5 --out masks']))
+    track=(track, [
+        'flowbook track walk.mp4 --grid 20 --out tracks.mp4',
+        'flowbook track walk.mp4 --points eyes.csv --out walk.csv',
+        'flowbook track walk.mp4 --grid 20 --out tracks.npz --resume']),
+    score=(score, [
+        'flowbook score clips/ --out scores.csv',
+        'flowbook score coloured.mp4 --original grey.mp4 --json',
+        'flowbook score clips/ --out scores.csv --workers 4 --resume']),
+    propagate=(propagate, [
+        'flowbook propagate mask.png walk.mp4 --out masks',
+        'flowbook propagate labels.png walk.mp4 --frame 120 --threshold 0.5 --out masks']))
 
 # %% ../../nbs/cli/10_main.ipynb #c45bfef7
 _add('Training and evaluation',

@@ -20,7 +20,8 @@ class ClipRenderer:
         config:SceneConfig=SceneConfig(), # What the scene may look like
         device='cpu',                     # Where to render
         kept:int=3                        # Views to keep for the next call
-    ): self.scene, self.kept, self.views = SceneRenderer([seed], config, device), kept, {}
+    ):
+        self.scene, self.kept, self.views = SceneRenderer([seed], config, device), kept, {}
 
 # %% ../../nbs/data/24_clips.ipynb #dc83a933
 @patch
@@ -30,7 +31,7 @@ def view(self:ClipRenderer,
     "Look at the scene at frame `t`"
     found = self.views.pop(t, None)
     if found is None: found = self.scene.view(4*math.sin(t/4), math.sin(t))
-    while len(self.views) >= self.kept: del self.views[next(iter(self.views))]   # the one not asked for longest
+    while len(self.views) >= self.kept: del self.views[next(iter(self.views))]   # not asked for longest
     self.views[t] = found
     return found
 

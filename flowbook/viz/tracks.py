@@ -10,15 +10,16 @@ import colorsys
 import cv2, numpy as np
 from ..core.errors import FlowbookError, fail
 
-# %% ../../nbs/viz/28_tracks.ipynb #6238548d
+# %% ../../nbs/viz/28_tracks.ipynb #9a59b5b7
 def track_colors(
     n:int         # Number of points
 )->np.ndarray:    # `(N,3)` uint8 RGB, bright
     "Choose a colour for each point, neighbours far apart"
     hues = (np.arange(n)*.618034)%1                     # the golden ratio spreads any number of them
-    return np.array([[round(255*c) for c in colorsys.hsv_to_rgb(h, .9, 1)] for h in hues], np.uint8).reshape(n, 3)
+    return np.array([[round(255*c) for c in colorsys.hsv_to_rgb(h, .9, 1)] for h in hues],
+        np.uint8).reshape(n, 3)
 
-# %% ../../nbs/viz/28_tracks.ipynb #6415e8c1
+# %% ../../nbs/viz/28_tracks.ipynb #ae5e7a63
 _fine = 4   # bits of a pixel's fraction, as OpenCV draws
 
 def _spot(xy, at): return tuple(int(round(float(o)*2**_fine)) for o in xy[at])
@@ -40,11 +41,14 @@ def draw_tracks(
         color,way = colors[i].tolist(),tail[:,i]
         fits = np.isfinite(way).all(1) & (np.abs(np.nan_to_num(way)) < far).all(1)
         for k in range(1, len(way)):
-            if fits[k-1:k+1].all() and visible[i]: cv2.line(out, _spot(way, k-1), _spot(way, k), color, max(1, radius//2), cv2.LINE_AA, _fine)
-        if fits[-1]: cv2.circle(out, _spot(way, -1), radius*2**_fine, color, -1 if visible[i] else 1, cv2.LINE_AA, _fine)
+            if fits[k-1:k+1].all() and visible[i]:
+                cv2.line(out, _spot(way, k-1), _spot(way, k), color, max(1, radius//2), cv2.LINE_AA, _fine)
+        if fits[-1]:
+            cv2.circle(out, _spot(way, -1), radius*2**_fine, color, -1 if visible[i] else 1, cv2.LINE_AA,
+                _fine)
     return out
 
-# %% ../../nbs/viz/28_tracks.ipynb #1b5d10f9
+# %% ../../nbs/viz/28_tracks.ipynb #20d0837c
 def draw_labels(
     img:np.ndarray,     # `(H,W,3)` uint8 RGB, the frame; it stays as it is
     labels:np.ndarray,  # `(H,W)` whole numbers or bool; 0 is not drawn
@@ -52,7 +56,8 @@ def draw_labels(
 )->np.ndarray:          # `(H,W,3)` uint8 RGB
     "Tint the labelled areas of `img`"
     labels = np.asarray(labels).astype(np.int32)
-    if labels.shape!=img.shape[:2]: raise fail(FlowbookError, 'labels', f'shape {labels.shape}', f'{img.shape[:2]} as the picture has')
+    if labels.shape!=img.shape[:2]:
+        raise fail(FlowbookError, 'labels', f'shape {labels.shape}', f'{img.shape[:2]} as the picture has')
     colors = track_colors(max(int(labels.max()), 1))[np.maximum(labels - 1, 0)]
     edge = np.zeros(labels.shape, bool)
     edge[:,1:] |= labels[:,1:]!=labels[:,:-1]
