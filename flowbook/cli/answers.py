@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['track', 'score', 'propagate']
 
-# %% ../../nbs/cli/58_answers.ipynb #69a4b3eb
+# %% ../../nbs/cli/58_answers.ipynb #fc0298d2
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from .terminal import Counting, Device, Iters, Json, Model, Tile, Weights
 from .terminal import parse_tile, print_json, print_table, stops_gently, working
 from ..core.errors import ConfigError, fail
 
-# %% ../../nbs/cli/58_answers.ipynb #d0b29ebc
+# %% ../../nbs/cli/58_answers.ipynb #180f9978
 _Source = Annotated[str, typer.Argument(metavar='VIDEO', help='Video, folder of pictures, or quoted pattern.',
     show_default=False)]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on where an earlier run stopped.')]
@@ -47,7 +47,7 @@ def _noting():
 def _notes(notes):
     for o in notes: typer.echo(f'note: {o.message}', err=True)
 
-# %% ../../nbs/cli/58_answers.ipynb #dff51688
+# %% ../../nbs/cli/58_answers.ipynb #27a62381
 _Points = Annotated[Optional[Path],
     typer.Option(help='CSV file of points in the first frame: columns x and y, pixels.', show_default=False)]
 _Grid = Annotated[Optional[int], typer.Option(min=1,
@@ -56,7 +56,7 @@ _TrackOut = Annotated[Path,
     typer.Option(help='Table (.csv), arrays (.npz) or a film with tails (.mp4 .mov .avi .mkv .webm).',
     show_default=False)]
 
-# %% ../../nbs/cli/58_answers.ipynb #471e8261
+# %% ../../nbs/cli/58_answers.ipynb #4561767a
 def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, model:Model='flowbook_small',
         weights:Weights=None, device:Device='auto', tile:Tile=None, iters:Iters=None,
           start:_Start=0, stop:_Stop=None, jumps:_Jumps='1,8,0', resume:_Resume=False, as_json:Json=False):
@@ -84,7 +84,7 @@ def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, m
     typer.echo(f'in the last frame {100*report.seen:.0f} % of the points are seen, {sure}')
     typer.echo(f'wrote {report.out}')
 
-# %% ../../nbs/cli/58_answers.ipynb #e3c708bb
+# %% ../../nbs/cli/58_answers.ipynb #52f5ba69
 _Clips = Annotated[list[str], typer.Argument(metavar='CLIP...',
     help='Videos, folders of pictures, or folders of these.', show_default=False)]
 _ScoreOut = Annotated[Optional[Path],
@@ -96,7 +96,7 @@ _Csv = Annotated[bool, typer.Option('--csv', help='Print the rows as CSV, and no
 _Workers = Annotated[int, typer.Option(min=1,
     help='Clips to measure at a time, each in a process of its own.')]
 
-# %% ../../nbs/cli/58_answers.ipynb #de08e79f
+# %% ../../nbs/cli/58_answers.ipynb #8555bbf0
 def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model='flowbook_small',
         weights:Weights=None, device:Device='auto', tile:Tile=None, iters:Iters=None,
           workers:_Workers=1, resume:_Resume=False, as_csv:_Csv=False, as_json:Json=False):
@@ -119,7 +119,7 @@ def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model
     if rows is None: _stopped('clips', done[0] if out else 0, len(names), out)
     _show_scores(rows, out, as_csv, as_json)
 
-# %% ../../nbs/cli/58_answers.ipynb #33135594
+# %% ../../nbs/cli/58_answers.ipynb #a4c9dc86
 def _show_scores(rows, out, as_csv, as_json):
     from flowbook.infer.score import format_scores
     if as_csv or as_json: typer.echo(format_scores(rows, 'json' if as_json else 'csv'), nl=False)
@@ -134,7 +134,7 @@ def _show_scores(rows, out, as_csv, as_json):
     for o in bad: typer.echo(f'flowbook: {o}', err=True)
     if bad: raise typer.Exit(2)
 
-# %% ../../nbs/cli/58_answers.ipynb #58494c44
+# %% ../../nbs/cli/58_answers.ipynb #799f8d9f
 _Mask = Annotated[Path, typer.Argument(metavar='MASK',
     help='Mask or labels (PNG, 0 is nothing), or a picture in colour.', show_default=False)]
 _Clip = Annotated[str, typer.Argument(metavar='CLIP', help='Video, folder of pictures, or quoted pattern.',
@@ -145,7 +145,7 @@ _Frame = Annotated[int, typer.Option(min=0,
     help='The frame MASK was drawn in, counted from 0; those before it get masks as well.')]
 _Threshold = Annotated[float, typer.Option(min=0, max=1, help='Stop where the confidence falls below it.')]
 
-# %% ../../nbs/cli/58_answers.ipynb #e157889d
+# %% ../../nbs/cli/58_answers.ipynb #563f3cc5
 def propagate(mask:_Mask, clip:_Clip, out:_Folder, frame:_Frame=0, stop:_Stop=None, threshold:_Threshold=0.,
         model:Model='flowbook_small', weights:Weights=None, device:Device='auto', tile:Tile=None,
         iters:Iters=None,

@@ -73,6 +73,7 @@ def infer(
     weights:Weights=None,
     gt:Annotated[Optional[Path], typer.Option(help='True flow to compare with: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]=None,
     bidirectional:Annotated[bool, typer.Option('--bidirectional', help='The flow back, occlusion and confidence too: flow_bw.flo, occ.png, occ_bw.png, confidence.png.')]=False,
+    exr:Annotated[Optional[str], typer.Option(help='Motion vectors for compositing programs too, motion.exr: nuke, blender or flowbook.', show_default=False)]=None,
     iters:Iters=None,
     scale:Annotated[float, typer.Option(help='Resize the pictures by this factor first; the flow comes back in their own size and pixels.')]=1.,
     tile:Tile=None,
@@ -87,7 +88,8 @@ def infer(
         with new_folder(out):
             predictor = FlowPredictor(model, weights, device, iters, precision, scale, parse_tile(tile))
             say(f'{predictor.name} on {predictor.device}')
-            saved = predict_to_folder(img1, img2, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'))
+            saved = predict_to_folder(
+                img1, img2, out, predictor, gt, bidirectional, lambda i, n: say(f'tile {i} of {n}'), exr)
     _show_infer(f'{img1} to {img2}', saved.summary(), saved.files, as_json)
 
 # %% ../../nbs/cli/22_inference.ipynb #118a3e88

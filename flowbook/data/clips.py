@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.errors import ConfigError, fail
 from .scenes import SceneBatch, SceneConfig, SceneRenderer, SceneView
 
-# %% ../../nbs/data/24_clips.ipynb #5697da23
+# %% ../../nbs/data/24_clips.ipynb #ac5a48fb
 class ClipRenderer:
     "A film of one procedural scene: any of its frames, and the exact flow between any two"
     def __init__(self,
@@ -23,7 +23,7 @@ class ClipRenderer:
     ):
         self.scene, self.kept, self.views = SceneRenderer([seed], config, device), kept, {}
 
-# %% ../../nbs/data/24_clips.ipynb #dc83a933
+# %% ../../nbs/data/24_clips.ipynb #5683f8e4
 @patch
 def view(self:ClipRenderer,
     t:int        # Number of the frame

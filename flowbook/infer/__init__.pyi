@@ -21,6 +21,7 @@ from .evaluate import recipe_predictor as recipe_predictor
 from .folder import SavedFlow as SavedFlow
 from .folder import flow_motion as flow_motion
 from .folder import predict_to_folder as predict_to_folder
+from .folder import save_motion as save_motion
 from .memory import memory_estimate as memory_estimate
 from .memory import plan_memory as plan_memory
 from .occlusion import OCCLUSION_MODES as OCCLUSION_MODES

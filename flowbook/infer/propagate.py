@@ -6,7 +6,7 @@
 __all__ = ['Labels', 'read_labels', 'write_labels', 'carry', 'mask_confidence', 'Propagated', 'check_mask', 'propagate_labels',
            'PropagateReport', 'propagate_to_folder', 'unfinished_masks']
 
-# %% ../../nbs/infer/44_propagate.ipynb #ecf3c959
+# %% ../../nbs/infer/44_propagate.ipynb #8ff2e697
 import io, time, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..io.files import atomic_path, check_file, ensure_dir
 from ..io.images import read_image, write_image
 from ..io.video import read_frames
 
-# %% ../../nbs/infer/44_propagate.ipynb #23e539ea
+# %% ../../nbs/infer/44_propagate.ipynb #b1674b02
 @dataclass(eq=False)
 class Labels:
     "What is to be carried along"
@@ -49,7 +49,7 @@ def read_labels(
             'a mask, for example a PNG') from None
     return Labels(read_image(path), str(path))
 
-# %% ../../nbs/infer/44_propagate.ipynb #b1c0f710
+# %% ../../nbs/infer/44_propagate.ipynb #a7d7b137
 def write_labels(
     mask:Labels,     # Labels or a picture
     path:str|Path  # PNG to write
@@ -61,7 +61,7 @@ def write_labels(
     im.save(data, 'PNG')
     with atomic_path(path) as tmp: tmp.write_bytes(data.getbuffer())
 
-# %% ../../nbs/infer/44_propagate.ipynb #70335022
+# %% ../../nbs/infer/44_propagate.ipynb #fbce38d3
 def carry(
     mask:Labels,         # Drawn in the reference frame
     o:ReferenceFlow    # A frame, and the motion from it to the reference
@@ -86,7 +86,7 @@ def mask_confidence(
     area = mask.area
     return float((o.confidence_from*o.visible_from)[area].mean()),float(o.visible_from[area].mean())
 
-# %% ../../nbs/infer/44_propagate.ipynb #ec5ae84d
+# %% ../../nbs/infer/44_propagate.ipynb #352fd6dc
 @dataclass(eq=False)
 class Propagated:
     "A mask in a frame"
@@ -117,7 +117,7 @@ def check_mask(
         raise fail(FlowbookError, mask.name, 'an empty mask', 'some pixels that are not 0')
     return mask
 
-# %% ../../nbs/infer/44_propagate.ipynb #ed988380
+# %% ../../nbs/infer/44_propagate.ipynb #d9e19e78
 def propagate_labels(
     mask,                       # `Labels`, path, or array `(H,W)` of labels or `(H,W,3)` of a picture
     frames,                     # Whatever `read_frames` takes: a list, a folder or a video
@@ -137,7 +137,7 @@ def propagate_labels(
         if sure < threshold: tired = way
         else: yield Propagated(o.index, o.frame, carry(mask, o), sure, seen)
 
-# %% ../../nbs/infer/44_propagate.ipynb #e493dbb4
+# %% ../../nbs/infer/44_propagate.ipynb #46fb8a7a
 @dataclass
 class PropagateReport:
     "What became of a mask"
@@ -148,7 +148,7 @@ class PropagateReport:
     least:float          # Lowest confidence of them
     stopped:list=field(default_factory=list) # `(frame, confidence)` where it fell below the threshold
 
-# %% ../../nbs/infer/44_propagate.ipynb #fdfcf217
+# %% ../../nbs/infer/44_propagate.ipynb #2084bd18
 _STATE,_TABLE = 'flowbook-propagate.npz','confidence.csv'
 
 def _save_state(out, settings, tracker, way, rows, stopped):
@@ -171,7 +171,7 @@ def _load_state(out, settings):
         raise fail(ConfigError, out, f'the settings {settings}', f'{found}, as the run to be resumed had')
     return state
 
-# %% ../../nbs/infer/44_propagate.ipynb #c5248c1e
+# %% ../../nbs/infer/44_propagate.ipynb #cb41f8a7
 class _Carrying:
     "A run of `propagate_to_folder`"
     def __init__(self, mask, source, out, predictor, ref, stop, threshold, jumps, resume):
@@ -190,7 +190,7 @@ class _Carrying:
         self.rows,self.stopped,self.state,self.tracker,self.way,self.pending = [],[],None,None,1,None
         self.open_folder(resume)
 
-# %% ../../nbs/infer/44_propagate.ipynb #31934e2e
+# %% ../../nbs/infer/44_propagate.ipynb #a35904d8
 @patch
 def open_folder(self:_Carrying, resume):
     "Go on with an earlier run, or see that there is none"
@@ -207,7 +207,7 @@ def open_folder(self:_Carrying, resume):
     elif out.is_dir() and next(out.glob('[0-9]'*6 + '.png'), None):
         raise fail(FlowbookError, out, 'masks of another run', 'a new folder')
 
-# %% ../../nbs/infer/44_propagate.ipynb #abe452d8
+# %% ../../nbs/infer/44_propagate.ipynb #851bff42
 @patch
 def start(self:_Carrying, way):
     "A tracker at the beginning of a direction, or where the state says; and the frames that it has not seen"
@@ -236,7 +236,7 @@ def write(self:_Carrying, o):
     if not self.rows or self.rows[-1][0]!=o.index: self.rows.append((o.index, sure, seen))
     return True
 
-# %% ../../nbs/infer/44_propagate.ipynb #37b2f7b0
+# %% ../../nbs/infer/44_propagate.ipynb #8b5ed2c1
 @patch
 def run(self:_Carrying, progress):
     "Both directions, from where the run is"
@@ -266,7 +266,7 @@ def table(self:_Carrying):
     rows = ''.join(f'{int(i)},{c:.4f},{s:.4f}\n' for i,c,s in sorted(self.rows))
     with atomic_path(self.out/_TABLE) as tmp: tmp.write_text('frame,confidence,coverage\n' + rows)
 
-# %% ../../nbs/infer/44_propagate.ipynb #5a33a2c5
+# %% ../../nbs/infer/44_propagate.ipynb #947e89d1
 def propagate_to_folder(
     mask,                       # `Labels`, path, or array `(H,W)` of labels or `(H,W,3)` of a picture
     source,                     # Whatever `read_frames` takes: a list, a folder or a video
@@ -297,7 +297,7 @@ def propagate_to_folder(
     return PropagateReport(out, len(run.rows), len(run.rows) - was, time.perf_counter() - began,
         min((o[1] for o in run.rows), default=0.), [(int(i),c) for i,c in run.stopped])
 
-# %% ../../nbs/infer/44_propagate.ipynb #57eedb1a
+# %% ../../nbs/infer/44_propagate.ipynb #46b4cbca
 def _remove(out, rows, existed):
     "Take back what a failed run wrote"
     for i,*_ in rows: (out/f'{int(i):06d}.png').unlink(missing_ok=True)

@@ -6,7 +6,7 @@
 __all__ = ['MOTION_FIGURES', 'SCORE_COLUMNS', 'camera_flow', 'pair_motion', 'steady_pixels', 'pair_warp_error', 'clip_scores',
            'motion_score', 'warp_error', 'list_clips', 'match_originals', 'format_scores', 'score_clips']
 
-# %% ../../nbs/infer/42_score.ipynb #fdf332d7
+# %% ../../nbs/infer/42_score.ipynb #1e165945
 import csv, io, json, math
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +25,7 @@ from ..io.images import IMAGE_WRITERS, to_tensor
 from ..io.video import VIDEO_SUFFIXES, read_frames
 from ..ops.warp import warp
 
-# %% ../../nbs/infer/42_score.ipynb #d8dee35d
+# %% ../../nbs/infer/42_score.ipynb #c2da13d7
 MOTION_FIGURES = 'mean p50 p90 p99 top5 relative camera object moving'.split()
 
 def camera_flow(
@@ -48,7 +48,7 @@ def camera_flow(
     p = np.stack([x, y, np.ones_like(x)], -1)@m.T            # (H,W,3)
     return (p[...,:2]/p[...,2:] - np.stack([x, y], -1)).astype(np.float32)
 
-# %% ../../nbs/infer/42_score.ipynb #32ede51c
+# %% ../../nbs/infer/42_score.ipynb #7f78f2ef
 def pair_motion(
     flow:np.ndarray # `(H,W,2)` pixels; NaN where unknown
 )->dict:            # Figures by the names in `MOTION_FIGURES`; empty if nothing is known
@@ -64,7 +64,7 @@ def pair_motion(
         np.linalg.norm(camera[known], axis=-1).mean(), rest.mean(), 100*(rest > 1).mean()]
     return dict(zip(MOTION_FIGURES, map(float, found), strict=True))
 
-# %% ../../nbs/infer/42_score.ipynb #61a8cccd
+# %% ../../nbs/infer/42_score.ipynb #c25cd2f4
 def steady_pixels(
     flow:Tensor,   # `(B,2,H,W)` pixels, from frame 1 to 2; NaN is unknown
     flow_bw:Tensor # `(B,2,H,W)` pixels, from frame 2 to 1
@@ -75,7 +75,7 @@ def steady_pixels(
     edge = (dx**2 + dy**2).sum(1, keepdim=True) > .01*(flow**2).sum(1, keepdim=True) + .002
     return ~fb_consistency(flow, flow_bw) & ~edge
 
-# %% ../../nbs/infer/42_score.ipynb #09d82cf3
+# %% ../../nbs/infer/42_score.ipynb #2e392693
 def pair_warp_error(
     img1:Tensor,   # `(B,3,H,W)` in [0,1]
     img2:Tensor,   # `(B,3,H,W)` in [0,1], the next frames
@@ -91,7 +91,7 @@ def pair_warp_error(
     n = mask.sum().item()
     return (square.mean(1, keepdim=True)[mask].sum().item()/n if n else math.nan),n/mask.numel()
 
-# %% ../../nbs/infer/42_score.ipynb #461c8e9e
+# %% ../../nbs/infer/42_score.ipynb #36e0668b
 def _pairs(frames, original, predictor):
     "Two frames of the clip to be judged, and the flow between those of the original, in both directions"
     last,sources = None,[read_frames(o) for o in ((frames,) if original is None else (frames,original))]
@@ -109,7 +109,7 @@ def _pairs(frames, original, predictor):
 
 def _unit(img): return to_tensor(img)
 
-# %% ../../nbs/infer/42_score.ipynb #189e8a7c
+# %% ../../nbs/infer/42_score.ipynb #40a0996b
 def _as_predictor(predictor): return FlowPredictor(predictor) if isinstance(predictor, str) else predictor
 
 def clip_scores(
@@ -133,7 +133,7 @@ def clip_scores(
     mean = {k: sums[k]/counts[k] if k in sums else math.nan for k in (*MOTION_FIGURES,'warp_error','used')}
     return dict(frames=pairs + 1, height=size[0], width=size[1]) | mean
 
-# %% ../../nbs/infer/42_score.ipynb #0ed1eebe
+# %% ../../nbs/infer/42_score.ipynb #d35b2a8d
 def motion_score(
     frames,                    # Whatever `read_frames` takes: a video, a folder, a list
     predictor='flowbook_small' # `FlowPredictor`, name of a model, or function of two frames
@@ -150,7 +150,7 @@ def warp_error(
     "Measure how well the frames of a clip fit each other along the flow"
     return clip_scores(frames, flow, original)['warp_error']
 
-# %% ../../nbs/infer/42_score.ipynb #ae19f23b
+# %% ../../nbs/infer/42_score.ipynb #239c713b
 def list_clips(
     *sources # Videos, folders of pictures, or folders of these
 )->list:     # Paths as text, each clip once, in the order given; those of a folder in natural order
@@ -168,7 +168,7 @@ def list_clips(
         found += map(str, clips)
     return list(dict.fromkeys(found))
 
-# %% ../../nbs/infer/42_score.ipynb #aa1a21c5
+# %% ../../nbs/infer/42_score.ipynb #bdbdecc2
 def match_originals(
     clips:list,       # Paths of processed clips, as `list_clips` gives them
     source:str|Path   # Their original, or a folder with one of the same name for each, suffixes apart
@@ -189,7 +189,7 @@ def _is_clip(o):
     if o.name.startswith('.'): return False
     return _has_pictures(o) if o.is_dir() else o.suffix.lower() in VIDEO_SUFFIXES
 
-# %% ../../nbs/infer/42_score.ipynb #938c7364
+# %% ../../nbs/infer/42_score.ipynb #e35b0d5e
 SCORE_COLUMNS = ['clip','frames','height','width',*MOTION_FIGURES,'warp_error','used','error']
 _worker = None   # the predictor of a process that works for `score_clips`
 
@@ -204,7 +204,7 @@ def _score_one(clip, original, predictor=None):
     except FlowbookError as e:
         return dict(clip=clip) | {k: None for k in SCORE_COLUMNS[1:-1]} | dict(error=str(e))
 
-# %% ../../nbs/infer/42_score.ipynb #2a563cd8
+# %% ../../nbs/infer/42_score.ipynb #0606297b
 def _rows(clips, originals, make, workers):
     "Rows as they are ready"
     if workers <= 1 or len(clips) <= 1:
@@ -220,7 +220,7 @@ def _rows(clips, originals, make, workers):
             f'memory for {workers}: try fewer') from e
     finally: pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/infer/42_score.ipynb #b7ab9f21
+# %% ../../nbs/infer/42_score.ipynb #bd01dcc0
 def format_scores(
     rows:list,      # Dictionaries with the keys in `SCORE_COLUMNS`
     kind:str='csv'  # 'csv' or 'json'
@@ -235,7 +235,7 @@ def format_scores(
     w.writerows([{k: f'{v:.6g}' if isinstance(v, float) else v for k,v in o.items()} for o in rows])
     return text.getvalue()
 
-# %% ../../nbs/infer/42_score.ipynb #e8c281f8
+# %% ../../nbs/infer/42_score.ipynb #3eeaed7d
 def _read_done(part, settings, resume):
     "Rows of an unfinished run, by clip; those with an error are measured again"
     if not part.exists(): return {}
@@ -255,7 +255,7 @@ def _read_done(part, settings, resume):
     except (ValueError, KeyError, TypeError):
         raise fail(FlowbookError, part, 'another file', 'what flowbook score wrote') from None
 
-# %% ../../nbs/infer/42_score.ipynb #35d3ae90
+# %% ../../nbs/infer/42_score.ipynb #9058b841
 def score_clips(
     clips:list,          # Paths, see `list_clips`
     out:str|Path=None,   # Table (`.csv`) or list (`.json`) to write; None: rows are only returned
@@ -282,7 +282,7 @@ def score_clips(
     finally: _finish(out, part, clips, done)
     return [done[c] for c in clips]
 
-# %% ../../nbs/infer/42_score.ipynb #ce7e8416
+# %% ../../nbs/infer/42_score.ipynb #dbc7976d
 def _check_out(out, resume):
     "Paths of the file and of its unfinished form"
     if out is None:

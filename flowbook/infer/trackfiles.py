@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRACK_COLUMNS', 'read_points', 'TrackReport', 'unfinished_tracks', 'track_to_file']
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #df15f8b4
+# %% ../../nbs/infer/41_trackfiles.ipynb #94440112
 import csv, io, json, time, zlib
 from collections import deque
 from contextlib import closing
@@ -20,7 +20,7 @@ from ..io.files import atomic_path, check_file
 from ..io.video import VIDEO_SUFFIXES, VideoWriter, read_frames
 from ..viz.tracks import draw_tracks, track_colors
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #e5efdfcc
+# %% ../../nbs/infer/41_trackfiles.ipynb #0861f2b7
 def read_points(
     path:str|Path,    # CSV file: columns x and y by name, or two columns of numbers
     size:tuple=None   # `(H,W)` of the frame to check against, pixels; None: unchecked
@@ -45,7 +45,7 @@ def _point(row, columns, where):
         raise fail(FlowbookError, where, repr(','.join(row)), 'two numbers, x and y') from None
     return x,y
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #27e5de42
+# %% ../../nbs/infer/41_trackfiles.ipynb #a25f53e8
 TRACK_COLUMNS = 'frame,point,x,y,visible,confidence'
 _HEAD = 'frame,point,x,y,visible,error'   # while a run lasts: a confidence near 1 has too few digits
 
@@ -65,7 +65,7 @@ def _one_frame(lines, n, where):
             'what flowbook track wrote')
     return TrackFrame(int(a[0,0]), a[:,2:4].astype(np.float32), a[:,4]!=0, a[:,5].astype(np.float32))
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #52034f23
+# %% ../../nbs/infer/41_trackfiles.ipynb #ed88e79f
 def _read_part(path):
     "Settings and `TrackFrame`s of an unfinished run, without a frame that was cut off in the middle"
     check_file(path)
@@ -86,7 +86,7 @@ def _part_frames(f, n, path):
             if not lines[-1].endswith('\n'): return
             yield _one_frame(lines, n, path)
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #9712606f
+# %% ../../nbs/infer/41_trackfiles.ipynb #ba497390
 class _Run:
     "The table of a run: a new one, or one to be continued"
     def __init__(self, out, settings, resume):
@@ -112,7 +112,7 @@ class _Run:
             self.last.append(o)
             self.done += 1
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #bf4883f9
+# %% ../../nbs/infer/41_trackfiles.ipynb #4f98bed4
 @patch
 def rows(self:_Run):
     "Open the table for more rows: what is left of half a frame goes"
@@ -127,7 +127,7 @@ def _as_points(o):
     return Points(torch.from_numpy(o.xy).T[None,:,None], torch.from_numpy(o.error)[None,None,None],
         torch.from_numpy(o.visible)[None,None,None])
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #65dd9a4b
+# %% ../../nbs/infer/41_trackfiles.ipynb #b17480d1
 def _resumed(run, source, tracker, start):
     "Bring `tracker` to where the run stopped"
     with read_frames(source, 1, start, start + 1) as f: frame = next(f)
@@ -148,7 +148,7 @@ def _tracked(run, source, predictor, points, start, stop):
                 found = tracker.first[2]
             yield track_frame(start + i, found)
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #1ad04e85
+# %% ../../nbs/infer/41_trackfiles.ipynb #01a72c34
 def _to_csv(frames, out, source, n):
     with atomic_path(out) as tmp, tmp.open('w') as f:
         f.write(TRACK_COLUMNS + '\n')
@@ -178,7 +178,7 @@ def _writer(out):
         return _to_video
     raise fail(ConfigError, 'out', out, f"a name that ends in .csv, .npz or a video's suffix such as .mp4")
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #2490a9d7
+# %% ../../nbs/infer/41_trackfiles.ipynb #c54dfe7d
 @dataclass
 class TrackReport:
     "What became of a run"
@@ -197,7 +197,7 @@ def unfinished_tracks(
     path = _part(Path(out))
     return sum(1 for _ in _read_part(path)[1]) if path.exists() else 0
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #c2f76136
+# %% ../../nbs/infer/41_trackfiles.ipynb #17e49e4f
 def track_to_file(
     source,                     # Video, folder, pattern or list of frames, see `read_frames`
     out:str|Path,               # `.csv`, `.npz` or a video
@@ -229,7 +229,7 @@ def track_to_file(
     return TrackReport(out, len(points), run.done, run.done - was, time.perf_counter() - began,
         float(last.visible.mean()), float(sure.mean()) if len(sure) else 0.)
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #28ded78b
+# %% ../../nbs/infer/41_trackfiles.ipynb #347b57d7
 def _first_points(source, points, start, stop):
     "Points, size of the first frame, and how many frames to expect"
     if isinstance(source, int) or str(source).isdigit() and not Path(str(source)).exists():

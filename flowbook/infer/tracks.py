@@ -7,7 +7,7 @@ __all__ = ['Link', 'flow_link', 'Points', 'points_at', 'read_at', 'follow', 'com
            'flow_both_ways', 'Tracker', 'grid_points', 'check_points', 'TrackFrame', 'track_frame', 'stream_tracks',
            'Tracks', 'track_points', 'ReferenceFlow', 'reference_flow', 'read_backwards', 'flow_to_reference']
 
-# %% ../../nbs/infer/40_tracks.ipynb #f29fb698
+# %% ../../nbs/infer/40_tracks.ipynb #4e98d28a
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from .predictor import FlowPredictor
 from ..io.images import to_tensor
 from ..io.video import list_frames, read_frames
 
-# %% ../../nbs/infer/40_tracks.ipynb #8e05ae39
+# %% ../../nbs/infer/40_tracks.ipynb #5f7201a5
 @dataclass(eq=False)
 class Link:
     "Motion from one frame to another, with the error to be expected of it"
@@ -40,7 +40,7 @@ def flow_link(
     length = flow.norm(dim=1, keepdim=True)
     return Link(flow, torch.where(visible, (floor**2 + missed**2/2).sqrt(), length + 1), visible)
 
-# %% ../../nbs/infer/40_tracks.ipynb #b40bbb83
+# %% ../../nbs/infer/40_tracks.ipynb #592227bf
 @dataclass(eq=False)
 class Points:
     "Where points are in a frame"
@@ -68,7 +68,7 @@ def read_at(
     share = read((~unknown).to(field.dtype))
     return (read(field.masked_fill(unknown, 0))/share).masked_fill(share < .5, torch.nan)
 
-# %% ../../nbs/infer/40_tracks.ipynb #93dfb36f
+# %% ../../nbs/infer/40_tracks.ipynb #43b64d9e
 def _inside(at, size):
     "Is it in the picture, its border pixels included?"
     (x,y),(h,w) = at.split(1, 1),size
@@ -84,7 +84,7 @@ def follow(
     visible = points.visible & (read[:,3:] > .5) & _inside(at, link.flow.shape[-2:])
     return Points(at, (points.error**2 + read[:,2:3]).sqrt(), visible)
 
-# %% ../../nbs/infer/40_tracks.ipynb #0e6ae172
+# %% ../../nbs/infer/40_tracks.ipynb #72477c3f
 def compose_flows(
     flows:list,         # `(B,2,H,W)` flow from frame 0 to 1, 1 to 2 and so on, pixels
     flows_bw:list=None  # The flows back, from 1 to 0, 2 to 1 and so on; None: all is seen, and exact
@@ -108,7 +108,7 @@ def compose_flows(
         points = follow(points, sure)
     return Link(points.at - start, points.error, points.visible)
 
-# %% ../../nbs/infer/40_tracks.ipynb #d05923c3
+# %% ../../nbs/infer/40_tracks.ipynb #fcce3f15
 def choose_path(
     ways:list,          # `Points`: the same points in the same frame, by several ways; the first is the chain
     allowance:float=2.  # Pixels that a way may be off the chain, beyond three of its standard deviations
@@ -121,14 +121,14 @@ def choose_path(
         best = Points(*(torch.where(take, getattr(o, k), getattr(best, k)) for k in ('at','error','visible')))
     return best
 
-# %% ../../nbs/infer/40_tracks.ipynb #3524c2a8
+# %% ../../nbs/infer/40_tracks.ipynb #604f5a3d
 def error_confidence(
     error   # Standard deviation, pixels: number, array or tensor
 ):          # Confidence in (0,1]; ½ for an error of 2 pixels
     "Turn an error into a confidence"
     return 1/(1 + (error/2)**2)
 
-# %% ../../nbs/infer/40_tracks.ipynb #8090cf4d
+# %% ../../nbs/infer/40_tracks.ipynb #2627debc
 _FIRST = 0   # among jumps: from the first frame
 
 def _check_jumps(jumps):
@@ -146,7 +146,7 @@ def _as_predictor(predictor):
             'a FlowPredictor, the name of a model, or a function of two frames')
     return predictor
 
-# %% ../../nbs/infer/40_tracks.ipynb #78561a3b
+# %% ../../nbs/infer/40_tracks.ipynb #4664a9d8
 def flow_both_ways(
     predictor, # `FlowPredictor`, or a function of two frames that returns `(H,W,2)` pixels
     a,         # Frame 1, as the predictor takes it
@@ -159,7 +159,7 @@ def flow_both_ways(
     else: flows = predictor(a, b),predictor(b, a)
     return tuple(torch.from_numpy(np.array(o, np.float32)).permute(2,0,1)[None] for o in flows)
 
-# %% ../../nbs/infer/40_tracks.ipynb #c7f3be20
+# %% ../../nbs/infer/40_tracks.ipynb #c94e858b
 class Tracker:
     "Follow points through frames that come one at a time"
     def __init__(self,
@@ -183,7 +183,7 @@ class Tracker:
 
     def _kept(self, index, frame, points, back): return index,_prepared(self.predictor, frame),points,back
 
-# %% ../../nbs/infer/40_tracks.ipynb #5ad2c4b3
+# %% ../../nbs/infer/40_tracks.ipynb #63e661a6
 def _prepared(predictor, frame):
     "What the predictor wants to see, made once for each frame"
     return to_tensor(frame)[0].to(predictor.device) if hasattr(predictor, 'device') else frame
@@ -195,7 +195,7 @@ def ways(self:Tracker):
     wanted = dict.fromkeys(0 if j==_FIRST else self.count - j for j in self.jumps)
     return [by_index[i] for i in wanted if i in by_index]
 
-# %% ../../nbs/infer/40_tracks.ipynb #7355ec56
+# %% ../../nbs/infer/40_tracks.ipynb #284a8287
 @patch
 def step(self:Tracker,
     frame      # The next frame, `(H,W,3)` uint8 RGB
@@ -222,7 +222,7 @@ def _continue(link, old):
     start = coords_grid(len(link.flow), h, w, link.flow.device, link.flow.dtype)
     return follow(follow(points_at(start), link), Link(old.at - start, old.error, old.visible))
 
-# %% ../../nbs/infer/40_tracks.ipynb #c2279921
+# %% ../../nbs/infer/40_tracks.ipynb #d3c263d3
 @patch
 def restore(self:Tracker,
     frames:list,  # The last frames, `(H,W,3)` uint8 RGB
@@ -237,7 +237,7 @@ def restore(self:Tracker,
         self.last.append(self._kept(i, frame, *o))
     self.count = index + len(frames)
 
-# %% ../../nbs/infer/40_tracks.ipynb #bd248579
+# %% ../../nbs/infer/40_tracks.ipynb #6bf2243e
 def grid_points(
     n:int,      # Points along the longer side
     size:tuple  # `(H,W)`, pixels
@@ -268,7 +268,7 @@ def check_points(
             f'x from 0 to {w - 1} and y from 0 to {h - 1}: the picture is {w}x{h}')
     return p.astype(np.float32)
 
-# %% ../../nbs/infer/40_tracks.ipynb #83dbe48b
+# %% ../../nbs/infer/40_tracks.ipynb #0c1cd2e3
 @dataclass(eq=False)
 class TrackFrame:
     "Points in one frame"
@@ -289,7 +289,7 @@ def track_frame(
     at,error,visible = (o[0].flatten(1).T.cpu().numpy() for o in (points.at, points.error, points.visible))
     return TrackFrame(index, at, visible[:,0], error[:,0])
 
-# %% ../../nbs/infer/40_tracks.ipynb #f55ec6d0
+# %% ../../nbs/infer/40_tracks.ipynb #6d44f22d
 def stream_tracks(
     frames,                     # Iterator of `(H,W,3)` uint8 RGB, or whatever `read_frames` takes
     points,                     # `(N,2)` x and y in the first of these frames, pixels
@@ -306,7 +306,7 @@ def stream_tracks(
             yield track_frame(0, tracker.first[2])
         else: yield track_frame(i, tracker.step(frame)[0])
 
-# %% ../../nbs/infer/40_tracks.ipynb #cf80d5f3
+# %% ../../nbs/infer/40_tracks.ipynb #d99db1f6
 @dataclass(eq=False)
 class Tracks:
     "Points through a whole video"
@@ -328,7 +328,7 @@ def track_points(
     if not found: raise fail(FlowbookError, 'video', 'no frames', 'at least one')
     return Tracks(*(np.stack(o) for o in zip(*found, strict=True)))
 
-# %% ../../nbs/infer/40_tracks.ipynb #08cf54cd
+# %% ../../nbs/infer/40_tracks.ipynb #91fb5c9e
 @dataclass(eq=False)
 class ReferenceFlow:
     "Motion between a frame and the reference frame"
@@ -355,7 +355,7 @@ def _dense(points):
     flow = (points.at - coords_grid(1, h, w))[0].permute(1,2,0).numpy()
     return flow,points.visible[0,0].numpy(),np.nan_to_num(error_confidence(points.error[0,0].numpy()), nan=0.)
 
-# %% ../../nbs/infer/40_tracks.ipynb #fd723666
+# %% ../../nbs/infer/40_tracks.ipynb #0ebd8e84
 def read_backwards(
     source,       # Whatever `read_frames` takes, but for a camera
     start:int,    # First frame to yield
@@ -385,7 +385,7 @@ def flow_to_reference(
         next(rest)   # the reference itself came already
         yield from rest
 
-# %% ../../nbs/infer/40_tracks.ipynb #92ed1fb0
+# %% ../../nbs/infer/40_tracks.ipynb #30ba0807
 def _to_reference(first, frames, predictor, jumps, ref, way):
     tracker = Tracker(predictor, jumps, reverse=True)
     tracker.start(first, coords_grid(1, *first.shape[:2]))

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['track_colors', 'draw_tracks', 'draw_labels']
 
-# %% ../../nbs/viz/28_tracks.ipynb #a9540d56
+# %% ../../nbs/viz/28_tracks.ipynb #a86775ce
 import colorsys
 import cv2, numpy as np
 from ..core.errors import FlowbookError, fail
 
-# %% ../../nbs/viz/28_tracks.ipynb #9a59b5b7
+# %% ../../nbs/viz/28_tracks.ipynb #974f4548
 def track_colors(
     n:int         # Number of points
 )->np.ndarray:    # `(N,3)` uint8 RGB, bright
@@ -19,7 +19,7 @@ def track_colors(
     return np.array([[round(255*c) for c in colorsys.hsv_to_rgb(h, .9, 1)] for h in hues],
         np.uint8).reshape(n, 3)
 
-# %% ../../nbs/viz/28_tracks.ipynb #ae5e7a63
+# %% ../../nbs/viz/28_tracks.ipynb #75cc0364
 _fine = 4   # bits of a pixel's fraction, as OpenCV draws
 
 def _spot(xy, at): return tuple(int(round(float(o)*2**_fine)) for o in xy[at])
@@ -48,7 +48,7 @@ def draw_tracks(
                 _fine)
     return out
 
-# %% ../../nbs/viz/28_tracks.ipynb #20d0837c
+# %% ../../nbs/viz/28_tracks.ipynb #b64e7c64
 def draw_labels(
     img:np.ndarray,     # `(H,W,3)` uint8 RGB, the frame; it stays as it is
     labels:np.ndarray,  # `(H,W)` whole numbers or bool; 0 is not drawn
