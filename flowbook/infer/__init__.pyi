@@ -24,6 +24,12 @@ from .folder import predict_to_folder as predict_to_folder
 from .folder import save_motion as save_motion
 from .memory import memory_estimate as memory_estimate
 from .memory import plan_memory as plan_memory
+from .nodata import check_valid as check_valid
+from .nodata import fill_nodata as fill_nodata
+from .nodata import find_nodata as find_nodata
+from .nodata import join_masks as join_masks
+from .nodata import lands_on as lands_on
+from .nodata import mask_fields as mask_fields
 from .occlusion import OCCLUSION_MODES as OCCLUSION_MODES
 from .occlusion import fb_confidence as fb_confidence
 from .occlusion import fb_error as fb_error

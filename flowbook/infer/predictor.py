@@ -20,6 +20,7 @@ from ..core.grid import fb_consistency, resize_flow
 from ..io.files import asset_path
 from ..io.images import to_numpy_flow
 from .memory import plan_memory
+from .nodata import check_valid, fill_nodata, join_masks, mask_fields
 from .occlusion import fb_confidence
 from ..data.pair import load_pair, load_sample
 from .results import FlowArray, Prediction
@@ -189,6 +190,16 @@ def batch(self:FlowPredictor,
 def _load(self:FlowPredictor, img1, img2):
     return load_pair(img1, img2, ceil(self.model.min_size/self.scale))
 
+@patch
+def _valid_pair(self:FlowPredictor, img1, img2, valid1, valid2):
+    "The two frames, filled where they hold nothing, and their masks on the device; None where all is valid"
+    img1,valid1 = join_masks(img1, valid1, 'valid1')
+    img2,valid2 = join_masks(img2, valid2, 'valid2')
+    x,y = self._load(img1, img2)
+    masks = check_valid(valid1, x, 'valid1'),check_valid(valid2, y, 'valid2')
+    x,y = (o if m is None else fill_nodata(o, m) for o,m in zip((x, y), masks, strict=True))
+    return x,y,tuple(m if m is None else m.to(self.device) for m in masks)
+
 def _to_numpy(flow):
     "`(H,W,2)` of one flow, `(B,H,W,2)` of several"
     return to_numpy_flow(flow) if len(flow)==1 else np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy())
@@ -197,10 +208,15 @@ def _to_numpy(flow):
 @patch
 def __call__(self:FlowPredictor,
     img1,         # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`
-    img2          # The second frame, likewise
-)->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one
+    img2,         # The second frame, likewise
+    valid1=None,  # `(H,W)` mask of img1, False = no data, see `join_masks`; None: what NaN and transparency say
+    valid2=None   # The same for img2
+)->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one; NaN where img1 has no data
     "Flow from `img1` to `img2`"
-    return FlowArray(_to_numpy(self.batch(*self._load(img1, img2))), _frames(img1, img2))
+    x,y,masks = self._valid_pair(img1, img2, valid1, valid2)
+    flow = self.batch(x, y)
+    if masks[0] is not None: flow = flow.masked_fill(~masks[0].to(flow.device), torch.nan)
+    return FlowArray(_to_numpy(flow), _frames(img1, img2))
 
 def _frames(img1, img2):
     return [Path(o).name if isinstance(o, (str, Path)) else name for o,name in ((img1, 'img1'), (img2, 'img2'))]
@@ -212,14 +228,17 @@ def predict(self:FlowPredictor,
     img2,                     # The second frame, likewise
     bidirectional:bool=False, # The flow back too, and with it occlusion and confidence?
     flow_init=None,           # First guess, `(H,W,2)` array or `(B,2,H,W)` tensor, pixels, for example from warm_start; None: none
-    progress=None             # Called with (done, n) after each tile
+    progress=None,            # Called with (done, n) after each tile
+    valid1=None,              # `(H,W)` mask of img1, False = no data; None: what NaN and transparency say
+    valid2=None,              # The same for img2
+    keep_guess:bool=False     # Keep the flow that was guessed where there is no data, instead of NaN?
 )->Prediction:
     "What the model knows about the pair"
-    x,y = self._load(img1, img2)
+    x,y,masks = self._valid_pair(img1, img2, valid1, valid2)
     init = None if flow_init is None else self._first_guess(flow_init, x)
     compute = self._both_ways if bidirectional and not self.model.bidirectional else self._fields
     fields,plan = compute(x, y, init, progress)
-    return _finish(fields, plan, init, _frames(img1, img2))
+    return _finish(fields, plan, init, _frames(img1, img2), masks, keep_guess)
 
 # %% ../../nbs/infer/10_predictor.ipynb #43c26fd3
 @patch
@@ -246,13 +265,17 @@ def _both_ways(self:FlowPredictor, x, y, init, progress=None):
     return fw | {f'{k}_bw': bw[k] for k in ('flow','occ') if k in bw},plan
 
 # %% ../../nbs/infer/10_predictor.ipynb #c1a404ba
-def _finish(fields, plan, init, frames):
+def _finish(fields, plan, init, frames, masks=(None, None), keep=False):
     "A `Prediction` of tensors: logits become bools, what follows from both flows is added"
     occ,occ_bw = (fields[k] > 0 if k in fields else None for k in ('occ','occ_bw'))
     flow,flow_bw,sure = (fields.get(k) for k in ('flow','flow_bw','confidence'))
     if flow_bw is not None:
         if occ is None: occ,occ_bw = fb_consistency(flow, flow_bw),fb_consistency(flow_bw, flow)
         if sure is None: sure = fb_confidence(flow, flow_bw)
+    if any(o is not None for o in masks):
+        known = dict(flow=flow, flow_bw=flow_bw, occ=occ, occ_bw=occ_bw, confidence=sure)
+        left = mask_fields({k: v for k,v in known.items() if v is not None}, *masks, keep)
+        flow,flow_bw,occ,occ_bw,sure = map(left.get, known)
     maps = [None if o is None else o[:,0].cpu().numpy() for o in (occ, occ_bw, sure)]
     maps = [o if o is None or len(flow) > 1 else o[0] for o in maps]
     flows = [None if o is None else FlowArray(_to_numpy(o), f) for o,f in ((flow, frames), (flow_bw, frames[::-1]), (init, frames))]
@@ -290,14 +313,16 @@ def estimate_flow(
     iters:int=None,          # Iterations of a recurrent model; None: its own number
     precision:str='fp32',    # 'fp32', 'bf16', or 'fp16' on a GPU
     scale:float=1.,          # Resize the pictures by this factor first
-    tile=None                # `(h,w)` of tiles, 'auto' or None, see `FlowPredictor`
-)->FlowArray:                # `(H,W,2)` pixels, float32
+    tile=None,               # `(h,w)` of tiles, 'auto' or None, see `FlowPredictor`
+    valid1=None,             # `(H,W)` mask of img1, False = no data; None: what NaN and transparency say
+    valid2=None              # The same for img2
+)->FlowArray:                # `(H,W,2)` pixels, float32; NaN where img1 has no data
     "Estimate the flow from `img1` to `img2`"
     named = isinstance(model, str) and not isinstance(weights, dict)
     weights = str(weights) if isinstance(weights, Path) else weights
     options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile
     make = _cached(model, weights, weights and _stamp(weights), str(device), options) if named else FlowPredictor(model, weights, device, *options)
-    return make(img1, img2)
+    return make(img1, img2, valid1, valid2)
 
 # %% ../../nbs/infer/10_predictor.ipynb #01ebf597
 def _rgb_frames(img1, img2):

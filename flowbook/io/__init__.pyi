@@ -1,6 +1,15 @@
 # Made by tools/check.py export
 from .arrays import read_tartanair_mask as read_tartanair_mask
 from .arrays import write_tartanair_mask as write_tartanair_mask
+from .deep import DEEP_SUFFIXES as DEEP_SUFFIXES
+from .deep import Stretch as Stretch
+from .deep import count_pages as count_pages
+from .deep import full_stretch as full_stretch
+from .deep import percentile_stretch as percentile_stretch
+from .deep import read_deep as read_deep
+from .deep import read_deep_frames as read_deep_frames
+from .deep import read_pages as read_pages
+from .deep import to_frames as to_frames
 from .disparity import read_disparity as read_disparity
 from .disparity import write_disparity as write_disparity
 from .exr import EXR_CONVENTIONS as EXR_CONVENTIONS
