@@ -209,9 +209,9 @@ def _to_numpy(flow):
 def __call__(self:FlowPredictor,
     img1,         # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`
     img2,         # The second frame, likewise
-    valid1=None,  # `(H,W)` mask of img1, False = no data, see `join_masks`; None: what NaN and transparency say
+    valid1=None,  # `(H,W)` mask of img1, False = no data; None: what NaN and transparency say
     valid2=None   # The same for img2
-)->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one; NaN where img1 has no data
+)->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for several; NaN where img1 has no data
     "Flow from `img1` to `img2`"
     x,y,masks = self._valid_pair(img1, img2, valid1, valid2)
     flow = self.batch(x, y)
