@@ -112,6 +112,15 @@ from .tracks import reference_flow as reference_flow
 from .tracks import stream_tracks as stream_tracks
 from .tracks import track_frame as track_frame
 from .tracks import track_points as track_points
+from .trust import Trust as Trust
+from .trust import TrustMeter as TrustMeter
+from .trust import TrustWatch as TrustWatch
+from .trust import add_pair as add_pair
+from .trust import area_between as area_between
+from .trust import measure_trust as measure_trust
+from .trust import sparsification as sparsification
+from .trust import temper as temper
+from .trust import trust_figure as trust_figure
 from .video import VideoReport as VideoReport
 from .video import measure_scale as measure_scale
 from .video import process_video as process_video
