@@ -52,10 +52,10 @@ class Report:
         most:int=40,      # Pairs with thumbnails
         width:int=200,    # Of a thumbnail, pixels
         every:bool=False, # Show all methods? Else the first, whose errors rank the pairs
-        watch=None        # Called with the label of the data set and each pair, for example a `TrustWatch`; None: nothing
+        watch=None        # Called with label and pair, for example a `TrustWatch`; None: nothing
     ):
         if not 0 <= most <= 500: raise fail(ConfigError, '--report-n', most, '0 to 500 pairs with pictures')
-        self.most,self.width,self.every,self.rows,self.label,self.watch = most,width,every,[],'',watch
+        self.most,self.width,self.every,self.watch,self.rows,self.label = most,width,every,watch,[],''
 
     def __len__(self): return len(self.rows)
 
@@ -156,9 +156,11 @@ def _trust(label, trust):
     fig,data = trust_figure(trust),io.BytesIO()
     fig.savefig(data, format='jpg', dpi=80)
     plt.close(fig)
-    told = f'sparsification error {trust.ause:.3f}, calibration error {trust.ece:.3f}; with a temperature of {trust.temperature:.2f} '
-    told += f'{trust.ece_tempered:.3f}; {100*trust.right:.1f} % of the pixels are within {trust.threshold:g} px'
-    picture = f'<img src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}" alt="reliability and sparsification">'
+    told = f'sparsification error {trust.ause:.3f}, calibration error {trust.ece:.3f}, '
+    told += f'{trust.ece_tempered:.3f} with a temperature of {trust.temperature:.2f}; '
+    told += f'{100*trust.right:.1f} % of the pixels are within {trust.threshold:g} px'
+    jpeg = base64.b64encode(data.getvalue()).decode()
+    picture = f'<img src="data:image/jpeg;base64,{jpeg}" alt="reliability and sparsification">'
     return f'<h2>Confidence{_e(f" on {label}" if label else "")}</h2><p class=note>{told}.</p>{picture}' 
 
 # %% ../../nbs/apps/40_report.ipynb #a7098041

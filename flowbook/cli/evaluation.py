@@ -161,7 +161,9 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         tick = lambda done, n: (seen.append((done, n)), count(done, n))
         if sets is None:
             if root or split: raise fail(ConfigError, '--root' if root else '--split', root or split, '--data NAME with it')
-            if report: notes.watch = _watch(TrustWatch, recipe_predictor(plan, weights, device, fuse_conv_bn, precision))
+            if report:
+                model = recipe_predictor(plan, weights, device, fuse_conv_bn, precision)
+                notes.watch = _watch(TrustWatch, model)
             found = evaluate_recipe(plan, weights, device, n, tick, fuse_conv_bn, keep, notes, baselines, precision)
         else:
             predictor = recipe_predictor(plan, weights, device, fuse_conv_bn, precision)
@@ -169,7 +171,10 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
             found = {k: evaluate_dataset(predictor, d, n, tick, keep and _under(keep, k, sets), _label(notes, k), baselines) for k,d in sets.items()}
     found = found if _many(found) else {'': found}
     notes.gather()
-    if report and not launched_number()[0]: write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, dict(weights=weights or 'of the package', device=device, precision=precision), trust=notes.watch and notes.watch.values())
+    if report and not launched_number()[0]:
+        told = dict(weights=weights or 'of the package', device=device, precision=precision)
+        trust = notes.watch and notes.watch.values()
+        write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, told, trust=trust)
     return found,dict(zip(found, _sizes(seen))),notes.worst()
 
 # %% ../../nbs/cli/52_evaluation.ipynb #d39d2e44
