@@ -39,8 +39,8 @@ class PlatformWheel(bdist_wheel):
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('dev', 'jupyter', 'data', 'export', 'serve', 'photos', 'track', 'video')}
-extras['dev'] += extras['jupyter'] + extras['data'] + extras['export'] + extras['serve'] + extras['video']
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('dev', 'jupyter', 'data', 'export', 'serve', 'photos', 'track', 'exr')}
+extras['dev'] += extras['jupyter'] + extras['data'] + extras['export'] + extras['serve'] + extras['exr']
 status = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
 
 setup(

@@ -6,7 +6,7 @@
 __all__ = ['thumbnail', 'Report', 'write_report']
 
 # %% ../../nbs/apps/40_report.ipynb #5ea0fe4c
-import base64, html, math
+import base64, html, io, math
 from pathlib import Path
 import cv2
 import numpy as np
@@ -51,10 +51,11 @@ class Report:
     def __init__(self,
         most:int=40,      # Pairs with thumbnails
         width:int=200,    # Of a thumbnail, pixels
-        every:bool=False  # Show all methods? Else the first, whose errors rank the pairs
+        every:bool=False, # Show all methods? Else the first, whose errors rank the pairs
+        watch=None        # Called with label and pair, for example a `TrustWatch`; None: nothing
     ):
         if not 0 <= most <= 500: raise fail(ConfigError, '--report-n', most, '0 to 500 pairs with pictures')
-        self.most,self.width,self.every,self.rows,self.label = most,width,every,[],''
+        self.most,self.width,self.every,self.watch,self.rows,self.label = most,width,every,watch,[],''
 
     def __len__(self): return len(self.rows)
 
@@ -73,6 +74,7 @@ def __call__(self:Report,
     "Note a pair; to be given to `evaluate_methods` as `each`"
     row = dict(set=self.label, name=str(pair.name or i), scores={k: _scores_of(f, pair) for k,f in flows.items()}, pictures=None)
     self.rows.append(row)
+    if self.watch: self.watch(self.label, pair)
     kept = sorted((r for r in self.rows if r['pictures'] or r is row), key=_rank)
     if any(r is row for r in kept[:self.most]): row['pictures'] = _pictures(pair, flows, list(flows)[:None if self.every else 1], self.width)
     for r in kept[self.most:]: r['pictures'] = None
@@ -146,6 +148,21 @@ def _pair_row(r, methods, sets):
     place = f'<td class=l>{_e(r["set"])}</td>' if sets else ''
     return f'<tr><td class=n>{_e(r["name"])}</td>{place}{own}<td class=l><div class=p>{pics}</div></td>{others}</tr>'
 
+# %% ../../nbs/apps/40_report.ipynb #4f955055
+def _trust(label, trust):
+    "Reliability and sparsification of one data set"
+    from flowbook.infer.trust import trust_figure
+    import matplotlib.pyplot as plt
+    fig,data = trust_figure(trust),io.BytesIO()
+    fig.savefig(data, format='jpg', dpi=80)
+    plt.close(fig)
+    told = f'sparsification error {trust.ause:.3f}, calibration error {trust.ece:.3f}, '
+    told += f'{trust.ece_tempered:.3f} with a temperature of {trust.temperature:.2f}; '
+    told += f'{100*trust.right:.1f} % of the pixels are within {trust.threshold:g} px'
+    jpeg = base64.b64encode(data.getvalue()).decode()
+    picture = f'<img src="data:image/jpeg;base64,{jpeg}" alt="reliability and sparsification">'
+    return f'<h2>Confidence{_e(f" on {label}" if label else "")}</h2><p class=note>{told}.</p>{picture}' 
+
 # %% ../../nbs/apps/40_report.ipynb #a7098041
 def write_report(
     path:str|Path,     # The HTML file
@@ -153,14 +170,15 @@ def write_report(
     found:dict,        # Data set to method to scores, as `evaluate_dataset` gives them
     report:Report,     # What was noted on the way
     notes:dict=None,   # More to say, such as the weights: name to text
-    most:int=2000      # Rows at most: the worst pairs
+    most:int=2000,     # Rows at most: the worst pairs
+    trust:dict=None    # Data set to `Trust` of the first method's confidence; None: not measured
 )->None:
     "Write one self-contained page: all scores, and the pairs, worst first"
     rows,sets = sorted(report.rows, key=_rank),len({r['set'] for r in report.rows}) > 1
     methods = list(dict.fromkeys(m for r in rows for m in r['scores']))
     heads = ['pair', *['data set']*sets, *(f'{m} {k}' for m in methods[:1] for k in ('EPE px', 'Fl %')), 'pictures', *(f'{m} EPE px' for m in methods[1:])]
     told = ''.join(f'<li>{_e(k)}: {_e(str(v))}</li>' for k,v in (notes or {}).items())
-    body = ''.join(_summary(k, v) for k,v in found.items())
+    body = ''.join(_summary(k, v) for k,v in found.items()) + ''.join(_trust(k, v) for k,v in (trust or {}).items())
     left = f' The {most} worst of {len(rows)} pairs.' if len(rows) > most else ''
     page = f'''<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{_POLICY}"><meta name=viewport content="width=device-width">
 <title>{_e(title)}</title><style>{_STYLE}</style><h1>{_e(title)}</h1><ul class=note>{told}</ul>{body}<h2>Pairs, worst first</h2>

@@ -1,4 +1,7 @@
 # Made by tools/check.py export
+from .answers import propagate as propagate
+from .answers import score as score
+from .answers import track as track
 from .book import copy_book as copy_book
 from .book import tutorial_files as tutorial_files
 from .book import web_links as web_links
@@ -38,6 +41,7 @@ from .terminal import parse_range as parse_range
 from .terminal import parse_tile as parse_tile
 from .terminal import print_json as print_json
 from .terminal import print_table as print_table
+from .terminal import stops_gently as stops_gently
 from .terminal import working as working
 from .training import count_processes as count_processes
 from .training import join_others as join_others

@@ -176,23 +176,34 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         options = parse_options([o for o in changes if data and _is_option(o)])
         plan,device,seen = find_recipe(name, [o for o in changes if not (data and _is_option(o))],
             allow_imports),join_others(device),[]
+        from flowbook.infer.trust import TrustWatch
         notes = Report(report_n if report else 0)
         sets = evaluation_sets(data, root, split, n, **options) if data else None
+        if data: _check_folders([out_dir, show_dir], root, sets.values())
     keep,baselines = _keeper(out_dir, show_dir),{} if alone else BASELINES
     with Counting('measuring') as count:
         tick = lambda done, n: (seen.append((done, n)), count(done, n))
         if sets is None:
             if root or split: raise fail(ConfigError, '--root' if root else '--split', root or split, '--data NAME with it')
+            if report: notes.watch = _watch(TrustWatch, recipe_predictor(plan, weights, device, fuse_conv_bn, precision))
             found = evaluate_recipe(plan, weights, device, n, tick, fuse_conv_bn, keep, notes, baselines, precision)
         else:
             predictor = recipe_predictor(plan, weights, device, fuse_conv_bn, precision)
+            if report: notes.watch = _watch(TrustWatch, predictor)
             found = {k: evaluate_dataset(predictor, d, n, tick, keep and _under(keep, k, sets), _label(notes, k), baselines) for k,d in sets.items()}
     found = found if _many(found) else {'': found}
     notes.gather()
-    if report and not launched_number()[0]: write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, dict(weights=weights or 'of the package', device=device, precision=precision))
+    if report and not launched_number()[0]:
+        told = dict(weights=weights or 'of the package', device=device, precision=precision)
+        trust = notes.watch and notes.watch.values()
+        write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, told, trust=trust)
     return found,dict(zip(found, _sizes(seen))),notes.worst()
 
 # %% ../../nbs/cli/52_evaluation.ipynb #d39d2e44
+def _watch(make, predictor):
+    "What looks at the confidence of a model of two frames; in one process, which sees all pairs"
+    return make(predictor) if predictor.model.frames==2 and launched_number()[1]==1 else None
+
 def _many(found): return isinstance(next(iter(next(iter(found.values())).values())), dict)   # of several sets?
 
 def _under(keep, label, sets):

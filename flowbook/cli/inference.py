@@ -124,6 +124,8 @@ def infer(
     weights:Weights=None,
     gt:Annotated[Optional[Path], typer.Option(help='True flow to compare with: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]=None,
     bidirectional:Annotated[bool, typer.Option('--bidirectional', help='The flow back, occlusion and confidence too: flow_bw.flo, occ.png, occ_bw.png, confidence.png.')]=False,
+    exr:Annotated[Optional[str], typer.Option(show_default=False,
+        help='Motion vectors for compositing programs too, motion.exr: nuke, blender or flowbook.')]=None,
     iters:Iters=None,
     scale:Annotated[float, typer.Option(help='Resize the pictures by this factor first; the flow comes back in their own size and pixels.')]=1.,
     tile:Tile=None,
@@ -146,7 +148,7 @@ def infer(
             if data: return _infer_set(predictor, out, data, root, split, n, words, as_json)
             tick = lambda i, n: say(f'tile {i} of {n}')
             *before,a,b = words
-            saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, tick, *(before or [None]), out_prefix)
+            saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, tick, *(before or [None]), out_prefix, exr)
     _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
 
 

@@ -8,6 +8,7 @@ __all__ = ['app', 'main']
 # %% ../../nbs/cli/10_main.ipynb #f0882b67
 from typing import Annotated
 import typer
+from .answers import propagate, score, track
 from .book import book
 from .config import config
 from .data import data
@@ -81,6 +82,20 @@ _add('Flow of your pictures',
     frames2video=(frames_to_video, ['flowbook frames2video frames/ --out clip.mp4 --fps 24']),
     merge=(merge, ['flowbook merge frames/ flow/ --out both.mp4']),
     serve=(serve, ['flowbook serve', 'flowbook serve --model dis --port 9000', 'curl -F img1=@a.png -F img2=@b.png -F format=png http://127.0.0.1:8000/flow -o flow.png']))
+
+# %% ../../nbs/cli/10_main.ipynb #4f63c2f7
+_add('From flow to answers',
+    track=(track, [
+        'flowbook track walk.mp4 --grid 20 --out tracks.mp4',
+        'flowbook track walk.mp4 --points eyes.csv --out walk.csv',
+        'flowbook track walk.mp4 --grid 20 --out tracks.npz --resume']),
+    score=(score, [
+        'flowbook score clips/ --out scores.csv',
+        'flowbook score coloured.mp4 --original grey.mp4 --json',
+        'flowbook score clips/ --out scores.csv --workers 4 --resume']),
+    propagate=(propagate, [
+        'flowbook propagate mask.png walk.mp4 --out masks',
+        'flowbook propagate labels.png walk.mp4 --frame 120 --threshold 0.5 --out masks']))
 
 # %% ../../nbs/cli/10_main.ipynb #c45bfef7
 _add('Training and evaluation',

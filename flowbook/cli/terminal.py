@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Model', 'Weights', 'Iters', 'Tile', 'Precision', 'CfgOptions', 'Changes', 'Device', 'Imports', 'Upright', 'Range',
            'Json', 'one_line', 'join_range', 'parse_range', 'Program', 'example', 'parse_tile', 'is_recipe',
-           'open_recipe', 'open_predictor', 'print_json', 'print_table', 'working', 'clock', 'Counting']
+           'open_recipe', 'open_predictor', 'print_json', 'print_table', 'working', 'clock', 'Counting', 'stops_gently']
 
 # %% ../../nbs/cli/05_terminal.ipynb #541c3957
-import os, sys, time, warnings
+import os, signal, sys, time, warnings
 from contextlib import contextmanager
 from typing import Annotated, Optional
 import typer
@@ -223,3 +223,13 @@ def _open_bar(self:Counting, total):
     self.bar = Progress(*columns, console=Console(file=self.file), transient=True)
     self.task = self.bar.add_task(self.text, total=total, note='')
     self.bar.start()
+
+# %% ../../nbs/cli/05_terminal.ipynb #57c08224
+@contextmanager
+def stops_gently():
+    "Let SIGTERM do what Ctrl-C does, inside the `with`"
+    try: old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError: old = None    # not the main thread
+    try: yield
+    finally:
+        if old is not None: signal.signal(signal.SIGTERM, old)

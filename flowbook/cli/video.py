@@ -60,15 +60,16 @@ _Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last p
 # %% ../../nbs/cli/50_video.ipynb #7dfb7b43
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
-          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, upright:Upright=False, value_range:Range='full', as_json:Json=False):
+          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, upright:Upright=False, value_range:Range='full',
+          allow_imports:Imports=False, as_json:Json=False):
     "Flow of a film, as a film: reads, computes and writes frame by frame, in constant memory."
     limit,cut = _parse_scale(max_flow, fixed_scale),parse_tile(tile)
     with working('importing PyTorch'):
-        from flowbook.infer.predictor import FlowPredictor
         from flowbook.infer.video import process_video, unfinished_video
         from flowbook.io.video import read_frames
         with read_frames(source, every, 0, frames) as film: camera,total = film.kind=='camera',film.count and film.count - 1
-        predictor = FlowPredictor(model, weights, device=device, precision=precision, tile=cut, scale=scale, iters=iters, upright=upright, value_range=parse_range(value_range))
+        predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision, tile=cut, scale=scale,
+                                   iters=iters, upright=upright, value_range=parse_range(value_range))
     with Counting(source, 'pairs') as progress, _stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
         try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, gaps=gaps, about=dict(weights=weights), progress=progress)

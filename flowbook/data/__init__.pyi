@@ -24,6 +24,7 @@ from .check import CheckReport as CheckReport
 from .check import check_dataset as check_dataset
 from .check import convert_files as convert_files
 from .check import peek_size as peek_size
+from .clips import ClipRenderer as ClipRenderer
 from .clips import make_clip as make_clip
 from .folder import FlowFolder as FlowFolder
 from .kitti import HD1K as HD1K

@@ -20,6 +20,7 @@ from ..core.grid import fb_consistency, resize_flow
 from ..io.files import asset_path
 from ..io.images import check_range, exif_orientation, to_numpy_flow, to_unit
 from .memory import plan_memory
+from .nodata import check_valid, fill_nodata, join_masks, mask_fields
 from .occlusion import fb_confidence
 from ..data.pair import load_alike, load_sample
 from .results import FlowArray, Prediction
@@ -208,6 +209,17 @@ def _load(self:FlowPredictor, *imgs):
     least = ceil(self.model.min_size/self.scale)
     return load_alike(*imgs, min_size=least, upright=self.upright, value_range=self.value_range)
 
+@patch
+def _valid_frames(self:FlowPredictor, imgs, valid1, valid2):
+    "The frames, filled where they hold nothing, and the masks of the last two on the device; None where all is valid"
+    self._check_count(len(imgs))
+    names,given = ('img0', 'valid1', 'valid2')[-len(imgs):],(None, valid1, valid2)[-len(imgs):]
+    joined = [join_masks(o, m, n) for o,m,n in zip(imgs, given, names, strict=True)]
+    xs = self._load(*(o for o,_ in joined))
+    masks = [check_valid(m, x, n) for (_,m),x,n in zip(joined, xs, names, strict=True)]
+    xs = tuple(x if m is None else fill_nodata(x, m) for x,m in zip(xs, masks, strict=True))
+    return xs,tuple(m if m is None else m.to(self.device) for m in masks[-2:])
+
 def _to_numpy(flow):
     "`(H,W,2)` of one flow, `(B,H,W,2)` of several"
     return to_numpy_flow(flow) if len(flow)==1 else np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy())
@@ -215,10 +227,14 @@ def _to_numpy(flow):
 # %% ../../nbs/infer/10_predictor.ipynb #4d1eaec5
 @patch
 def __call__(self:FlowPredictor,
-    *imgs         # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`: a frame and the next; before them the frame before, for a model of three
-)->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one
+    *imgs,        # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`: a frame and the next; before them the frame before, for a model of three
+    valid1=None,  # `(H,W)` mask of the last frame but one, False = no data; None: what NaN and transparency say
+    valid2=None   # The same for the last
+)->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one; NaN where the frame has no data
     "Flow from the last frame but one to the last"
-    flow = self._fields(self._load(*imgs))[0]['flow']
+    frames,masks = self._valid_frames(imgs, valid1, valid2)
+    flow = self._fields(frames)[0]['flow']
+    if masks[0] is not None: flow = flow.masked_fill(~masks[0].to(flow.device), torch.nan)
     return FlowArray(_to_numpy(flow), _frames(*imgs[-2:], self.upright))
 
 def _frames(img1, img2, upright):
@@ -236,14 +252,17 @@ def predict(self:FlowPredictor,
     flow_init=None,           # First guess, `(H,W,2)` array or `(B,2,H,W)` tensor, pixels, for example from warm_start; None: none
     progress=None,            # Called with (done, n) after each tile
     img0=None,                # The frame before, for a model of three frames
-    memory:dict=None          # Of a video whose triples come one after the other: give the same dictionary each time, empty at first, and features are computed once; None: nothing is kept
+    memory:dict=None,         # Of a video whose triples come one after the other: give the same dictionary each time, empty at first, and features are computed once; None: nothing is kept
+    valid1=None,              # `(H,W)` mask of img1, False = no data; None: what NaN and transparency say
+    valid2=None,              # The same for img2
+    keep_guess:bool=False     # Keep the flow that was guessed where there is no data, instead of NaN?
 )->Prediction:
     "What the model knows about the pair"
-    imgs = self._load(*([] if img0 is None else [img0]), img1, img2)
+    imgs,masks = self._valid_frames([*([] if img0 is None else [img0]), img1, img2], valid1, valid2)
     init = None if flow_init is None else self._first_guess(flow_init, imgs[0])
     if bidirectional and not self.model.bidirectional: fields,plan = self._both_ways(imgs, init, progress, memory)
     else: fields,plan = self._fields(imgs, init, progress, memory, bidirectional and self.model.takes_both)
-    return _finish(fields, plan, init, _frames(img1, img2, self.upright))
+    return _finish(fields, plan, init, _frames(img1, img2, self.upright), masks, keep_guess)
 
 
 # %% ../../nbs/infer/10_predictor.ipynb #43c26fd3
@@ -277,7 +296,7 @@ def _both_ways(self:FlowPredictor, imgs, init, progress=None, memory=None):
     return fw | {f'{k}_bw': bw[k] for k in ('flow','occ') if k in bw},plan
 
 # %% ../../nbs/infer/10_predictor.ipynb #c1a404ba
-def _finish(fields, plan, init, frames):
+def _finish(fields, plan, init, frames, masks=(None, None), keep=False):
     "A `Prediction` of tensors: logits become bools, what follows from both flows is added"
     occ,occ_bw = (fields[k] > 0 if k in fields else None for k in ('occ','occ_bw'))
     flow,flow_bw,sure = (fields.get(k) for k in ('flow','flow_bw','confidence'))
@@ -285,6 +304,10 @@ def _finish(fields, plan, init, frames):
         if occ is None: occ,occ_bw = fb_consistency(flow, flow_bw),fb_consistency(flow_bw, flow)
         if sure is None: sure = fb_confidence(flow, flow_bw)
     if sure is not None: sure = sure.masked_fill(~flow.isfinite().all(1, keepdim=True), 0).nan_to_num(nan=0.)
+    if any(o is not None for o in masks):
+        known = dict(flow=flow, flow_bw=flow_bw, occ=occ, occ_bw=occ_bw, confidence=sure)
+        left = mask_fields({k: v for k,v in known.items() if v is not None}, *masks, keep)
+        flow,flow_bw,occ,occ_bw,sure = map(left.get, known)
     maps = [None if o is None else o[:,0].cpu().numpy() for o in (occ, occ_bw, sure)]
     maps = [o if o is None or len(flow) > 1 else o[0] for o in maps]
     named = (flow, frames),(flow_bw, frames[::-1]),(init, frames),(fields.get('flow_prev'), [frames[0], 'the frame before'])
@@ -326,15 +349,18 @@ def estimate_flow(
     tile=None,               # `(h,w)` of tiles, 'auto' or None, see `FlowPredictor`
     upright:bool=False,      # Turn photos as their EXIF tag says?
     value_range='full',      # Values of integers that are black and white: 'full', 'auto', or two numbers, see `fit_range`
-    img0=None                # The frame before, for a model of three frames
-)->FlowArray:                # `(H,W,2)` pixels, float32
+    img0=None,               # The frame before, for a model of three frames
+    valid1=None,             # `(H,W)` mask of img1, False = no data; None: what NaN and transparency say
+    valid2=None              # The same for img2
+)->FlowArray:                # `(H,W,2)` pixels, float32; NaN where img1 has no data
     "Estimate the flow from `img1` to `img2`"
     if isinstance(model, (np.ndarray, Tensor)): raise fail(ConfigError, 'model', 'a third image', 'a name; three frames are given as img0=, img1 and img2')
     named = isinstance(model, str) and not isinstance(weights, dict)
     weights = str(weights) if isinstance(weights, Path) else weights
     options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile,None,upright,check_range(value_range)
     make = _cached(model, weights, weights and _stamp(weights), str(device), options) if named else FlowPredictor(model, weights, device, *options)
-    return make(*([] if img0 is None else [img0]), img1, img2)
+    return make(*([] if img0 is None else [img0]), img1, img2, valid1=valid1, valid2=valid2)
+
 
 # %% ../../nbs/infer/10_predictor.ipynb #01ebf597
 def _rgb_frames(img1, img2):

@@ -295,32 +295,11 @@ def measure_scale(
     if kind=='camera': raise fail(ConfigError, 'fixed scale', 'a camera', 'a film that can be read twice')
     step,speeds = max(1, ((total or pairs+1) - 1)//pairs),[]
     with read_frames(source, every, **_reading(predictor) | dict(deep=False)) as frames:
-        last = None
-        for i,img in enumerate(frames):
-            if last is not None and (i-1)%step==0:
-                speeds.append(frame_speed(np.asarray(predictor(last, img))))
-                if progress: progress(len(speeds), total and -(-(total-1)//step))
-            last = img
-    return max(1., 1.05*max(speeds, default=0.))
-
-# %% ../../nbs/infer/32_video.ipynb #fea4a42c
-def measure_scale(
-    source,                     # Whatever `read_frames` takes, except a camera
-    predictor='flowbook_small', # See `stream_flow`
-    every:int=1,                # Take one frame of so many
-    pairs:int=50,               # Pairs to look at
-    progress=None               # Called with (done, how many or None) after each of them
-)->float:                       # Pixels: a scale that none of them exceeds
-    "Find a fixed colour scale for a film in a pass of its own"
-    with read_frames(source, every) as frames: total,kind = frames.count,frames.kind
-    if kind=='camera': raise fail(ConfigError, 'fixed scale', 'a camera', 'a film that can be read twice')
-    step,speeds = max(1, ((total or pairs+1) - 1)//pairs),[]
-    predictor = _check_predictor(predictor, False, False)
-    with read_frames(source, every) as frames:
         before = last = None
         for i,img in enumerate(frames):
             if last is not None and (i-1)%step==0:
-                flow = predictor.predict(last, img, img0=before).flow if frames_of(predictor)==3 else predictor(last, img)
+                three = frames_of(predictor)==3
+                flow = predictor.predict(last, img, img0=before).flow if three else predictor(last, img)
                 speeds.append(frame_speed(np.asarray(flow)))
                 if progress: progress(len(speeds), total and -(-(total-1)//step))
             before,last = img if last is None else last,img

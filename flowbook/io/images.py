@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2, numpy as np, torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from ..core.array_checks import flow_array
+from ..core.array_checks import check_unit, flow_array
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
 from .files import MAX_PIXELS, atomic_path, check_file, check_size
 from .png import PNG_MAGIC, check_packed, check_png, png_head
@@ -249,16 +249,10 @@ def to_unit(
 )->Tensor:           # float32 in [0,1], on the same device
     "Bring the values of `t` to [0,1]"
     if t.dtype in _scales: return t.float()/_scales[t.dtype]
-    if not t.is_floating_point():
-        raise fail(ImageFileError, name, f"values of type {t.dtype}", 'uint8, uint16 or float')
-    low,high = (o.item() for o in t.detach().float().aminmax()) # NaN comes through
-    if not np.isfinite([low, high]).all():
-        raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
-    if low < -1e-3 or high > 1+1e-3:
-        found = f"float values from {low:g} to {high:g}"
-        raise fail(ImageFileError, name, found, 'values in [0,1] (divide by 255, or pass uint8)')
-    return t.float() if 0 <= low and high <= 1 else t.float().clamp(0,
-        1) # clamping stops the gradient at 0 and 1
+    if not t.is_floating_point(): raise fail(ImageFileError, name, f"values of type {t.dtype}", 'uint8, uint16 or float')
+    low,high = check_unit(t, name)
+    if low != low: raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
+    return t.float() if 0 <= low and high <= 1 else t.float().clamp(0, 1) # clamping stops the gradient at 0 and 1
 
 # %% ../../nbs/io/30_images.ipynb #5b15a320
 def check_range(

@@ -37,3 +37,6 @@ from .plots import flow_figure as flow_figure
 from .plots import show_error as show_error
 from .plots import show_flow as show_flow
 from .plots import side_by_side as side_by_side
+from .tracks import draw_labels as draw_labels
+from .tracks import draw_tracks as draw_tracks
+from .tracks import track_colors as track_colors
