@@ -7,7 +7,7 @@ __all__ = ['MAX_SIDE', 'MAX_PIXELS', 'check_file', 'check_size', 'atomic_path', 
            'staged_folder', 'asset_path']
 
 # %% ../../nbs/io/10_files.ipynb #a8d30d7f
-import errno, os, re, secrets, stat
+import errno, os, re, secrets, stat, time
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -68,6 +68,15 @@ def _temporary(target):
     except OSError as e: raise fail(FlowbookError, target.parent, _reason(e), 'a folder that exists and can be written') from None
     return tmp
 
+# %% ../../nbs/io/10_files.ipynb #cf4d4527
+def _replace(tmp, target, tries=6):
+    "Give `tmp` its name. Windows refuses while any program, a virus scanner say, has `target` open: wait for it, up to a second"
+    for left in reversed(range(tries)):
+        try: return os.replace(tmp, target)
+        except PermissionError as e:
+            if not left: raise fail(FlowbookError, target, f'{_reason(e)}: perhaps another program has it open', 'a file that can be replaced') from e
+        time.sleep(.03*2**(tries - left - 1))
+
 # %% ../../nbs/io/10_files.ipynb #368043c0
 @contextmanager
 def atomic_path(
@@ -79,7 +88,7 @@ def atomic_path(
     try:
         yield tmp
         if not tmp.exists(): raise fail(FlowbookError, path, 'nothing written', 'a file under the temporary name')
-        os.replace(tmp, target)
+        _replace(tmp, target)
     except OSError as e:
         if e.errno != errno.ENOSPC: raise
         raise fail(FlowbookError, path, 'a full disk', 'room for the file') from None
@@ -147,7 +156,7 @@ def _move_all(stage, out):
     files = sorted(stage.iterdir())
     for f in files:
         if (out/f.name).is_dir(): raise fail(FlowbookError, out/f.name, 'a folder', 'a file name to write to')
-    for f in files: os.replace(f, out/f.name)
+    for f in files: _replace(f, out/f.name)
 
 # %% ../../nbs/io/10_files.ipynb #384e405b
 def asset_path(
