@@ -82,8 +82,9 @@ def test_a_run_that_is_killed(clips, serial, work, tmp_path):
     assert twice <= begun - done and len(twice) <= 2   # at most what was under way
     assert [(o.name, o.status) for o in rows] == [(f'clip{n:03}', 'done') for n in range(N)] and results(tmp_path/'out') == serial
 
-def test_ray_one_of_whose_workers_dies(clips, serial, work, tmp_path):
+def test_ray_one_of_whose_workers_dies(clips, serial, work, tmp_path, monkeypatch):
     pytest.importorskip('ray', reason='ray is an extra')
+    monkeypatch.setenv('RAY_raylet_start_wait_time_s', '300')   # on a machine with other things to do
     died = ['clip077']
     rows = process_clips(clips, tmp_path/'out', engine='ray', deadly=died, **work, **OPTIONS)
     check(rows, tmp_path/'out', serial, work['log'], died)

@@ -4,7 +4,7 @@
     python tools/check.py            # the tests: nbdev_test over the notebooks, then pytest
     python tools/check.py --gate     # the rest: dependencies, notebooks clean and exported, outputs small, docs, README, wheel
     python tools/check.py --all      # both, as CI does
-    python tools/check.py --isa base # the tests on an older processor, played by this one: base has SSE4.1, avx2 no AVX-512
+    python tools/check.py --isa base # the tests on an older processor, played by this one: SSE4.1; or avx2
     python tools/check.py --release v0.1.0   # is that the version everywhere? prints its part of CHANGELOG.md
 
 What can be mended by running it again is mended: a failed `clean` or `export` has done its work, look at the diff and commit it.
@@ -21,8 +21,9 @@ PICTURE, LINES = 40_000, 15     # goals: bytes of a picture, lines of a text out
 HAND_WRITTEN = {'all.py', '_modidx.py', '__init__.py'}
 DRAWING = root/'nbs/images/rooms.svg'
 # what PyTorch, its two libraries of arithmetic and, by PyTorch's word, our kernels are told to do without
-ISA = dict(base=dict(ATEN_CPU_CAPABILITY='default', ONEDNN_MAX_CPU_ISA='SSE41', MKL_ENABLE_INSTRUCTIONS='SSE4_2'),
-           avx2=dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2', MKL_ENABLE_INSTRUCTIONS='AVX2'))
+WORDS = 'ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'MKL_ENABLE_INSTRUCTIONS'
+ISA = dict(base=dict(zip(WORDS, ('default', 'SSE41', 'SSE4_2'), strict=True)),
+           avx2=dict(zip(WORDS, ('avx2', 'AVX2', 'AVX2'), strict=True)))
 # a module imports from its own room and from those before it
 ROOMS = 'core io viz layers ops data augment models train recipes infer mmflow apps cli'.split()
 
@@ -220,13 +221,17 @@ def check_wheel():
 def release_notes(tag):
     "The part of CHANGELOG.md about `tag`, once every file agrees that this is the version"
     version = tag.removeprefix('v')
-    said = {'settings.ini': r'^version = (\S+)', 'CITATION.cff': r'^version: (\S+)', 'conda/recipe.yaml': r'^  version: (\S+)', 'flowbook/__init__.py': r"^__version__ = ['\"](\S+)['\"]"}
+    said = {'settings.ini': r'^version = (\S+)', 'CITATION.cff': r'^version: (\S+)',
+            'conda/recipe.yaml': r'^  version: (\S+)',
+            'flowbook/__init__.py': r"^__version__ = ['\"](\S+)['\"]"}
     for name,pattern in said.items():
         found = re.search(pattern, (root/name).read_text(encoding='utf-8'), re.M)
-        if not found or found[1] != version: raise Failed(f'{name}: found version {found and found[1]}, expected {version}')
+        found = found and found[1]
+        if found != version: raise Failed(f'{name}: found version {found}, expected {version}')
     parts = re.split(r'^## ', (root/'CHANGELOG.md').read_text(encoding='utf-8'), flags=re.M)[1:]
     notes = [o.partition('\n')[2].strip() for o in parts if re.match(rf'{re.escape(version)}\b', o)]
-    if not notes: raise Failed(f'CHANGELOG.md: found no part on {version}, expected a line that begins with ## {version}')
+    wanted = f'a line that begins with ## {version}'
+    if not notes: raise Failed(f'CHANGELOG.md: found no part on {version}, expected {wanted}')
     return notes[0]
 
 TESTS = dict(notebooks=check_notebooks, pytest=check_pytest)
@@ -236,7 +241,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--gate', action='store_true', help='the checks instead of the tests')
     ap.add_argument('--all', action='store_true', help='checks and tests')
-    ap.add_argument('--isa', choices=ISA, help='the tests, without the instructions that older processors lack')
+    ap.add_argument('--isa', choices=ISA, help='the tests, without what older processors lack')
     ap.add_argument('--release', metavar='TAG', help='the notes of a release, if all files name its version')
     known, passed = {**GATE, **TESTS}, 0
     ap.add_argument('steps', nargs='*', metavar='step', help=f"any of {' '.join(known)}")

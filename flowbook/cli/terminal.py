@@ -36,7 +36,8 @@ def spare_console(
 )->None:
     "Let consoles print `?` for characters they do not know"
     for o in streams or (sys.stdout, sys.stderr):
-        if hasattr(o, 'reconfigure') and not str(o.encoding).lower().startswith('utf'): o.reconfigure(errors='replace')
+        narrow = hasattr(o, 'reconfigure') and not str(o.encoding).lower().startswith('utf')
+        if narrow: o.reconfigure(errors='replace')
 
 # %% ../../nbs/cli/05_terminal.ipynb #a8b8c24d
 class Program(TyperGroup):
@@ -62,7 +63,8 @@ Iters = Annotated[Optional[int], typer.Option(min=1, help="Iterations of a recur
 Tile = Annotated[Optional[str], typer.Option(metavar='auto|H,W', help='Compute in tiles of this height and width, pixels; auto: as large as the memory allows; default: whole.', show_default=False)]
 Precision = Annotated[str, typer.Option(help='fp32, bf16, or fp16 on a GPU.')]
 Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]
-Device = Annotated[str, typer.Option(help='auto, cpu, cuda, or mps, the GPU of a Mac; auto takes the GPU of CUDA if there is one.')]
+Device = Annotated[str, typer.Option(
+    help='auto, cpu, cuda, or mps, the GPU of a Mac; auto takes the GPU of CUDA if there is one.')]
 Imports = Annotated[bool, typer.Option('--allow-imports', help="Import the modules of a file's custom_imports; they run as any program does.")]
 Json = Annotated[bool, typer.Option('--json', help='Print the figures as JSON, and nothing else, on stdout.')]
 

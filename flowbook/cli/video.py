@@ -53,11 +53,16 @@ _Codec = Annotated[Optional[str], typer.Option(help='Four letters: mp4v, avc1, v
 _Scale = Annotated[float, typer.Option(help='Compute at this fraction of the size.')]
 _Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 000000.flo too: into the folder, or to OUT_flo beside a video.')]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on where an earlier run stopped.')]
-_Engine = Annotated[Optional[str], typer.Option(help='IN is many films, a folder, pattern or .txt file of them, and OUT a folder: local is a pool of processes, ray a cluster, slurm prints the script of a job array. Run again, it does what is left.', show_default=False)]
-_Workers = Annotated[int, typer.Option(min=1, help='With --engine: films under way at once; with slurm, tasks.')]
-_Retries = Annotated[int, typer.Option(min=0, help='With --engine: attempts after the first for a film whose worker died.')]
+_Engine = Annotated[Optional[str], typer.Option(show_default=False, help=(
+    'IN is many films, a folder, pattern or .txt file of them, and OUT a folder: local is a pool of '
+    'processes, ray a cluster, slurm prints the script of a job array. Run again, it does what is left.'))]
+_Workers = Annotated[int, typer.Option(
+    min=1, help='With --engine: films under way at once; with slurm, tasks.')]
+_Retries = Annotated[int, typer.Option(
+    min=0, help='With --engine: attempts after the first for a film whose worker died.')]
 _Suffix = Annotated[str, typer.Option(help='With --engine: of each film written; empty: pictures.')]
-_Manifest = Annotated[str, typer.Option(help='With --engine: table with a row a film, in OUT; .csv or .parquet.')]
+_Manifest = Annotated[str, typer.Option(
+    help='With --engine: table with a row a film, in OUT; .csv or .parquet.')]
 _Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; flowbook_small, raft, gma and their relatives can.")]
 
 # %% ../../nbs/cli/50_video.ipynb #a3840617
@@ -73,7 +78,8 @@ def run_many(
     with working('importing PyTorch'): from flowbook.infer.many import process_clips
     from dataclasses import asdict
     with Counting(source, 'films') as progress, _stops_gently():
-        rows = process_clips(source, out, engine=engine, workers=workers, retries=retries, manifest=manifest, progress=progress, **options)
+        how = dict(engine=engine, workers=workers, retries=retries, manifest=manifest)
+        rows = process_clips(source, out, progress=progress, **how, **options)
     failed = [o for o in rows if o.status == 'failed']
     if as_json: print_json([asdict(o) for o in rows])
     else:
@@ -81,24 +87,33 @@ def run_many(
         typer.echo(f"{len(rows) - len(failed)} films done, {len(failed)} failed; wrote {out/manifest}")
     if failed: raise typer.Exit(1)
 
+def _set_option(words, name, value):
+    "Words of a command with another value of an option"
+    given = [i for i, o in enumerate(words) if o == name or o.startswith(f'{name}=')]
+    values = [i + 1 for i in given if words[i] == name]
+    return [o for i, o in enumerate(words) if i not in given + values] + [name, value]
+
 def _slurm(tasks, words=None):
     "The command as it was typed, for every task of an array, one film at a time"
     from flowbook.infer.many import slurm_array
     words = list(sys.argv[1:] if words is None else words)
-    for name, value in (('--engine', 'local'), ('--workers', '1')):
-        words = [o for i, o in enumerate(words) if not (o == name or o.startswith(f'{name}=') or i and words[i-1] == name)] + [name, value]
+    for name, value in (('--engine', 'local'), ('--workers', '1')): words = _set_option(words, name, value)
     return slurm_array([sys.executable, '-m', 'flowbook.cli', *words], tasks)
 
 # %% ../../nbs/cli/50_video.ipynb #6b184e97
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
-          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, engine:_Engine=None, workers:_Workers=2, retries:_Retries=2, suffix:_Suffix='.mp4', manifest:_Manifest='manifest.csv', as_json:Json=False):
-    "Flow of a film, as a film: reads, computes and writes frame by frame, in constant memory. With --engine: of many films."
+          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False,
+          engine:_Engine=None, workers:_Workers=2, retries:_Retries=2, suffix:_Suffix='.mp4',
+          manifest:_Manifest='manifest.csv', as_json:Json=False):
+    "Flow of a film, as a film: frame by frame, in constant memory. With --engine: of many films."
     limit,cut = _parse_scale(max_flow, fixed_scale),parse_tile(tile)
     if engine:
-        chosen = dict(model=model, weights=weights, device=device, precision=precision, tile=cut, scale=scale, iters=iters)
-        options = dict(layout=layout, max_flow=limit, every=every, stop=frames, fps=fps, codec=codec, save_flo=save_flo, warm_start=warm_start)
-        return run_many(source, out, engine, workers, retries, manifest, as_json, suffix=suffix, predictor=chosen, gt=gt and str(gt), **options)
+        chosen = dict(model=model, weights=weights, device=device, precision=precision)
+        chosen |= dict(tile=cut, scale=scale, iters=iters)
+        options = dict(layout=layout, max_flow=limit, every=every, stop=frames, fps=fps, codec=codec)
+        options |= dict(save_flo=save_flo, warm_start=warm_start, gt=gt and str(gt), suffix=suffix)
+        return run_many(source, out, engine, workers, retries, manifest, as_json, predictor=chosen, **options)
     with working('importing PyTorch'):
         from flowbook.infer.predictor import FlowPredictor
         from flowbook.infer.video import process_video, unfinished_video

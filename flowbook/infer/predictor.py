@@ -40,7 +40,8 @@ def pick_device(
     "Turn the name of a device into a device of this machine"
     name,gpu = str(device),torch.cuda.is_available()
     if name=='auto': name = 'cuda' if gpu else 'cpu'
-    if not re.fullmatch(r'cpu|mps|cuda(:\d+)?', name): raise fail(ConfigError, 'device', repr(str(device)), "'auto', 'cpu', 'cuda' or 'mps'")
+    if not re.fullmatch(r'cpu|mps|cuda(:\d+)?', name):
+        raise fail(ConfigError, 'device', repr(str(device)), "'auto', 'cpu', 'cuda' or 'mps'")
     if name=='mps': there = torch.backends.mps.is_available()
     else: there = name=='cpu' or gpu and int(name[5:] or 0) < torch.cuda.device_count()
     if not there:

@@ -70,11 +70,12 @@ def _temporary(target):
 
 # %% ../../nbs/io/10_files.ipynb #cf4d4527
 def _replace(tmp, target, tries=6):
-    "Give `tmp` its name. Windows refuses while any program, a virus scanner say, has `target` open: wait for it, up to a second"
+    "Give `tmp` its name. Windows refuses while a program, a virus scanner say, has `target` open: wait"
     for left in reversed(range(tries)):
         try: return os.replace(tmp, target)
         except PermissionError as e:
-            if not left: raise fail(FlowbookError, target, f'{_reason(e)}: perhaps another program has it open', 'a file that can be replaced') from e
+            found = f'{_reason(e)}: perhaps another program has it open'
+            if not left: raise fail(FlowbookError, target, found, 'a file that can be replaced') from e
         time.sleep(.03*2**(tries - left - 1))
 
 # %% ../../nbs/io/10_files.ipynb #368043c0

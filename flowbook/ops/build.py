@@ -67,7 +67,8 @@ def _native():
 def _brand(system=sys.platform):
     "Name of the processor where there is no /proc"
     if system != 'darwin': return platform.processor()
-    try: return subprocess.run(['sysctl', '-n', 'machdep.cpu.brand_string'], capture_output=True, text=True).stdout.strip()
+    ask = ['sysctl', '-n', 'machdep.cpu.brand_string']
+    try: return subprocess.run(ask, capture_output=True, text=True).stdout.strip()
     except OSError: return platform.processor()
 
 def _digest(data, n=12): return hashlib.sha256(data).hexdigest()[:n]
@@ -91,7 +92,8 @@ def find_compiler(
 def cache_folder()->Path: # It may not exist yet
     "Where kernels go that are built after the install: FLOWBOOK_CACHE, or the user's cache"
     home = os.environ.get('FLOWBOOK_CACHE')
-    if not home: home = Path(os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA') or Path.home()/'.cache')/'flowbook'
+    usual = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA') or Path.home()/'.cache'
+    home = home or Path(usual)/'flowbook'
     return Path(home)/'kernels'
 
 # %% ../../nbs/ops/02_build.ipynb #7ca75bf8
@@ -116,13 +118,15 @@ def build_kernels(
 def _cannot_write(folder, e): return fail(FlowbookError, folder, e.strerror, 'a folder that can be written')
 
 def _options(system=sys.platform):
-    "What every variant is compiled with; Windows' code is always position-independent, and its threads need no library"
-    return '-O3 -std=c++17 -ffp-contract=fast -shared'.split() + ([] if system == 'win32' else ['-fPIC', '-pthread'])
+    "What every variant is compiled with; on Windows code can move as it is, and threads need no library"
+    more = '' if system == 'win32' else ' -fPIC -pthread'
+    return f'-O3 -std=c++17 -ffp-contract=fast -shared{more}'.split()
 
 def _compile(compiler, src, folder, variant, flags):
     "Compile one library to a temporary name, then give it the name that says what it is"
     out = src.with_name(f'{variant}.so')
-    done = subprocess.run([compiler, *_options(), *flags.split(), str(src), '-o', str(out)], capture_output=True, text=True, errors='replace')
+    command = [compiler, *_options(), *flags.split(), str(src), '-o', str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, errors='replace')
     if done.returncode:
         said = done.stderr.strip().splitlines() or ['no message']
         said = next((l for l in said if 'error' in l), said[0])

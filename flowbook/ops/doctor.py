@@ -71,7 +71,7 @@ def check_kernels(
 # %% ../../nbs/ops/60_doctor.ipynb #bbf4744c
 def opencv_packages()->dict: # Names and versions, of up to four
     "Find the packages that bring `cv2`"
-    names = [f'opencv-{contrib}python{headless}' for contrib in ('', 'contrib-') for headless in ('', '-headless')]
+    names = [f'opencv-{kind}python{less}' for kind in ('', 'contrib-') for less in ('', '-headless')]
     found = {o: _version(o) for o in names}
     return {k: v for k,v in found.items() if v != 'not installed'}
 
@@ -88,7 +88,8 @@ def _advice(checks, cuda):
         yield f'flowbook build-ops compiles the CPU kernels{once}'
     if cuda and served('cuda') == {'PyTorch'}: yield f"GPU kernels: {kernel_note('cuda')}"
     if len(names := sorted(opencv_packages())) > 1:
-        yield f"{' and '.join(names)} overwrite each other: pip uninstall {' '.join(names)}, then install one of them"
+        mend = f"pip uninstall {' '.join(names)}, then install one of them"
+        yield f"{' and '.join(names)} overwrite each other: {mend}"
 
 def _version(name):
     try: return metadata.version(name)
@@ -97,8 +98,12 @@ def _version(name):
 # %% ../../nbs/ops/60_doctor.ipynb #099c4ccc
 def _next_steps(checks):
     "What a user may do now, one command each"
-    if not all(c.ok for c in checks): return ['FLOWBOOK_KERNELS=0 flowbook doctor   # is it the kernels?', 'flowbook doctor --json   # what a report of the bug should hold']
-    return ['flowbook demo   # the flow of a pair that comes with the package', 'flowbook infer a.png b.png --out flow   # of yours', 'flowbook models   # what else can compute it']
+    if not all(c.ok for c in checks):
+        return ['FLOWBOOK_KERNELS=0 flowbook doctor   # is it the kernels?',
+                'flowbook doctor --json   # what a report of the bug should hold']
+    return ['flowbook demo   # the flow of a pair that comes with the package',
+            'flowbook infer a.png b.png --out flow   # of yours',
+            'flowbook models   # what else can compute it']
 
 # %% ../../nbs/ops/60_doctor.ipynb #4d22709b
 def diagnose()->dict: # Names and one line each; 'checks' holds the `KernelCheck`s, 'advice' a list of lines

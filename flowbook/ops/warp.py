@@ -34,7 +34,7 @@ def _inside(grid, mode, pad, align_corners):
 
 # %% ../../nbs/ops/20_warp.ipynb #d722a5dd
 def _clamp_border(grid, size, mode, pad, align_corners):
-    "Positions, padding, and for border padding where positions are `(B,H,W,2)` strictly inside, which is where they have a gradient"
+    "Positions, padding, and for a border `(B,H,W,2)`: strictly inside, where there is a gradient?"
     if _pads[pad] != 'border' or _modes[mode] == 'bicubic': return grid,pad,None
     short = 4*torch.finfo(grid.dtype).eps
     most = grid.new_tensor([1. if align_corners else max(1 - 1/n - short, 0.) for n in size[::-1]])
