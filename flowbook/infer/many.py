@@ -270,22 +270,34 @@ class RayPool:
         self.ours = not ray.is_initialized()
         if self.ours:
             size = {} if os.environ.get('RAY_ADDRESS') else dict(num_cpus=workers, include_dashboard=False)
-            ray.init(**size, log_to_driver=False)
+            try: ray.init(**size, log_to_driver=False)
+            except Exception as e:   # whatever keeps it from starting, in one line
+                said = f'{type(e).__name__}: {e}'.splitlines()[0]
+                raise fail(FlowbookError, '--engine ray', said, 'a Ray that starts; see its logs') from e
         self.task = ray.remote(run_clip).options(max_retries=0, num_cpus=1, num_gpus=bool(gpus))
 
-    def submit(self, *job): self.busy[self.task.remote(*job)] = job
+# %% ../../nbs/infer/46_many.ipynb #ccf8b5c3
+@patch
+def submit(self:RayPool,
+    *job # For `run_clip`
+)->None:
+    "Hand a clip to the cluster"
+    self.busy[self.task.remote(*job)] = job
 
-    def collect(self):
-        done, _ = self.ray.wait(list(self.busy))
-        found = []
-        for o in done:
-            try: answer = self.ray.get(o)
-            except self.ray.exceptions.RayError: answer = None
-            found.append((self.busy.pop(o), answer))
-        return found
+@patch
+def collect(self:RayPool)->list: # As `LocalPool`'s
+    "Wait for one clip or more"
+    found = []
+    for o in self.ray.wait(list(self.busy))[0]:
+        try: answer = self.ray.get(o)
+        except self.ray.exceptions.RayError: answer = None
+        found.append((self.busy.pop(o), answer))
+    return found
 
-    def close(self):
-        if self.ours: self.ray.shutdown()
+@patch
+def close(self:RayPool)->None:
+    "Leave the cluster, and end it if it was started here"
+    if self.ours: self.ray.shutdown()
 
 # %% ../../nbs/infer/46_many.ipynb #ed723be6
 ENGINES = dict(local=LocalPool, ray=RayPool)
