@@ -10,10 +10,10 @@ N = 200
 OPTIONS = dict(suffix='', predictor=dict(model='dis_fast', device='cpu'), layout='flow', save_flo=True)
 WORK = """
 import os
-from flowbook.infer.many import video
+from flowbook.infer.many import video_clip
 def work(clip, folder, log, deadly=(), **options):
-    "What `video` does, written down; the process dies at the first attempt of some clips, when the work is done but not moved"
-    result = video(clip, folder, **options)
+    "What `video_clip` does, written down; the process dies at the first attempt of some clips, when the work is done but not moved"
+    result = video_clip(clip, folder, **options)
     with open(f'{log}/{clip.name}', 'a') as f: f.write(f'{os.getpid()}\\n')
     if clip.name in deadly and len(open(f'{log}/{clip.name}').readlines()) == 1: os.kill(os.getpid(), 9)
     return result

@@ -6,7 +6,7 @@
 __all__ = ['Model', 'Weights', 'Iters', 'Tile', 'Precision', 'Changes', 'Device', 'Imports', 'Json', 'one_line', 'spare_console',
            'Program', 'example', 'parse_tile', 'print_json', 'print_table', 'working', 'clock', 'Counting']
 
-# %% ../../nbs/cli/05_terminal.ipynb #541c3957
+# %% ../../nbs/cli/05_terminal.ipynb #7bf1c86e
 import sys, time, warnings
 from contextlib import contextmanager
 from typing import Annotated, Optional
@@ -30,7 +30,7 @@ def one_line():
     typer.echo(text, err=True)
     raise typer.Exit(2)
 
-# %% ../../nbs/cli/05_terminal.ipynb #846da27b
+# %% ../../nbs/cli/05_terminal.ipynb #102b014e
 def spare_console(
     *streams # Text streams; none: stdout and stderr
 )->None:

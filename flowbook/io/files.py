@@ -6,7 +6,7 @@
 __all__ = ['MAX_SIDE', 'MAX_PIXELS', 'check_file', 'check_size', 'atomic_path', 'ensure_dir', 'natural_key', 'new_folder',
            'staged_folder', 'asset_path']
 
-# %% ../../nbs/io/10_files.ipynb #a8d30d7f
+# %% ../../nbs/io/10_files.ipynb #91a1b019
 import errno, os, re, secrets, stat, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +68,7 @@ def _temporary(target):
     except OSError as e: raise fail(FlowbookError, target.parent, _reason(e), 'a folder that exists and can be written') from None
     return tmp
 
-# %% ../../nbs/io/10_files.ipynb #cf4d4527
+# %% ../../nbs/io/10_files.ipynb #93d4f648
 def _replace(tmp, target, tries=6):
     "Give `tmp` its name. Windows refuses while a program, a virus scanner say, has `target` open: wait"
     for left in reversed(range(tries)):

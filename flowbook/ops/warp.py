@@ -32,7 +32,7 @@ def _inside(grid, mode, pad, align_corners):
     ones = grid.new_ones(len(grid), 1, *grid.shape[1:3])
     return (torch.ops.aten.grid_sampler_2d(ones, grid, mode, pad, align_corners) > .9999).to(grid.dtype)
 
-# %% ../../nbs/ops/20_warp.ipynb #d722a5dd
+# %% ../../nbs/ops/20_warp.ipynb #298cf3a2
 def _clamp_border(grid, size, mode, pad, align_corners):
     "Positions, padding, and for a border `(B,H,W,2)`: strictly inside, where there is a gradient?"
     if _pads[pad] != 'border' or _modes[mode] == 'bicubic': return grid,pad,None
