@@ -45,7 +45,7 @@ def _pair(size, batch, device):
     return img,img.roll((2, 3), (2, 3))
 
 def _clock(predictor, a, b):
-    wait = dict(cuda=lambda: torch.cuda.synchronize(predictor.device), mps=lambda: torch.mps.synchronize())
+    wait = dict(cuda=lambda: torch.cuda.synchronize(predictor.device), mps=torch.mps.synchronize)
     sync = wait.get(predictor.device.type, lambda: None)
     sync()
     start = time.perf_counter()
@@ -71,7 +71,8 @@ def _windows_memory():
     counters = (ctypes.c_size_t*9)(9*ctypes.sizeof(ctypes.c_size_t))
     kernel = ctypes.windll.kernel32
     kernel.GetCurrentProcess.restype = ctypes.c_void_p
-    kernel.K32GetProcessMemoryInfo(ctypes.c_void_p(kernel.GetCurrentProcess()), counters, ctypes.sizeof(counters))
+    this = ctypes.c_void_p(kernel.GetCurrentProcess())
+    kernel.K32GetProcessMemoryInfo(this, counters, ctypes.sizeof(counters))
     return counters[2],counters[1]
 
 def _child(job):

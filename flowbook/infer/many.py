@@ -63,7 +63,7 @@ WORK = Register('work')
 def register_work(
     name:str # For `process_clips`
 ):           # A decorator
-    "Enter a function of a `Clip`, a folder to write into and options, which returns numbers and texts by name"
+    "Enter a function of a `Clip`, a folder to write into and options, which returns a row's figures"
     return lambda f: WORK.enter(f, name)
 
 def find_work(
