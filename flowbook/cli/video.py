@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_many', 'video', 'frames_to_video', 'merge']
 
-# %% ../../nbs/cli/50_video.ipynb #8c3355a8
+# %% ../../nbs/cli/50_video.ipynb #a5ffb2fd
 import signal, sys, warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +65,7 @@ _Manifest = Annotated[str, typer.Option(
     help='With --engine: table with a row a film, in OUT; .csv or .parquet.')]
 _Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; flowbook_small, raft, gma and their relatives can.")]
 
-# %% ../../nbs/cli/50_video.ipynb #a3840617
+# %% ../../nbs/cli/50_video.ipynb #9bb80cdd
 def run_many(
     source:str, out:Path,            # As `process_clips` takes them
     engine:str, workers:int,         # See `process_clips`; 'slurm' prints a script
@@ -100,7 +100,7 @@ def _slurm(tasks, words=None):
     for name, value in (('--engine', 'local'), ('--workers', '1')): words = _set_option(words, name, value)
     return slurm_array([sys.executable, '-m', 'flowbook.cli', *words], tasks)
 
-# %% ../../nbs/cli/50_video.ipynb #6b184e97
+# %% ../../nbs/cli/50_video.ipynb #7dfb7b43
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False,
