@@ -16,7 +16,9 @@ class BuildKernels(build_ext):
     def run(self):
         folder = here/'flowbook/ops' if self.inplace else Path(self.build_lib)/'flowbook/ops'
         try: names = [p.name for p in build_kernels(folder)]
-        except Exception as e: names = [f'no CPU kernels ({e}): flowbook works without them, more slowly']
+        except Exception as e:
+            if os.environ.get('FLOWBOOK_KERNELS') == 'require': raise   # wheels for PyPI and conda have them
+            names = [f'no CPU kernels ({e}): flowbook works without them, more slowly']
         print(*names, sep='\n', flush=True)
     def get_outputs(self): return [str(p) for p in Path(self.build_lib).glob('flowbook/ops/kernels-*')]
     def get_output_mapping(self): return {}
@@ -39,8 +41,10 @@ class PlatformWheel(bdist_wheel):
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('dev', 'jupyter', 'data', 'export', 'serve', 'photos', 'track', 'exr')}
-extras['dev'] += extras['jupyter'] + extras['data'] + extras['export'] + extras['serve'] + extras['exr']
+kinds = [o.removesuffix('_requirements') for o in cfg if o.endswith('_requirements')]
+extras = {name: cfg[f'{name}_requirements'].split() for name in kinds}
+extras['all'] = sorted({o for name in kinds if name != 'dev' for o in extras[name]})
+extras['dev'] += extras['jupyter'] + extras['data'] + extras['export'] + extras['serve']
 status = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
 
 setup(

@@ -4,6 +4,8 @@
     python tools/check.py            # the tests: nbdev_test over the notebooks, then pytest
     python tools/check.py --gate     # the rest: dependencies, notebooks clean and exported, outputs small, docs, README, wheel
     python tools/check.py --all      # both, as CI does
+    python tools/check.py --isa base # the tests on an older processor, played by this one: SSE4.1; or avx2
+    python tools/check.py --release v0.1.0   # is that the version everywhere? prints its part of CHANGELOG.md
 
 What can be mended by running it again is mended: a failed `clean` or `export` has done its work, look at the diff and commit it.
 `python tools/check.py export docs` runs those two only; `graph` also prints which room imports which.
@@ -18,6 +20,10 @@ SOFT, HARD = 200_000, 1_500_000 # bytes of a notebook: goal and limit
 PICTURE, LINES = 40_000, 15     # goals: bytes of a picture, lines of a text output
 HAND_WRITTEN = {'all.py', '_modidx.py', '__init__.py'}
 DRAWING = root/'nbs/images/rooms.svg'
+# what PyTorch, its two libraries of arithmetic and, by PyTorch's word, our kernels are told to do without
+WORDS = 'ATEN_CPU_CAPABILITY', 'ONEDNN_MAX_CPU_ISA', 'MKL_ENABLE_INSTRUCTIONS'
+ISA = dict(base=dict(zip(WORDS, ('default', 'SSE41', 'SSE4_2'), strict=True)),
+           avx2=dict(zip(WORDS, ('avx2', 'AVX2', 'AVX2'), strict=True)))
 # a module imports from its own room and from those before it
 ROOMS = 'core io viz layers ops data augment models train recipes infer mmflow apps cli'.split()
 
@@ -240,6 +246,22 @@ def check_wheel():
     print(res.stdout.strip().splitlines()[-1])
     shutil.rmtree(root/'build', ignore_errors=True)
 
+def release_notes(tag):
+    "The part of CHANGELOG.md about `tag`, once every file agrees that this is the version"
+    version = tag.removeprefix('v')
+    said = {'settings.ini': r'^version = (\S+)', 'CITATION.cff': r'^version: (\S+)',
+            'conda/recipe.yaml': r'^  version: (\S+)',
+            'flowbook/__init__.py': r"^__version__ = ['\"](\S+)['\"]"}
+    for name,pattern in said.items():
+        found = re.search(pattern, (root/name).read_text(encoding='utf-8'), re.M)
+        found = found and found[1]
+        if found != version: raise Failed(f'{name}: found version {found}, expected {version}')
+    parts = re.split(r'^## ', (root/'CHANGELOG.md').read_text(encoding='utf-8'), flags=re.M)[1:]
+    notes = [o.partition('\n')[2].strip() for o in parts if re.match(rf'{re.escape(version)}\b', o)]
+    wanted = f'a line that begins with ## {version}'
+    if not notes: raise Failed(f'CHANGELOG.md: found no part on {version}, expected {wanted}')
+    return notes[0]
+
 TESTS = dict(notebooks=check_notebooks, pytest=check_pytest)
 GATE = dict(pip=check_pip, clean=check_clean, plain=check_plain, export=check_export, graph=check_graph, lint=check_lint, outputs=check_outputs, docs=check_docs, wheel=check_wheel)
 
@@ -247,10 +269,16 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--gate', action='store_true', help='the checks instead of the tests')
     ap.add_argument('--all', action='store_true', help='checks and tests')
+    ap.add_argument('--isa', choices=ISA, help='the tests, without what older processors lack')
+    ap.add_argument('--release', metavar='TAG', help='the notes of a release, if all files name its version')
     known, passed = {**GATE, **TESTS}, 0
     ap.add_argument('steps', nargs='*', metavar='step', help=f"any of {' '.join(known)}")
     args = ap.parse_args()
     if wrong := set(args.steps)-set(known): ap.error(f"found step {', '.join(wrong)}, expected any of {' '.join(known)}")
+    os.environ.update(ISA.get(args.isa, {}))
+    if args.release:
+        try: return print(release_notes(args.release))
+        except Failed as e: sys.exit(str(e))
     for name in args.steps or list(known if args.all else GATE if args.gate else TESTS):
         start = time.time()
         print(f'== {name}: {known[name].__doc__}', flush=True)

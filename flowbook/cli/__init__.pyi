@@ -42,6 +42,7 @@ from .terminal import parse_tile as parse_tile
 from .terminal import print_json as print_json
 from .terminal import print_table as print_table
 from .terminal import stops_gently as stops_gently
+from .terminal import spare_console as spare_console
 from .terminal import working as working
 from .training import count_processes as count_processes
 from .training import join_others as join_others
@@ -49,6 +50,7 @@ from .training import slurm_script as slurm_script
 from .training import start_processes as start_processes
 from .video import frames_to_video as frames_to_video
 from .video import merge as merge
+from .video import run_many as run_many
 from .weights import convert as convert
 from .weights import fetch as fetch
 from .weights import show_weights as show_weights

@@ -24,11 +24,14 @@ def doctor(as_json:Json=False):
 
 def _show(found, as_json):
     if as_json: return print_json(found | dict(checks=[vars(c) for c in found['checks']]))
-    for k in ('python', 'torch', 'processor', 'gpu', 'compiler'): typer.echo(f'{k:11} {found[k]}')
+    for k in ('flowbook', 'system', 'python', 'torch', 'processor', 'gpu', 'compiler'):
+        typer.echo(f'{k:11} {found[k]}')
+    typer.echo(f"{'packages':11} {', '.join(f'{k} {v}' for k,v in found['packages'].items())}")
     for k in ('cpu_kernels', 'gpu_kernels'): typer.echo(f"{k.replace('_', ' '):11} {found[k]}")
     rows = [[c.op, c.device, c.served, f'{c.delta:.0e}', 'right' if c.ok else c.error or 'WRONG'] for c in found['checks']]
     print_table('operators and their gradients, beside PyTorch in float64', ['operator', 'device', 'served by', 'difference', ''], rows)
-    for line in found['advice'] or ['nothing to do']: typer.echo(line)
+    for line in found['advice'] or ['nothing to mend']: typer.echo(line)
+    for i,line in enumerate(found['next']): typer.echo(f"{'next:' if not i else '':5} {line}")
 
 # %% ../../nbs/cli/48_kernels.ipynb #46626dfa
 def build_ops(

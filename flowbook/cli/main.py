@@ -20,7 +20,7 @@ from .serving import serve
 from .training import curves, slurm, train
 from .video import frames_to_video, merge, video
 from .weights import convert, fetch, show_weights
-from .terminal import Json, Program, example, print_json, print_table, working
+from .terminal import Json, Program, example, print_json, print_table, spare_console, working
 
 # %% ../../nbs/cli/10_main.ipynb #7aef8d96
 _session = [
@@ -128,6 +128,7 @@ _add('This installation',
 # %% ../../nbs/cli/10_main.ipynb #165023aa
 def main():
     "Run the program with the arguments of the command line"
+    spare_console()
     app(prog_name='flowbook')
 
 # %% ../../nbs/cli/10_main.ipynb #c690ceff

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Model', 'Weights', 'Iters', 'Tile', 'Precision', 'CfgOptions', 'Changes', 'Device', 'Imports', 'Upright', 'Range',
-           'Json', 'one_line', 'join_range', 'parse_range', 'Program', 'example', 'parse_tile', 'is_recipe',
-           'open_recipe', 'open_predictor', 'print_json', 'print_table', 'working', 'clock', 'Counting', 'stops_gently']
+           'Json', 'one_line', 'spare_console', 'join_range', 'parse_range', 'Program', 'example', 'parse_tile',
+           'is_recipe', 'open_recipe', 'open_predictor', 'print_json', 'print_table', 'working', 'clock', 'Counting',
+           'stops_gently']
 
-# %% ../../nbs/cli/05_terminal.ipynb #541c3957
+# %% ../../nbs/cli/05_terminal.ipynb #7bf1c86e
 import os, signal, sys, time, warnings
 from contextlib import contextmanager
 from typing import Annotated, Optional
@@ -30,6 +31,15 @@ def one_line():
         text = ' '.join(f'{path}: found a slip ({e.format_message()}), expected what {path} --help shows'.split())
     typer.echo(text, err=True)
     raise typer.Exit(2)
+
+# %% ../../nbs/cli/05_terminal.ipynb #102b014e
+def spare_console(
+    *streams # Text streams; none: stdout and stderr
+)->None:
+    "Let consoles print `?` for characters they do not know"
+    for o in streams or (sys.stdout, sys.stderr):
+        narrow = hasattr(o, 'reconfigure') and not str(o.encoding).lower().startswith('utf')
+        if narrow: o.reconfigure(errors='replace')
 
 # %% ../../nbs/cli/05_terminal.ipynb #60524852
 def join_range(
@@ -82,7 +92,8 @@ Precision = Annotated[str, typer.Option(help='fp32, bf16, or fp16 on a GPU.')]
 CfgOptions = Annotated[Optional[list[str]], typer.Option('--cfg-options', metavar='KEY=VALUE...',
     help="The same as KEY=VALUE words, as MMFlow's programs have it; keys of a config of MMFlow are understood for its file.", show_default=False)]
 Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]
-Device = Annotated[str, typer.Option(help='auto, cpu or cuda; auto takes the GPU if there is one.')]
+Device = Annotated[str, typer.Option(
+    help='auto, cpu, cuda, or mps, the GPU of a Mac; auto takes the GPU of CUDA if there is one.')]
 Imports = Annotated[bool, typer.Option('--allow-imports', help="Import the modules of a file's custom_imports; they run as any program does.")]
 Upright = Annotated[bool, typer.Option('--upright', help='Turn photos as their EXIF tag says; default: as they are stored, with a note.')]
 Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO HI', help='Values of 16-bit images that are black and white: full is 0 and 65535, auto the bits in use, or two numbers.')]

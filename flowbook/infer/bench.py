@@ -47,7 +47,8 @@ def _pair(size, batch, device):
     return img,img.roll((2, 3), (2, 3))
 
 def _clock(predictor, a, b):
-    sync = lambda: torch.cuda.synchronize(predictor.device) if predictor.device.type == 'cuda' else None
+    wait = dict(cuda=lambda: torch.cuda.synchronize(predictor.device), mps=torch.mps.synchronize)
+    sync = wait.get(predictor.device.type, lambda: None)
     sync()
     start = time.perf_counter()
     predictor.batch(a, b)
@@ -60,10 +61,21 @@ def _resident():
     try:
         with open('/proc/self/status') as f: found = dict(l.split(':', 1) for l in f)
         return tuple(1024*int(found[k].split()[0]) for k in ('VmRSS', 'VmHWM'))   # of this program alone, which getrusage's figure is not
-    except OSError:
-        import resource
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
-        return peak,peak
+    except OSError: pass   # not Linux
+    try: import resource
+    except ImportError: return _windows_memory()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+    return peak,peak
+
+def _windows_memory():
+    "The same from Windows: after two numbers of 32 bits come sizes, of the peak and of what is resident first"
+    import ctypes
+    counters = (ctypes.c_size_t*9)(9*ctypes.sizeof(ctypes.c_size_t))
+    kernel = ctypes.windll.kernel32
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    this = ctypes.c_void_p(kernel.GetCurrentProcess())
+    kernel.K32GetProcessMemoryInfo(this, counters, ctypes.sizeof(counters))
+    return counters[2],counters[1]
 
 def _child(job):
     "In the fresh process: run once and print both numbers"
@@ -126,7 +138,7 @@ def this_machine()->dict: # `cpu`, `threads`, `torch`, and `gpu` where there is 
 def _cpu_name():
     try:
         with open('/proc/cpuinfo') as f: return next(l.split(':', 1)[1].strip() for l in f if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or platform.this_machine()
+    except (OSError, StopIteration): return platform.processor() or platform.machine()
 
 # %% ../../nbs/infer/29_bench.ipynb #fb8e581f
 def bench_model(

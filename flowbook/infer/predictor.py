@@ -36,13 +36,16 @@ from ..models.summary import model_table
 
 # %% ../../nbs/infer/10_predictor.ipynb #500fef30
 def pick_device(
-    device='auto'   # 'auto', 'cpu', 'cuda' or 'cuda:1', or a `torch.device`
+    device='auto'   # 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps', or a `torch.device`
 )->torch.device:    # One that exists
     "Turn the name of a device into a device of this machine"
     name,gpu = str(device),torch.cuda.is_available()
     if name=='auto': name = 'cuda' if gpu else 'cpu'
-    if not re.fullmatch(r'cpu|cuda(:\d+)?', name): raise fail(ConfigError, 'device', repr(str(device)), "'auto', 'cpu' or 'cuda'")
-    if name!='cpu' and (not gpu or int(name[5:] or 0) >= torch.cuda.device_count()):
+    if not re.fullmatch(r'cpu|mps|cuda(:\d+)?', name):
+        raise fail(ConfigError, 'device', repr(str(device)), "'auto', 'cpu', 'cuda' or 'mps'")
+    if name=='mps': there = torch.backends.mps.is_available()
+    else: there = name=='cpu' or gpu and int(name[5:] or 0) < torch.cuda.device_count()
+    if not there:
         raise fail(ConfigError, 'device', f'{name!r}, which this machine does not have', "'auto' or 'cpu'")
     return torch.device(name)
 

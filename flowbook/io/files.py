@@ -148,6 +148,16 @@ def _temporary(target):
         'a folder that exists and can be written') from None
     return tmp
 
+# %% ../../nbs/io/10_files.ipynb #93d4f648
+def _replace(tmp, target, tries=6):
+    "Give `tmp` its name. Windows refuses while a program, a virus scanner say, has `target` open: wait"
+    for left in reversed(range(tries)):
+        try: return os.replace(tmp, target)
+        except PermissionError as e:
+            found = f'{_reason(e)}: perhaps another program has it open'
+            if not left: raise fail(FlowbookError, target, found, 'a file that can be replaced') from e
+        time.sleep(.03*2**(tries - left - 1))
+
 # %% ../../nbs/io/10_files.ipynb #368043c0
 @contextmanager
 def atomic_path(
@@ -158,9 +168,8 @@ def atomic_path(
     tmp = _temporary(target)
     try:
         yield tmp
-        if not tmp.exists():
-            raise fail(FlowbookError, path, 'nothing written', 'a file under the temporary name')
-        os.replace(tmp, target)
+        if not tmp.exists(): raise fail(FlowbookError, path, 'nothing written', 'a file under the temporary name')
+        _replace(tmp, target)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
         raise fail(FlowbookError, path, 'a full disk', 'room for the file') from None
@@ -301,7 +310,7 @@ def _move_all(stage, out):
     files = sorted(stage.iterdir())
     for f in files:
         if (out/f.name).is_dir(): raise fail(FlowbookError, out/f.name, 'a folder', 'a file name to write to')
-    for f in files: os.replace(f, out/f.name)
+    for f in files: _replace(f, out/f.name)
 
 # %% ../../nbs/io/10_files.ipynb #384e405b
 def asset_path(

@@ -68,7 +68,7 @@ class Classical(Estimator):
         if method not in _methods: raise unknown('method', method, _methods)
         if method in _needs and _contrib(_needs[method]) is None:
             found = f'OpenCV {cv2.__version__} without its module optflow'
-            advice = 'pip uninstall opencv-python, pip install opencv-contrib-python'
+            advice = 'pip uninstall opencv-python-headless, pip install opencv-contrib-python-headless'
             raise fail(FlowbookError, f'method {method}', found, f'opencv-contrib-python: {advice}')
         self.method, self.options = method, options
         self.training = False

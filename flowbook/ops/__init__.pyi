@@ -19,6 +19,7 @@ from .cuda_source import CUDA_TYPES as CUDA_TYPES
 from .cuda_source import list_cuda_kernels as list_cuda_kernels
 from .doctor import KernelCheck as KernelCheck
 from .doctor import check_kernels as check_kernels
+from .doctor import opencv_packages as opencv_packages
 from .lookup import CorrPlan as CorrPlan
 from .lookup import all_pairs as all_pairs
 from .lookup import corr_lookup as corr_lookup

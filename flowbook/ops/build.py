@@ -6,8 +6,8 @@
 __all__ = ['source_folder', 'source_section', 'show_source', 'kernel_source', 'kernel_variants', 'find_compiler', 'cache_folder',
            'build_kernels', 'find_kernels']
 
-# %% ../../nbs/ops/02_build.ipynb #121842df
-import hashlib, os, platform, re, shutil, subprocess, tempfile
+# %% ../../nbs/ops/02_build.ipynb #b4b46af4
+import hashlib, os, platform, re, shutil, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import flowbook
@@ -61,8 +61,15 @@ def _native():
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         text = next(l for l in lines if l.startswith(('flags', 'Features')))
-    except (OSError, StopIteration): text = platform.processor()
+    except (OSError, StopIteration): text = _brand()
     return 'native' + _digest((platform.machine() + text).encode(), 8)
+
+def _brand(system=sys.platform):
+    "Name of the processor where there is no /proc"
+    if system != 'darwin': return platform.processor()
+    ask = ['sysctl', '-n', 'machdep.cpu.brand_string']
+    try: return subprocess.run(ask, capture_output=True, text=True).stdout.strip()
+    except OSError: return platform.processor()
 
 def _digest(data, n=12): return hashlib.sha256(data).hexdigest()[:n]
 
@@ -75,15 +82,18 @@ def kernel_variants(
     if native: return {_native(): '-march=native' if x86 else '-mcpu=native'}
     return _flags if x86 else dict(base='')
 
-def find_compiler()->str: # Path, or None
-    "Find a C++ compiler: the variable CXX, or else c++, g++ or clang++"
-    names = os.environ.get('CXX'), 'c++', 'g++', 'clang++'
+def find_compiler(
+    system:str=sys.platform # 'linux', 'darwin', 'win32'
+)->str: # Path, or None
+    "Find a C++ compiler: the variable CXX, or else c++, g++ or clang++; on Windows clang++ alone"
+    names = os.environ.get('CXX'), *(['c++', 'g++'] if system != 'win32' else []), 'clang++'
     return next((path for o in names if o and (path := shutil.which(o))), None)
 
 def cache_folder()->Path: # It may not exist yet
     "Where kernels go that are built after the install: FLOWBOOK_CACHE, or the user's cache"
     home = os.environ.get('FLOWBOOK_CACHE')
-    if not home: home = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'flowbook'
+    usual = os.environ.get('XDG_CACHE_HOME') or os.environ.get('LOCALAPPDATA') or Path.home()/'.cache'
+    home = home or Path(usual)/'flowbook'
     return Path(home)/'kernels'
 
 # %% ../../nbs/ops/02_build.ipynb #7ca75bf8
@@ -107,11 +117,16 @@ def build_kernels(
 # %% ../../nbs/ops/02_build.ipynb #2118c68b
 def _cannot_write(folder, e): return fail(FlowbookError, folder, e.strerror, 'a folder that can be written')
 
+def _options(system=sys.platform):
+    "What every variant is compiled with; on Windows code can move as it is, and threads need no library"
+    more = '' if system == 'win32' else ' -fPIC -pthread'
+    return f'-O3 -std=c++17 -ffp-contract=fast -shared{more}'.split()
+
 def _compile(compiler, src, folder, variant, flags):
     "Compile one library to a temporary name, then give it the name that says what it is"
     out = src.with_name(f'{variant}.so')
-    options = '-O3 -std=c++17 -ffp-contract=fast -fPIC -shared -pthread'.split() + flags.split()
-    done = subprocess.run([compiler, *options, str(src), '-o', str(out)], capture_output=True, text=True)
+    command = [compiler, *_options(), *flags.split(), str(src), '-o', str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, errors='replace')
     if done.returncode:
         said = done.stderr.strip().splitlines() or ['no message']
         said = next((l for l in said if 'error' in l), said[0])
@@ -120,11 +135,17 @@ def _compile(compiler, src, folder, variant, flags):
     try:
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as f: f.write(out.read_bytes())
         os.chmod(f.name, 0o755)
-        os.replace(f.name, path)
+        if sys.platform != 'win32' or not path.exists(): os.replace(f.name, path)
+        else: os.unlink(f.name)   # the same library, which a process may have loaded
     except OSError as e: raise _cannot_write(folder, e) from None
     for old in folder.glob(f'kernels-{variant}-*.bin'):
-        if old != path: old.unlink(missing_ok=True)
+        if old != path: _discard(old)
     return path
+
+def _discard(path):
+    "Windows keeps a library that a process has loaded; the next build takes it away"
+    try: path.unlink(missing_ok=True)
+    except PermissionError: pass
 
 # %% ../../nbs/ops/02_build.ipynb #ce078dfe
 def find_kernels(

@@ -32,6 +32,14 @@ def _inside(grid, mode, pad, align_corners):
     ones = grid.new_ones(len(grid), 1, *grid.shape[1:3])
     return (torch.ops.aten.grid_sampler_2d(ones, grid, mode, pad, align_corners) > .9999).to(grid.dtype)
 
+# %% ../../nbs/ops/20_warp.ipynb #298cf3a2
+def _clamp_border(grid, size, mode, pad, align_corners):
+    "Positions, padding, and for a border `(B,H,W,2)`: strictly inside, where there is a gradient?"
+    if _pads[pad] != 'border' or _modes[mode] == 'bicubic': return grid,pad,None
+    short = 4*torch.finfo(grid.dtype).eps
+    most = grid.new_tensor([1. if align_corners else max(1 - 1/n - short, 0.) for n in size[::-1]])
+    return grid.clamp(-most, most), _pads.index('zeros'), grid.abs() < most
+
 # %% ../../nbs/ops/20_warp.ipynb #033ae410
 @cpu_kernel
 def warp_forward(x, flow, use_mask):
@@ -60,8 +68,9 @@ def _warp(x:Tensor, flow:Tensor, mode:int, pad:int, align_corners:bool, use_mask
     acc = torch.promote_types(torch.promote_types(x.dtype, flow.dtype), torch.float32)
     flow,keep = _split_unknown(flow.to(acc))
     grid = _sample_grid(flow)
+    if use_mask and pad != 1: keep *= _inside(grid, mode, pad, align_corners)
+    grid,pad,_ = _clamp_border(grid, x.shape[-2:], mode, pad, align_corners)
     out = torch.ops.aten.grid_sampler_2d(x.to(acc), grid, mode, pad, align_corners)
-    if use_mask: keep *= _inside(grid, mode, pad, align_corners)
     out *= keep
     return out.to(x.dtype).contiguous()
 
@@ -78,10 +87,12 @@ def _warp_backward(
     acc = torch.promote_types(torch.promote_types(x.dtype, flow.dtype), torch.float32)
     known,keep = _split_unknown(flow.to(acc))
     grid,(h,w) = _sample_grid(known),x.shape[-2:]
-    if use_mask: keep *= _inside(grid, mode, pad, align_corners)
+    if use_mask and pad != 1: keep *= _inside(grid, mode, pad, align_corners)
+    grid,pad,within = _clamp_border(grid, (h, w), mode, pad, align_corners)
     grad = grad.to(acc)*keep
     args = mode, pad, align_corners, [True,True]
     gx,gg = torch.ops.aten.grid_sampler_2d_backward(grad, x.to(acc), grid, *args)
+    if within is not None: gg = gg*within
     gflow = torch.stack([gg[...,0]*(2/max(w-1,1)), gg[...,1]*(2/max(h-1,1))], 1) # (B,2,H,W), per pixel
     return gx.to(x.dtype).contiguous(), gflow.to(flow.dtype)
 

@@ -9,12 +9,18 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <thread>
 #include <vector>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 typedef int64_t i64;
+#if defined(_WIN32)   // what Python may call; elsewhere everything is visible
+#define API extern "C" __declspec(dllexport)
+#else
+#define API extern "C"
+#endif
 
 // W floats travel in one register; ROWS rows of pixels share what was loaded: as many as there are registers for their sums
 #if defined(__AVX512F__)
@@ -54,9 +60,11 @@ typedef bf16 fp16;   // never used: see flowbook_has_fp16
 // ---- threads
 // f(item, scratch) for all items below n; each thread has `floats` of scratch of its own
 template<class F> static void parallel(i64 n, int threads, size_t floats, F f) {
+  static constexpr std::align_val_t line{64};   // of the cache
   std::atomic<i64> next(0);
   auto work = [&] {
-    std::unique_ptr<float, void(*)(void *)> scratch((float *)aligned_alloc(64, (4*floats + 127)/64*64), free);
+    auto give_back = [](float *p) { ::operator delete(p, line); };
+    std::unique_ptr<float, decltype(give_back)> scratch((float *)::operator new(4*floats + 64, line), give_back);
     for (i64 i; (i = next++) < n;) f(i, scratch.get());
   };
   std::vector<std::thread> others;
@@ -68,7 +76,7 @@ template<class F> static void parallel(i64 n, int threads, size_t floats, F f) {
 // do a call for the float type that Python counts as 0, 1 or 2
 #define FOR_TYPE(type, CALL) do { if (type == 0) { typedef float T; CALL; } else if (type == 1) { typedef bf16 T; CALL; } else { typedef fp16 T; CALL; } } while (0)
 #if defined(__FLT16_MAX__)
-extern "C" int flowbook_has_fp16() { return 1; }
+API int flowbook_has_fp16() { return 1; }
 #else
-extern "C" int flowbook_has_fp16() { return 0; }
+API int flowbook_has_fp16() { return 0; }
 #endif

@@ -111,7 +111,7 @@ template<class T> static void correlate(const T *f1, const T *f2, T *out, const 
   });
 }
 
-extern "C" void flowbook_correlation(const void *f1, const void *f2, void *out, const i64 *s, int R, int step, int type, int threads) {
+API void flowbook_correlation(const void *f1, const void *f2, void *out, const i64 *s, int R, int step, int type, int threads) {
   const Corr k = {s[0], s[1], s[2], s[3], R, step, 2*R + 1};
   FOR_TYPE(type, correlate((const T *)f1, (const T *)f2, (T *)out, k, threads));
 }
@@ -191,7 +191,7 @@ template<class T> static void adjoint(const T *grad, const T *f, T *out, const C
   });
 }
 
-extern "C" void flowbook_correlation_backward(const void *grad, const void *f1, const void *f2, void *g1, void *g2, const i64 *s, int R, int step, int type, int threads) {
+API void flowbook_correlation_backward(const void *grad, const void *f1, const void *f2, void *g1, void *g2, const i64 *s, int R, int step, int type, int threads) {
   const Corr k = {s[0], s[1], s[2], s[3], R, step, 2*R + 1};
   FOR_TYPE(type, adjoint((const T *)grad, (const T *)f2, (T *)g1, k, false, threads); adjoint((const T *)grad, (const T *)f1, (T *)g2, k, true, threads));
 }

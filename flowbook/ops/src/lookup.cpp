@@ -65,7 +65,7 @@ template<class T> static void lookup(const void *const *maps, const float *coord
     }
   });
 }
-extern "C" void flowbook_lookup(const void *const *maps, const float *coords, void *out, const i64 *s, const i64 *sizes, int R, int L, int type, int threads) {
+API void flowbook_lookup(const void *const *maps, const float *coords, void *out, const i64 *s, const i64 *sizes, int R, int L, int type, int threads) {
   const Look k = {s[0], s[1], s[2], s[3], R, L};
   FOR_TYPE(type, lookup(maps, coords, (T *)out, k, (const Level *)sizes, threads));
 }
@@ -108,7 +108,7 @@ template<class T> static void lookup_backward(const T *grad, const float *coords
     }
   });
 }
-extern "C" void flowbook_lookup_backward(const void *grad, const float *coords, void *const *maps, const i64 *s, const i64 *sizes, int R, int L, int type, int threads) {
+API void flowbook_lookup_backward(const void *grad, const float *coords, void *const *maps, const i64 *s, const i64 *sizes, int R, int L, int type, int threads) {
   const Look k = {s[0], s[1], s[2], s[3], R, L};
   FOR_TYPE(type, lookup_backward((const T *)grad, coords, maps, k, (const Level *)sizes, threads));
 }
@@ -189,7 +189,7 @@ template<class T> static void fly(const T *f1, const void *const *f2, const floa
     }
   });
 }
-extern "C" void flowbook_fly(const void *f1, const void *const *f2, const float *coords, void *out, const i64 *s, const i64 *sizes, int R, int L, int type, int threads) {
+API void flowbook_fly(const void *f1, const void *const *f2, const float *coords, void *out, const i64 *s, const i64 *sizes, int R, int L, int type, int threads) {
   const Look k = {s[0], s[1], s[2], s[3], R, L}; const Level *z = (const Level *)sizes;
   if (type == 0) fly((const float *)f1, f2, coords, (float *)out, k, z, threads);
   else fly((const bf16 *)f1, f2, coords, (bf16 *)out, k, z, threads);
@@ -219,7 +219,7 @@ static void cell_gradients(const Spot *spots, const int *count, int each, const 
     }
   });
 }
-extern "C" void flowbook_fly_backward(const float *grad, const float *f1, const float *const *f2, const float *coords, float *g1, float *const *g2,
+API void flowbook_fly_backward(const float *grad, const float *f1, const float *const *f2, const float *coords, float *g1, float *const *g2,
                                       const i64 *s, const i64 *sizes, int R, int L, int threads) {
   const Level *size = (const Level *)sizes; const int side = 2*R + 2, n = (side - 1)*(side - 1), each = side*side;
   const i64 B = s[0], C = s[1], plane = s[2]*s[3]; const float scale = 1/std::sqrt((float)C); const Look one = {1, C, s[2], s[3], R, L};

@@ -53,7 +53,7 @@ template<class T> static void upsample(const float *flow, const T *mask, float *
     }
   });
 }
-extern "C" void flowbook_upsample(const float *flow, const void *mask, float *out, const i64 *s, int factor, int type, int threads) {
+API void flowbook_upsample(const float *flow, const void *mask, float *out, const i64 *s, int factor, int type, int threads) {
   const Up k = {s[0], s[1], s[2], factor};
   FOR_TYPE(type, upsample(flow, (const T *)mask, out, k, threads));
 }
@@ -85,7 +85,7 @@ template<class T> static void upsample_backward(const float *grad, const float *
     }
   });
 }
-extern "C" void flowbook_upsample_backward(const float *grad, const float *flow, const void *mask, void *gmask, float *gnear, const i64 *s, int factor, int type, int threads) {
+API void flowbook_upsample_backward(const float *grad, const float *flow, const void *mask, void *gmask, float *gnear, const i64 *s, int factor, int type, int threads) {
   const Up k = {s[0], s[1], s[2], factor};
   FOR_TYPE(type, upsample_backward(grad, flow, (const T *)mask, (T *)gmask, gnear, k, threads));
 }

@@ -49,12 +49,12 @@ template<class T> static void warp(const T *x, const float *flow, T *out, const 
     }
   });
 }
-extern "C" void flowbook_warp(const void *x, const float *flow, void *out, const i64 *s, int use_mask, int type, int threads) {
+API void flowbook_warp(const void *x, const float *flow, void *out, const i64 *s, int use_mask, int type, int threads) {
   FOR_TYPE(type, warp((const T *)x, flow, (T *)out, s, use_mask, threads));
 }
 
 // ---- backward
-extern "C" void flowbook_warp_backward(const float *grad, const float *x, const float *flow, float *gx, float *gflow, const i64 *s, int use_mask, int threads) {
+API void flowbook_warp_backward(const float *grad, const float *x, const float *flow, float *gx, float *gflow, const i64 *s, int use_mask, int threads) {
   const i64 B = s[0], C = s[1], H = s[2], Wd = s[3], plane = H*Wd, parts = std::min<i64>(C, threads), band = 8, bands = (H + band - 1)/band;
   parallel(B*parts, threads, 0, [&](i64 item, float *) {
     Taps t = new_taps(Wd);
