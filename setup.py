@@ -44,7 +44,7 @@ cfg = config['DEFAULT']
 kinds = [o.removesuffix('_requirements') for o in cfg if o.endswith('_requirements')]
 extras = {name: cfg[f'{name}_requirements'].split() for name in kinds}
 extras['all'] = sorted({o for name in kinds if name != 'dev' for o in extras[name]})
-extras['dev'] += extras['jupyter'] + extras['data'] + extras['export'] + extras['serve']
+extras['dev'] += extras['jupyter'] + extras['data'] + extras['export'] + extras['serve'] + extras['exr'] + extras['video']
 status = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
 
 setup(

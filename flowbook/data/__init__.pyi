@@ -32,9 +32,12 @@ from .kitti import KITTI2012 as KITTI2012
 from .kitti import KITTI2015 as KITTI2015
 from .kitti import VirtualKITTI2 as VirtualKITTI2
 from .loaders import FlowDL as FlowDL
+from .loaders import PairBatch as PairBatch
 from .loaders import SceneDataset as SceneDataset
 from .loaders import collate_samples as collate_samples
+from .loaders import count_images as count_images
 from .loaders import dataloaders as dataloaders
+from .loaders import draw_as as draw_as
 from .loaders import float_images as float_images
 from .loaders import show_flows as show_flows
 from .make import Clip as Clip
@@ -50,10 +53,12 @@ from .more import Spring as Spring
 from .more import TartanAir as TartanAir
 from .pair import demo_pair as demo_pair
 from .pair import demo_paths as demo_paths
+from .pair import load_alike as load_alike
 from .pair import load_pair as load_pair
 from .pair import load_sample as load_sample
 from .pair import make_demo_pair as make_demo_pair
 from .pair import pair_names as pair_names
+from .pair import read_alike as read_alike
 from .pair import read_pair as read_pair
 from .pair import read_truth as read_truth
 from .sceneflow import Driving as Driving

@@ -1,6 +1,7 @@
 # Made by tools/check.py export
 from .bench import bench_model as bench_model
 from .bench import bench_sweep as bench_sweep
+from .bench import can_travel as can_travel
 from .bench import peak_memory as peak_memory
 from .bench import this_machine as this_machine
 from .bench import time_model as time_model
@@ -90,6 +91,7 @@ from .score import warp_error as warp_error
 from .stream import FramePair as FramePair
 from .stream import Sink as Sink
 from .stream import StageClock as StageClock
+from .stream import frames_of as frames_of
 from .stream import prefetch as prefetch
 from .stream import stream_flow as stream_flow
 from .submit import BENCHMARKS as BENCHMARKS

@@ -42,9 +42,12 @@ from .exr import write_exr_channels as write_exr_channels
 from .exr import write_motion as write_motion
 from .files import asset_path as asset_path
 from .files import check_target as check_target
+from .files import check_zip as check_zip
 from .files import decoder_path as decoder_path
+from .files import describe_file as describe_file
 from .files import new_folder as new_folder
 from .files import same_file as same_file
+from .files import save_torch as save_torch
 from .files import staged_folder as staged_folder
 from .flowfiles import flow_from_bytes as flow_from_bytes
 from .flowfiles import flow_to_bytes as flow_to_bytes

@@ -8,12 +8,12 @@ from .attention import window_bands as window_bands
 from .blocks import ConvNorm as ConvNorm
 from .blocks import ConvUnit as ConvUnit
 from .blocks import ResidualBlock as ResidualBlock
+from .blocks import damped as damped
 from .blocks import init_kaiming as init_kaiming
 from .blocks import plain_group_norm as plain_group_norm
 from .convnext import ConvNeXtUnit as ConvNeXtUnit
 from .convnext import LookupEncoder as LookupEncoder
 from .convnext import NextUpdate as NextUpdate
-from .convnext import conv_head as conv_head
 from .decoders import ContextNet as ContextNet
 from .decoders import DenseBlock as DenseBlock
 from .decoders import DensePredictor as DensePredictor
@@ -30,6 +30,11 @@ from .gates import pixel_norm as pixel_norm
 from .mixture import mixture_confidence as mixture_confidence
 from .mixture import mixture_nll as mixture_nll
 from .mixture import mixture_parts as mixture_parts
+from .next1d import ChannelNorm as ChannelNorm
+from .next1d import NeXt1D as NeXt1D
+from .next1d import NeXtStage as NeXtStage
+from .next1d import PixelMLP as PixelMLP
+from .next1d import ThinKernels as ThinKernels
 from .recurrent import ConvGRU as ConvGRU
 from .recurrent import FlowHead as FlowHead
 from .recurrent import MaskPredictor as MaskPredictor
@@ -37,5 +42,4 @@ from .recurrent import MotionEncoder as MotionEncoder
 from .recurrent import UpdateBlock as UpdateBlock
 from .resnet import ResNetBlock as ResNetBlock
 from .resnet import ResNetTrunk as ResNetTrunk
-from .resnet import conv_bn as conv_bn
 from .resnet import fill_trunk as fill_trunk

@@ -6,9 +6,11 @@ from .config import read_mmconfig as read_mmconfig
 from .data import build_dataset as build_dataset
 from .data import describe_steps as describe_steps
 from .data import single_datasets as single_datasets
+from .data import steps_of as steps_of
 from .data import translate_data as translate_data
 from .data import translate_dataset as translate_dataset
 from .data import translate_pipeline as translate_pipeline
+from .input import translate_input as translate_input
 from .load import export_recipe as export_recipe
 from .load import find_recipe as find_recipe
 from .load import load_config as load_config
@@ -23,6 +25,7 @@ from .online import optical_flow_outliers as optical_flow_outliers
 from .online import single_gpu_online_evaluation as single_gpu_online_evaluation
 from .parts import READERS as READERS
 from .parts import register_reader as register_reader
+from .plan import CONFIG_NAMES as CONFIG_NAMES
 from .plan import name_unread as name_unread
 from .plan import translate_optimizer as translate_optimizer
 from .plan import translate_runtime as translate_runtime

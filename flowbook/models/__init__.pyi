@@ -22,11 +22,12 @@ from .dis_refiner import RefinePass as RefinePass
 from .dis_refiner import flow_residuals as flow_residuals
 from .dis_refiner import flowbook_small as flowbook_small
 from .dpflow import DPFlow as DPFlow
+from .dpflow import DualPyramid as DualPyramid
 from .dpflow import GatedGRU as GatedGRU
 from .dpflow import PyramidUpdate as PyramidUpdate
-from .dpflow import RecurrentPyramid as RecurrentPyramid
 from .dpflow import levels_for as levels_for
 from .export import Exported as Exported
+from .export import FitSize as FitSize
 from .export import FlowOnly as FlowOnly
 from .export import PlainOps as PlainOps
 from .export import export_model as export_model
@@ -79,6 +80,11 @@ from .maskflownet import MaskFlowNetS as MaskFlowNetS
 from .maskflownet import MaskFlowNetSDecoder as MaskFlowNetSDecoder
 from .maskflownet import MaskLevel as MaskLevel
 from .maskflownet import maskflownets as maskflownets
+from .memfof import CoarseEncoder as CoarseEncoder
+from .memfof import MEMFOF as MEMFOF
+from .memfof import SharpAttention as SharpAttention
+from .memfof import TripleUpdate as TripleUpdate
+from .memfof import memfof_parts as memfof_parts
 from .neuflow2 import NeuFlow2 as NeuFlow2
 from .neuflow2 import NeuFlowAttention as NeuFlowAttention
 from .neuflow2 import NeuFlowBackbone as NeuFlowBackbone
@@ -95,6 +101,7 @@ from .parts import init_weights as init_weights
 from .parts import list_parts as list_parts
 from .parts import register_part as register_part
 from .parts import replace_part as replace_part
+from .parts import restyle as restyle
 from .published import FIGURES as FIGURES
 from .published import Published as Published
 from .published import fetch_weights as fetch_weights
@@ -117,6 +124,15 @@ from .raft import RAFT as RAFT
 from .raft import raft_parts as raft_parts
 from .raft import raft_small as raft_small
 from .raft import raft_update as raft_update
+from .rapidflow import LevelGate as LevelGate
+from .rapidflow import NeXtUpdate as NeXtUpdate
+from .rapidflow import RAPIDFlow as RAPIDFlow
+from .rapidflow import RecurrentPyramid as RecurrentPyramid
+from .rapidflow import rapidflow_it1 as rapidflow_it1
+from .rapidflow import rapidflow_it2 as rapidflow_it2
+from .rapidflow import rapidflow_it3 as rapidflow_it3
+from .rapidflow import rapidflow_it6 as rapidflow_it6
+from .rapidflow import rapidflow_parts as rapidflow_parts
 from .registry import MODELS as MODELS
 from .registry import RECIPES as RECIPES
 from .registry import list_models as list_models
@@ -149,6 +165,7 @@ from .unimatch import match_all as match_all
 from .unimatch import match_near as match_near
 from .unimatch import unimatch_refine6 as unimatch_refine6
 from .weights import convert_weights as convert_weights
+from .weights import describe_input as describe_input
 from .weights import identify_weights as identify_weights
 from .weights import load_bundled as load_bundled
 from .weights import load_weights as load_weights

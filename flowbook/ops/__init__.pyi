@@ -12,6 +12,15 @@ from .build import find_kernels as find_kernels
 from .build import kernel_source as kernel_source
 from .build import kernel_variants as kernel_variants
 from .build import show_source as show_source
+from .coarse_to_fine import census_cost as census_cost
+from .coarse_to_fine import choose_flow as choose_flow
+from .coarse_to_fine import edge_weights as edge_weights
+from .coarse_to_fine import image_pyramid as image_pyramid
+from .coarse_to_fine import level_at as level_at
+from .coarse_to_fine import polish_flow as polish_flow
+from .coarse_to_fine import refine_levels as refine_levels
+from .coarse_to_fine import variational_flow as variational_flow
+from .coarse_to_fine import variational_presets as variational_presets
 from .correlation import correlation_ref as correlation_ref
 from .correlation import expected_offset as expected_offset
 from .correlation import normalize_features as normalize_features
@@ -39,4 +48,6 @@ from .nvrtc import nvrtc_missing as nvrtc_missing
 from .upsample import bilinear_upsample as bilinear_upsample
 from .upsample import convex_upsample as convex_upsample
 from .upsample import convex_upsample_ref as convex_upsample_ref
+from .variational import refine_flow as refine_flow
+from .variational import refine_flow_ref as refine_flow_ref
 from .warp import warp_valid as warp_valid

@@ -2,11 +2,13 @@
 from .base import RECIPE_PARTS as RECIPE_PARTS
 from .base import apply_overrides as apply_overrides
 from .base import build_learner as build_learner
+from .base import check_recipe as check_recipe
 from .base import flat_recipe as flat_recipe
 from .base import format_recipe as format_recipe
 from .base import get_recipe as get_recipe
 from .base import list_recipes as list_recipes
 from .base import parse_options as parse_options
+from .base import read_value as read_value
 from .base import register_recipe as register_recipe
 from .base import run_recipe as run_recipe
 from .base import with_defaults as with_defaults

@@ -27,7 +27,7 @@ struct Plane {   // two colours, with a frame of one cell
   float *operator()(int colour) const { return p + colour*size; }
 };
 enum { SYSTEM = 9, PER_CHANNEL = 9, OTHERS = 3, EDGES = 2, GOAL = 3, FLAT = 5 };
-extern "C" i64 flowbook_refine_memory(const i64 *s) {   // floats, for images of the shape (C,H,W)
+API i64 flowbook_refine_memory(const i64 *s) {   // floats, for images of the shape (C,H,W)
   const Board b(s[1], s[2]);
   return (SYSTEM + PER_CHANNEL*s[0] + OTHERS + EDGES + GOAL)*(2*b.size + 16) + (s[0] + FLAT)*(s[1]*s[2] + 16) + 64;
 }
@@ -214,7 +214,7 @@ static void sweeps(const System &s, const Board &b, float omega, int halves, int
 // img1, img2: (C,H,W); flow: (2,H,W), changed; seen: (H,W) weight of the data, or null; edge: (2,H,W) factors of the ties right and below, or null
 // match: (3,H,W) a flow that the result is drawn to and how strongly, or null
 // e: alpha, delta, gamma, zeta, eps, omega, what a pixel's data count that leaves the image, and the step (2: all of the way)
-extern "C" void flowbook_refine(const float *img1, const float *img2, float *flow, const float *seen, const float *edge, const float *match, float *memory, const float *e, const i64 *shape, int fixed, int sor, int threads) {
+API void flowbook_refine(const float *img1, const float *img2, float *flow, const float *seen, const float *edge, const float *match, float *memory, const float *e, const i64 *shape, int fixed, int sor, int threads) {
   const i64 C = shape[0], H = shape[1], Wd = shape[2], plane = H*Wd; const Board b(H, Wd);
   const Energy energy = {e[0], e[1], e[2], e[3], e[4], e[5]};
   Memory m(memory);
