@@ -18,14 +18,17 @@ from ..core.errors import ConfigError, fail, unknown
 from ..core.processes import launched_number
 
 # %% ../../nbs/cli/52_evaluation.ipynb #b2bb32c5
-_COLUMNS = dict(epe='EPE px', fl_all='Fl-all %', ms='ms', memory_mb='MiB', parameters='params', licence='licence', epe_noc='noc', epe_occ='occ', px1='1px %', fl_fg='Fl-fg', fl_bg='Fl-bg',
-                epe_s40='s40+', wauc='WAUC', aae='AAE °', epe_s0_10='s0-10', epe_s10_40='s10-40', epe_d0_10='d0-10', occ_f1='occ F1', px3='3px %', px5='5px %')
+_COLUMNS = dict(epe='EPE px', fl_all='Fl-all %', ms='ms', memory_mb='MiB', parameters='params',
+                licence='licence', epe_noc='noc', epe_occ='occ', px1='1px %', fl_fg='Fl-fg', fl_bg='Fl-bg',
+                epe_s40='s40+', wauc='WAUC', aae='AAE °', epe_s0_10='s0-10', epe_s10_40='s10-40',
+                epe_d0_10='d0-10', occ_f1='occ F1', px3='3px %', px5='5px %')
 _ORDER = 'epe epe_noc epe_occ epe_s0_10 epe_s10_40 epe_s40 epe_d0_10 px1 px3 px5 fl_all fl_bg fl_fg wauc aae occ_f1 ms memory_mb parameters licence'.split()
 
 def _text(key, v):
     if v is None or v != v: return '-'
     if key == 'parameters': return f'{v/1e6:.2f} M'
-    return v if isinstance(v, str) else f'{v:.0f}' if key in ('ms', 'memory_mb') and v >= 10 else f'{v:.1f}' if key.startswith(('fl', 'px', 'wauc', 'ms')) else f'{v:.2f}'
+    return v if isinstance(v, str) else f'{v:.0f}' if key in ('ms',
+        'memory_mb') and v >= 10 else f'{v:.1f}' if key.startswith(('fl', 'px', 'wauc', 'ms')) else f'{v:.2f}'
 
 def score_columns(
     rows:list,     # Dictionaries of scores
@@ -50,8 +53,10 @@ def _print_scores(title, rows, name, wanted=None):
     "One row per method; those that failed below, with the reason"
     from rich.console import Console
     good = [r for r in rows if 'failed' not in r]
-    keys = score_columns(good, Console(file=sys.stdout).width, max([6, *(len(r[name]) for r in good)]), wanted)
-    if good: print_table(title, [name, *(_COLUMNS.get(k, k) for k in keys)], [[r[name], *(_text(k, r.get(k)) for k in keys)] for r in good])
+    keys = score_columns(good, Console(file=sys.stdout).width, max([6, *(len(r[name]) for r in good)]),
+                         wanted)
+    if good: print_table(title, [name, *(_COLUMNS.get(k, k) for k in keys)],
+                         [[r[name], *(_text(k, r.get(k)) for k in keys)] for r in good])
     for r in rows:
         if 'failed' in r: typer.echo(f"{r[name]}: not run: {r['failed']}")
 
@@ -63,7 +68,8 @@ def save_rows(
     import csv, io, json, math
     from flowbook.io.files import atomic_path
     path,f = Path(path),io.StringIO()
-    clean = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k,v in r.items()} for r in rows]
+    clean = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k,v in r.items()}
+             for r in rows]
     if path.suffix == '.json': json.dump(clean, f, indent=1)
     elif path.suffix == '.csv':
         w = csv.DictWriter(f, list(dict.fromkeys(k for r in clean for k in r)))
@@ -73,11 +79,19 @@ def save_rows(
     with atomic_path(path) as tmp: Path(tmp).write_text(f.getvalue(), encoding='utf-8', newline='')
 
 # %% ../../nbs/cli/52_evaluation.ipynb #63b77958
-_Data = Annotated[Optional[str], typer.Option(help='A data set: scenes, sintel, kitti2015, ...; flowbook data list says which there are.', show_default=False)]
+_Data = Annotated[Optional[str],
+                  typer.Option(help='A data set: scenes, sintel, kitti2015, ...; flowbook data list says which there are.', show_default=False)]
 _Root = Annotated[Optional[Path], typer.Option(help='Folder of the data set.', show_default=False)]
-_Split = Annotated[Optional[str], typer.Option(help='Part of the data set; default: the one that papers report on.', show_default=False)]
-_Save = Annotated[Optional[list[Path]], typer.Option(help='Write all scores to this .json or .csv; may be given twice.', show_default=False)]
-_ReportFile = Annotated[Optional[Path], typer.Option('--report', help='Write a page with pictures of the worst pairs: FILE.html.', show_default=False)]
+_Split = Annotated[Optional[str],
+                   typer.Option(help='Part of the data set; default: the one that papers report on.',
+                                show_default=False)]
+_Save = Annotated[Optional[list[Path]],
+                  typer.Option(help='Write all scores to this .json or .csv; may be given twice.',
+                               show_default=False)]
+_ReportFile = Annotated[Optional[Path],
+                        typer.Option('--report',
+                                     help='Write a page with pictures of the worst pairs: FILE.html.',
+                                     show_default=False)]
 _ReportN = Annotated[int, typer.Option(help='Pairs with pictures in the report.')]
 
 def _is_option(word):
@@ -90,15 +104,18 @@ def _check_files(save, report, *sources):
     from flowbook.io.files import check_target
     check_target([*(save or []), *([report] if report else [])], *sources)
     for p in save or []:
-        if p.suffix not in ('.json', '.csv'): raise fail(ConfigError, '--save', p.name, 'the name of a .json or a .csv')
+        if p.suffix not in ('.json', '.csv'): raise fail(ConfigError, '--save', p.name,
+            'the name of a .json or a .csv')
     for p in [*(save or []), *([report] if report else [])]:
-        if not p.absolute().parent.is_dir(): raise fail(ConfigError, p, 'no such folder', 'a folder that exists')
+        if not p.absolute().parent.is_dir(): raise fail(ConfigError, p, 'no such folder',
+                                                        'a folder that exists')
 
 # %% ../../nbs/cli/52_evaluation.ipynb #9c23450f
 def _check_folders(folders, root, sets):
     "Results do not go among the frames and the truth of a data set"
     from flowbook.io.files import check_target
-    used = {Path(d.root)/Path(f).parent for d in sets for r in getattr(d, 'records', []) for f in r.files()} if root else set()
+    used = {Path(d.root)/Path(f).parent for d in sets for r in getattr(d, 'records', [])
+            for f in r.files()} if root else set()
     check_target([o for o in folders if o], root, sorted(used))
 
 # %% ../../nbs/cli/52_evaluation.ipynb #2c54ae53
@@ -121,7 +138,8 @@ def _keeper(out_dir, show_dir):
     from flowbook.viz.color import flow_to_color
     def keep(i, flow):
         name = Path(f'{i:06d}' if isinstance(i, int) else i)
-        for folder,write,suffix in (out_dir, write_flow, '.flo'), (show_dir, lambda f, p: write_image(flow_to_color(f), p), '.png'):
+        for folder,write,suffix in (out_dir, write_flow, '.flo'), (show_dir, lambda f,
+            p: write_image(flow_to_color(f), p), '.png'):
             if folder: write(flow, ensure_dir((folder/name).parent)/f'{name.name}{suffix}')
     return keep if out_dir or show_dir else None
 
@@ -165,7 +183,8 @@ def _start_many(count, words, given, wanted, save, as_json, port=None):
 
 
 # %% ../../nbs/cli/52_evaluation.ipynb #236e82cf
-def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone, fuse_conv_bn, precision, allow_imports, device):
+def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone,
+              fuse_conv_bn, precision, allow_imports, device):
     "Figures by data set and method, and the number of pairs of each set"
     with working('importing PyTorch'):
         from flowbook.infer.evaluate import BASELINES, evaluate_dataset, evaluate_recipe, recipe_predictor
@@ -184,13 +203,17 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
     with Counting('measuring') as count:
         tick = lambda done, n: (seen.append((done, n)), count(done, n))
         if sets is None:
-            if root or split: raise fail(ConfigError, '--root' if root else '--split', root or split, '--data NAME with it')
-            if report: notes.watch = _watch(TrustWatch, recipe_predictor(plan, weights, device, fuse_conv_bn, precision))
-            found = evaluate_recipe(plan, weights, device, n, tick, fuse_conv_bn, keep, notes, baselines, precision)
+            if root or split: raise fail(ConfigError, '--root' if root else '--split', root or split,
+                                         '--data NAME with it')
+            if report: notes.watch = _watch(TrustWatch,
+                                            recipe_predictor(plan, weights, device, fuse_conv_bn, precision))
+            found = evaluate_recipe(plan, weights, device, n, tick, fuse_conv_bn, keep, notes, baselines,
+                                    precision)
         else:
             predictor = recipe_predictor(plan, weights, device, fuse_conv_bn, precision)
             if report: notes.watch = _watch(TrustWatch, predictor)
-            found = {k: evaluate_dataset(predictor, d, n, tick, keep and _under(keep, k, sets), _label(notes, k), baselines) for k,d in sets.items()}
+            found = {k: evaluate_dataset(predictor, d, n, tick, keep and _under(keep, k, sets),
+                                         _label(notes, k), baselines) for k,d in sets.items()}
     found = found if _many(found) else {'': found}
     notes.gather()
     if report and not launched_number()[0]:
@@ -204,7 +227,8 @@ def _watch(make, predictor):
     "What looks at the confidence of a model of two frames; in one process, which sees all pairs"
     return make(predictor) if predictor.model.frames==2 and launched_number()[1]==1 else None
 
-def _many(found): return isinstance(next(iter(next(iter(found.values())).values())), dict)   # of several sets?
+def _many(found): return isinstance(next(iter(next(iter(found.values())).values())),
+                                    dict)   # of several sets?
 
 def _under(keep, label, sets):
     "Files of several sets go to a folder each"
@@ -222,10 +246,14 @@ def _show_test(title, name, found, pairs, worst, wanted, save, as_json):
     "A table, or one for each data set"
     keep = lambda o: {k: v for k,v in o.items() if not wanted or k in wanted or k == 'ms'}
     sets = {label: {m: keep(o) for m,o in methods.items()} for label,methods in found.items()}
-    for path in save or []: save_rows([dict(set=label, method=m) | o for label,methods in sets.items() for m,o in methods.items()], path)
-    if as_json: return print_json(dict(name=name, pairs=sum(pairs.values()), **(dict(methods=sets['']) if '' in sets else dict(sets=sets)), worst=worst))
+    for path in save or []: save_rows([dict(set=label, method=m) | o for label,methods in sets.items() for m,
+                                       o in methods.items()], path)
+    if as_json: return print_json(dict(name=name, pairs=sum(pairs.values()),
+                                       **(dict(methods=sets['']) if '' in sets else dict(sets=sets)),
+                                       worst=worst))
     for label,methods in sets.items():
-        _print_scores(title.format(pairs[label]) + (label and f' of {label}'), [dict(method=m) | o for m,o in methods.items()], 'method', wanted)
+        _print_scores(title.format(pairs[label]) + (label and f' of {label}'),
+                      [dict(method=m) | o for m,o in methods.items()], 'method', wanted)
     typer.echo('worst: ' + ', '.join(f"{o['name']} {o['epe']:.2f} px" for o in worst[:3]))
 
 def _say_files(files):
@@ -244,10 +272,12 @@ def spread_words(
     out,args = [],list(args)
     while args:
         a = args.pop(0)
-        if a == '--size' and len(args) > 1 and args[0].isdigit() and args[1].isdigit(): out += [a, f'{args.pop(0)}x{args.pop(0)}']
+        if a == '--size' and len(args) > 1 and args[0].isdigit() and args[1].isdigit(): out += [a,
+            f'{args.pop(0)}x{args.pop(0)}']
         elif a in ('--batch', '--precision') and args:
             out += [a, args.pop(0)]
-            while args and (args[0].isdigit() if a == '--batch' else args[0] in ('fp32', 'bf16', 'fp16')): out += [a, args.pop(0)]
+            while args and (args[0].isdigit() if a == '--batch'
+                            else args[0] in ('fp32', 'bf16', 'fp16')): out += [a, args.pop(0)]
         else: out.append(a)
     return out
 
@@ -256,8 +286,12 @@ def compare(
     models:Annotated[list[str], typer.Argument(metavar='MODEL...',
         help='Models, recipes or config files, also dis, dis_fast, farneback, deepflow, tvl1, zero; NAME:WEIGHTS takes published weights or a file. Words KEY=VALUE are options of the data set: images=, img2=, flow= of a folder.', show_default=False)],
     data:_Data='scenes', root:_Root=None, split:_Split=None,
-    n:Annotated[Optional[int], typer.Option(min=1, help='Pairs of each set; default: all, or 32 scenes.', show_default=False)]=None,
-    scores:Annotated[Optional[list[str]], typer.Option('--eval', help='Scores to show; default: as many as there is room for.', show_default=False)]=None,
+    n:Annotated[Optional[int],
+                typer.Option(min=1, help='Pairs of each set; default: all, or 32 scenes.',
+                             show_default=False)]=None,
+    scores:Annotated[Optional[list[str]],
+                     typer.Option('--eval', help='Scores to show; default: as many as there is room for.',
+                                  show_default=False)]=None,
     report:_ReportFile=None, report_n:_ReportN=20, save:_Save=None,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each model.')]=True,
     precision:Precision='fp32', allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
@@ -276,7 +310,9 @@ def compare(
     with Counting('measuring') as count:
         found = {k: compare_models(models, d, device, n, precision, memory, count, _label(notes, k), opener)
             for k,d in sets.items()}
-    if notes is not None: write_report(report, f"{', '.join(models)} on {data}", {k: {r['model']: r for r in rows} for k,rows in found.items()}, notes, dict(precision=precision))
+    if notes is not None: write_report(report, f"{', '.join(models)} on {data}",
+                                       {k: {r['model']: r for r in rows} for k,rows in found.items()}, notes,
+                                       dict(precision=precision))
     for path in save or []: save_rows([dict(set=k) | r for k,rows in found.items() for r in rows], path)
     if as_json: return print_json(dict(sets=found))
     for k,rows in found.items(): _print_scores(f'{n or len(sets[k])} pairs of {k}', rows, 'model', wanted)
@@ -284,28 +320,38 @@ def compare(
 
 # %% ../../nbs/cli/52_evaluation.ipynb #25ac2310
 _NEXT = dict(sintel='unpack it, and give clean and final to the bundler that came with the data: bundler clean final out.lzma', kitti='upload it at www.cvlibs.net/datasets/kitti',
-             kitti2012='upload it at www.cvlibs.net/datasets/kitti', spring='unpack it, run the flow_subsampling of spring-benchmark.org inside, and upload its .hdf5')
+             kitti2012='upload it at www.cvlibs.net/datasets/kitti',
+             spring='unpack it, run the flow_subsampling of spring-benchmark.org inside, and upload its .hdf5')
 
 def submit(
-    benchmark:Annotated[str, typer.Argument(metavar='sintel|kitti|kitti2012|spring', help='Whose server; kitti is KITTI 2015.', show_default=False)],
-    root:Annotated[Path, typer.Option(help='Folder of the data set, with its test part.', show_default=False)],
-    out:Annotated[Optional[Path], typer.Option(help='The .zip to write. A run that was stopped goes on.', show_default=False)]=None,
-    check:Annotated[Optional[Path], typer.Option(help='Only check this folder or .zip.', show_default=False)]=None,
+    benchmark:Annotated[str, typer.Argument(metavar='sintel|kitti|kitti2012|spring',
+                                            help='Whose server; kitti is KITTI 2015.', show_default=False)],
+    root:Annotated[Path, typer.Option(help='Folder of the data set, with its test part.',
+                                      show_default=False)],
+    out:Annotated[Optional[Path],
+                  typer.Option(help='The .zip to write. A run that was stopped goes on.',
+                               show_default=False)]=None,
+    check:Annotated[Optional[Path],
+                    typer.Option(help='Only check this folder or .zip.', show_default=False)]=None,
     model:Model='flowbook_small',
     weights:Weights=None, precision:Precision='fp32',
     tile:Tile=None,
     allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "The flow of a benchmark's test frames, in its files, checked."
-    if (out is None) == (check is None): raise fail(ConfigError, '--out', 'both --out and --check' if out else 'nothing', 'a .zip to write, or --check FILE')
+    if (out is None) == (check is None): raise fail(ConfigError, '--out',
+                                                    'both --out and --check' if out else 'nothing',
+                                                    'a .zip to write, or --check FILE')
     with working('importing PyTorch'):
         from flowbook.infer.submit import check_submission, make_submission
         predictor = None if check else open_predictor(model, weights, allow_imports, device=device,
             precision=precision, tile=parse_tile(tile))
     note = dict(model=model, weights=str(weights), precision=precision, tile=str(tile))
     with Counting(benchmark, 'frames') as count:
-        found = check_submission(check, root, benchmark, count) if check else make_submission(predictor, benchmark, root, out, note, count)
+        found = check_submission(check, root, benchmark, count) if check else make_submission(predictor,
+            benchmark, root, out, note, count)
     if as_json: return print_json(found | dict(file=check or out))
-    typer.echo(f"{check or out}: {found['files']} files, {found['bytes']/2**20:.1f} MiB, checked" + ('' if check else f", {found['computed']} computed in this run"))
+    typer.echo(f"{check or out}: {found['files']} files, {found['bytes']/2**20:.1f} MiB, checked" + (''
+        if check else f", {found['computed']} computed in this run"))
     if not found['complete']: typer.echo('note: the data set holds fewer frames than the benchmark wants')
     typer.echo(f'next: {_NEXT[benchmark]}')
 
@@ -314,16 +360,20 @@ def _sizes_of(texts):
     "`'448x1024'` to `(448, 1024)`"
     found = [t.lower().replace(',', 'x').split('x') for t in texts]
     for t,o in zip(texts, found):
-        if len(o) != 2 or not all(p.isdigit() and 0 < int(p) <= 2**14 for p in o): raise fail(ConfigError, '--size', t, 'height and width: --size 448 1024')
+        if len(o) != 2 or not all(p.isdigit() and 0 < int(p) <= 2**14 for p in o): raise fail(ConfigError,
+            '--size', t, 'height and width: --size 448 1024')
     return [tuple(map(int, o)) for o in found]
 
 # %% ../../nbs/cli/52_evaluation.ipynb #1e0f02ac
 def bench(
     models:Annotated[list[str], typer.Argument(metavar='MODEL...',
         help='One or more of flowbook models, recipes or config files.', show_default=False)],
-    size:Annotated[list[str], typer.Option(metavar='H W', help='Height and width, pixels; several: --size H W again.')]=['448x1024'],
-    batch:Annotated[list[int], typer.Option(min=1, metavar='N...', help='Pairs at a time, one or several.')]=[1],
-    precision:Annotated[list[str], typer.Option(metavar='P...', help='fp32, bf16, fp16: one or several.')]=['fp32'],
+    size:Annotated[list[str], typer.Option(metavar='H W',
+                                           help='Height and width, pixels; several: --size H W again.')]=['448x1024'],
+    batch:Annotated[list[int],
+                    typer.Option(min=1, metavar='N...', help='Pairs at a time, one or several.')]=[1],
+    precision:Annotated[list[str],
+                        typer.Option(metavar='P...', help='fp32, bf16, fp16: one or several.')]=['fp32'],
     iters:Iters=None,
     runs:Annotated[int, typer.Option(min=1, help='Runs on the clock.')]=5,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each row.')]=True,
@@ -345,7 +395,9 @@ def _show_bench(rows, on):
     one = lambda r, k, f: '-' if r.get(k) is None else format(r[k], f)
     heads = ['model', 'size', 'batch', 'precision', 'ms', 'middle half', 'fps', 'MiB', 'GFLOPs']
     cells = [[r['model'], 'x'.join(map(str, r['size'])), str(r['batch']), r['precision'], one(r, 'ms', '.1f'),
-              f"{one(r, 'ms_low', '.0f')}-{one(r, 'ms_high', '.0f')}", one(r, 'fps', '.2f'), one(r, 'memory_mb', '.0f'), one(r, 'gflops', '.1f')] for r in rows if 'failed' not in r]
+              f"{one(r, 'ms_low', '.0f')}-{one(r, 'ms_high', '.0f')}", one(r, 'fps', '.2f'),
+              one(r, 'memory_mb', '.0f'), one(r, 'gflops', '.1f')] for r in rows if 'failed' not in r]
     if cells: print_table(', '.join(f'{k} {v}' for k,v in on.items()), heads, cells)
     for r in rows:
-        if 'failed' in r: typer.echo(f"{r['model']} {'x'.join(map(str, r['size']))}, batch {r['batch']}, {r['precision']}: not run: {r['failed']}")
+        if 'failed' in r:
+            typer.echo(f"{r['model']} {'x'.join(map(str, r['size']))}, batch {r['batch']}, {r['precision']}: not run: {r['failed']}")

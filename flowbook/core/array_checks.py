@@ -68,7 +68,8 @@ def check_unit(
     slack:float=.001 # How far beyond 0 and 1 values may lie
 )->tuple:            # Least and largest value; NaN where there is one
     "Raise unless the values of `x` lie in [0,1]"
-    low,high = (o.item() for o in x.detach().aminmax()) if x.numel() else (0., 1.)
+    import torch
+    with torch.no_grad(): low,high = (o.item() for o in x.aminmax()) if x.numel() else (0., 1.)
     if np.isinf([low, high]).any(): raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
     if not (low < -slack or high > 1+slack): return low,high
     expected = 'values in [0,1]: divide bytes by 255, and leave any other normalisation to the model'

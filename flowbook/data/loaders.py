@@ -168,7 +168,7 @@ _TAKEN = [*inspect.signature(TfmdDL.__init__).parameters][2:]   # by fastai's lo
 class FlowDL(TfmdDL):
     "A fastai data loader of `(img1, img2, flow, valid)`; of `(img0, img1, img2, flow, valid, flow_prev, valid_prev)` where samples have three frames"
     @property
-    def n_inp(self): return getattr(self.dataset, 'n_inp', 2)   # the images are the model's input
+    def n_inp(self): return max(2, getattr(self.dataset, 'n_inp', 2))   # the images are the model's input
 
     def __init__(self,
         dataset,               # Indexable, of `FlowSample`s; or with a method `batch(idxs, passes)`

@@ -10,6 +10,7 @@ import math, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from .blocks import full_precision
 
 # %% ../../nbs/layers/56_attention.ipynb #ac3a215e
 def sine_positions(
@@ -84,7 +85,7 @@ def attend_map(
 )->Tensor:    # `(B,D,h,w)`, float32 at least
     "Average `v` over the whole map, weighted by how well its keys answer the queries"
     acc = torch.promote_types(q.dtype, torch.float32)
-    with torch.autocast(q.device.type, enabled=False):
+    with full_precision(q):
         tokens = [t.flatten(2).mT.to(acc).contiguous() for t in (q, k, v)]
         tokens[2] = F.pad(tokens[2], (0, q.shape[1] - v.shape[1]))
         y = attend(*tokens)[..., :v.shape[1]]

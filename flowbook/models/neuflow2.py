@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import coords_grid, pad_to_multiple, unpad
+from ..layers.blocks import full_precision
 from ..layers.resnet import conv_bn
 from .base import Estimator, FlowOutput
 from .registry import register_model
@@ -120,7 +121,7 @@ def match_globally(
 )->Tensor:        # `(B,2,h,w)` flow, cells
     "Flow to the mean position of what looks alike"
     b, c, h, w = fmap1.shape
-    with torch.autocast(fmap1.device.type, enabled=False):
+    with full_precision(fmap1):
         grid = coords_grid(b, h, w, fmap1.device)
         v = F.pad(grid, (0, 0, 0, 0, 0, c - 2))
         tokens = lambda x: x.float().flatten(2).transpose(1, 2).contiguous()[:, None]   # else not fused

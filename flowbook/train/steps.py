@@ -103,7 +103,7 @@ class _Part:
     "Every `world`-th sample of a data set"
     def __init__(self, dataset, rank, world): self.dataset, self.rank, self.world = dataset, rank, world
     @property
-    def n_inp(self): return getattr(self.dataset, 'n_inp', 2)
+    def n_inp(self): return max(2, getattr(self.dataset, 'n_inp', 2))
     def __len__(self): return len(range(self.rank, len(self.dataset), self.world))
     def __repr__(self): return repr(self.dataset)
     def _at(self, i): return self.rank + i*self.world
