@@ -20,7 +20,8 @@ from flowbook.models.contract import texture_pair
 from flowbook.models.export import export_model
 
 kinds = [('onnx', False), ('onnx', True), ('torch_export', False), ('torch_export', True)]
-heads = ['model', 'ONNX', 'ONNX, any size', 'torch.export', 'torch.export, any size', 'largest flow, px', 'file, MB']
+heads = ['model', 'ONNX', 'ONNX, any size', 'torch.export', 'torch.export, any size', 'largest flow, px',
+         'file, MB']
 
 @torch.no_grad()
 def settle(model, size, **options):
@@ -44,20 +45,23 @@ def row(name, size, iters, folder):
         path, start = folder/('a.onnx' if format == 'onnx' else 'a.pt2'), time.perf_counter()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                found = export_model(model, path, tuple(2*s for s in size) if dynamic else size, format, dynamic, iters)
+                found = export_model(model, path, tuple(2*s for s in size) if dynamic else size, format,
+                                     dynamic, iters)
         except FlowbookError as e:
             print(f'{name} {format} {dynamic}: {e}', file=sys.stderr, flush=True)
             cells.append('fails')
             continue
         cells.append(f'{found.delta:.1e}')
         largest, megabytes = max(largest, *(c[4] for c in found.checks)), max(megabytes, found.bytes/1e6)
-        print(f'{name} {format} {dynamic}: {found.delta:.1e}, {time.perf_counter() - start:.0f} s', file=sys.stderr, flush=True)
+        print(f'{name} {format} {dynamic}: {found.delta:.1e}, {time.perf_counter() - start:.0f} s',
+              file=sys.stderr, flush=True)
     return [f'`{name}`', *cells, f'{largest:.0f}', f'{megabytes:.1f}']
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument('patterns', nargs='*', default=['*'], help='names of models, or shell-style patterns')
-    ap.add_argument('--size', nargs=2, type=int, default=(64, 96), help='height and width of the fixed size; any size: twice that')
+    ap.add_argument('--size', nargs=2, type=int, default=(64, 96),
+                    help='height and width of the fixed size; any size: twice that')
     ap.add_argument('--iters', type=int, default=2, help='iterations of recurrent models')
     ap.add_argument('--out', type=Path, help='Markdown file to write')
     args = ap.parse_args()
@@ -70,8 +74,10 @@ def main():
         for line in args.out.read_text(encoding='utf-8').splitlines():
             if (m := re.match(r'\| `([^`]+)` \|', line)): rows[m[1]] = line
     for name in names:
-        with tempfile.TemporaryDirectory() as folder: rows[name] = f"| {' | '.join(row(name, tuple(args.size), args.iters, Path(folder)))} |"
-        table = '\n'.join([f"| {' | '.join(heads)} |", '| --- |' + ' ---: |'*(len(heads) - 1), *(rows[k] for k in sorted(rows))])
+        with tempfile.TemporaryDirectory() as folder:
+            rows[name] = f"| {' | '.join(row(name, tuple(args.size), args.iters, Path(folder)))} |"
+        table = '\n'.join([f"| {' | '.join(heads)} |", '| --- |' + ' ---: |'*(len(heads) - 1),
+                           *(rows[k] for k in sorted(rows))])
         if args.out: args.out.write_text(table + '\n', encoding='utf-8')
     print(table)
 

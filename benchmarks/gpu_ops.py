@@ -50,15 +50,18 @@ def leaf(*ts): return [t.detach().clone().requires_grad_() for t in ts]
 def correlation_rows(dtype):
     from flowbook.ops.correlation import correlation
     from flowbook.ops import cuda_kernels as ck
-    for shape, m, dp in (((1, 32, 112, 256), 4, 1), ((1, 128, 28, 64), 4, 1), ((8, 64, 48, 64), 4, 1), ((1, 196, 7, 16), 4, 1), ((1, 256, 55, 128), 10, 2)):
+    for shape, m, dp in (((1, 32, 112, 256), 4, 1), ((1, 128, 28, 64), 4, 1), ((8, 64, 48, 64), 4, 1),
+                         ((1, 196, 7, 16), 4, 1), ((1, 256, 55, 128), 10, 2)):
         f1, f2 = (torch.randn(shape, device='cuda').to(dtype) for _ in range(2))
         numbers, size, D = (1, m, 1, 0, 1, dp), f1.element_size(), 2*m + 1
         out = f1.numel()//shape[1]*D*D
         op = partial(correlation, max_displacement=m, dilation_patch=dp)
-        calls = {'flowbook': lambda: ck.correlation_forward(f1, f2, *numbers), 'PyTorch': lambda: plain(op, f1, f2)}
+        calls = {'flowbook': lambda: ck.correlation_forward(f1, f2, *numbers),
+                 'PyTorch': lambda: plain(op, f1, f2)}
         try:
             from spatial_correlation_sampler import spatial_correlation_sample
-            calls['sampler'] = lambda: spatial_correlation_sample(f1, f2, kernel_size=1, patch_size=D, stride=1, padding=0, dilation_patch=dp)
+            calls['sampler'] = lambda: spatial_correlation_sample(f1, f2, kernel_size=1, patch_size=D,
+                stride=1, padding=0, dilation_patch=dp)
         except ImportError: pass
         name = f'{"x".join(map(str, shape))}, {D}x{D}' + f' step {dp}'*(dp > 1)
         yield f'correlation {name}', 'forward', calls, (2*f1.numel() + out)*size
@@ -76,7 +79,8 @@ def lookup_rows(dtype):
         coords, N, size = (torch.stack([x, y]) + smooth).contiguous(), h*w, f1.element_size()
         f2s, out, seen = pool_features(f2, 4), 324*N, 400*N
         maps, tv = corr_pyramid(f1, f2, 4), CorrBlock(num_levels=4, radius=4)
-        calls = {'flowbook': lambda: ck.lookup_forward(maps, coords, 4), 'PyTorch': lambda: plain(corr_lookup, maps, coords, 4)}
+        calls = {'flowbook': lambda: ck.lookup_forward(maps, coords, 4),
+                 'PyTorch': lambda: plain(corr_lookup, maps, coords, 4)}
         if dtype == torch.float32:
             tv.build_pyramid(f1, f2)
             calls['torchvision'] = lambda: tv.index_pyramid(coords)
@@ -85,7 +89,8 @@ def lookup_rows(dtype):
         volume = sum(m.numel() for m in maps)
         yield f'lookup in the volume, {h}x{w}', 'backward', {'flowbook': lambda: ck.lookup_backward(grad, coords, 4, shapes)}, (volume + seen + out)*size
         fly, leaves = (N + sum(f.shape[-2]*f.shape[-1] for f in f2s))*256, leaf(f1, *f2s)
-        calls = {'flowbook': lambda: ck.fly_forward(f1, f2s, coords, 4), 'PyTorch': lambda: plain(corr_on_the_fly, f1, f2s, coords, 4)}
+        calls = {'flowbook': lambda: ck.fly_forward(f1, f2s, coords, 4),
+                 'PyTorch': lambda: plain(corr_on_the_fly, f1, f2s, coords, 4)}
         yield f'lookup on the fly, {h}x{w}', 'forward', calls, (fly + out)*size + 8*N
         again = lambda a, *maps: corr_on_the_fly(a, list(maps), coords, 4)
         yield f'lookup on the fly, {h}x{w}', 'backward', {'flowbook': lambda: (lambda a, b: (a, *b))(*ck.fly_backward(grad, f1, f2s, coords, 4)), 'PyTorch, forward too': both(again, leaves, grad)}, (2*fly + out)*size + 8*N
@@ -106,7 +111,8 @@ def upsample_rows(dtype):
     flow, mask = (torch.randn(1, c, h, w, device='cuda').to(dtype) for c in (2, 576))
     size, leaves, grad = flow.element_size(), leaf(flow, mask), torch.randn(1, 2, 8*h, 8*w, device='cuda').to(dtype)
     op = lambda a, b: convex_upsample(a, b, 8)
-    yield f'convex upsampling, {h}x{w}', 'forward', {'flowbook': lambda: ck.upsample_forward(flow, mask, 8), 'PyTorch': lambda: plain(op, flow, mask)}, (578 + 128)*h*w*size
+    yield f'convex upsampling, {h}x{w}', 'forward', {'flowbook': lambda: ck.upsample_forward(flow, mask, 8),
+                                                     'PyTorch': lambda: plain(op, flow, mask)}, (578 + 128)*h*w*size
     yield f'convex upsampling, {h}x{w}', 'backward', {'flowbook': lambda: ck.upsample_backward(grad, flow, mask, 8), 'PyTorch, forward too': both(op, leaves, grad)}, (2*578 + 128)*h*w*size
 
 def warp_rows(dtype):
@@ -116,15 +122,18 @@ def warp_rows(dtype):
         x, flow = torch.randn(shape, device='cuda').to(dtype), torch.randn(shape[0], 2, *shape[2:], device='cuda')*3
         size, leaves, grad = x.element_size(), leaf(x, flow), torch.randn(shape, device='cuda').to(dtype)
         name = f'warp, {"x".join(map(str, shape))}'
-        yield name, 'forward', {'flowbook': lambda: ck.warp_forward(x, flow, True), 'PyTorch': lambda: plain(warp, x, flow)}, 2*x.numel()*size + 4*flow.numel()
-        yield name, 'backward', {'flowbook': lambda: ck.warp_backward(grad, x, flow, True), 'PyTorch, forward too': both(warp, leaves, grad)}, 3*x.numel()*size + 8*flow.numel()
+        yield name, 'forward', {'flowbook': lambda: ck.warp_forward(x, flow, True),
+                                'PyTorch': lambda: plain(warp, x, flow)}, 2*x.numel()*size + 4*flow.numel()
+        yield name, 'backward', {'flowbook': lambda: ck.warp_backward(grad, x, flow, True),
+                                 'PyTorch, forward too': both(warp, leaves, grad)}, 3*x.numel()*size + 8*flow.numel()
 
 groups = dict(correlation=correlation_rows, lookup=lookup_rows, upsample=upsample_rows, warp=warp_rows)
 
 def apart(a, b):
     "Largest relative distance between two results, tensors or lists of them"
     pair = lambda t: [t] if torch.is_tensor(t) else list(t)
-    return max(((x.double() - y.double()).norm()/y.double().norm().clamp(min=1e-12)).item() for x, y in zip(pair(a), pair(b)))
+    return max(((x.double() - y.double()).norm()/y.double().norm().clamp(min=1e-12)).item()
+               for x, y in zip(pair(a), pair(b)))
 
 def op_table(pattern, rounds, per_second):
     rows = []
@@ -137,8 +146,10 @@ def op_table(pattern, rounds, per_second):
                     found, working = {'flowbook': calls['flowbook']()}, dict(calls)
                     for k in list(calls)[1:]:
                         try: found[k] = calls[k]()
-                        except (RuntimeError, TypeError, ValueError): del working[k] # a peer that does not take this type
-                    row['apart'] = max((apart(found['flowbook'], v) for k, v in found.items() if k != 'flowbook'), default=None)
+                        except (RuntimeError, TypeError, ValueError):
+                            del working[k] # a peer that does not take this type
+                    row['apart'] = max((apart(found['flowbook'], v) for k, v in found.items()
+                                        if k != 'flowbook'), default=None)
                     del found
                     row['ms'] = timed(working, rounds)
                     row['share'] = row['floor_ms']/row['ms']['flowbook']
@@ -173,7 +184,8 @@ def models():
     "Name and a function of two pictures in [0,1] that returns the flow; 12 updates where a model iterates"
     from flowbook.models.zoo import create_model
     from torchvision.models.optical_flow import raft_large
-    raft, pwc, theirs = (m.eval().cuda() for m in (create_model('raft'), create_model('pwcnet'), raft_large(weights=None)))
+    raft, pwc, theirs = (m.eval().cuda()
+                         for m in (create_model('raft'), create_model('pwcnet'), raft_large(weights=None)))
     yield 'flowbook raft', lambda a, b: raft(a, b, iters=12).flow
     yield 'torchvision raft_large', lambda a, b: theirs(2*a - 1, 2*b - 1, num_flow_updates=12)[-1]
     yield 'flowbook pwcnet', lambda a, b: pwc(a, b).flow
@@ -211,7 +223,9 @@ def model_table(rounds):
 def print_models(rows):
     print('\n| model, 440x1024 | type | eager ms | compiled ms | CUDA graph ms | GB at 1080x1920 | GB at 2160x3840 |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |')
     cell = lambda v: f'{v:.2f}' if isinstance(v, float) else v or ''
-    for r in rows: print(f"| {r['model']} | {r['dtype']} | " + ' | '.join(cell(r.get(k)) for k in ('eager', 'compiled', 'CUDA graph', '1080p', '2160p')) + ' |')
+    for r in rows:
+        print(f"| {r['model']} | {r['dtype']} | " + ' | '.join(cell(r.get(k))
+            for k in ('eager', 'compiled', 'CUDA graph', '1080p', '2160p')) + ' |')
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -231,6 +245,8 @@ def main():
     found = model_table(args.rounds) if args.models else []
     if found: print_models(found)
     if args.json:
-        with open(args.json, 'w', encoding='utf-8') as f: json.dump(dict(gpu=torch.cuda.get_device_name(), bandwidth=per_second, ops=rows, models=found), f, indent=1)
+        with open(args.json, 'w', encoding='utf-8') as f:
+            json.dump(dict(gpu=torch.cuda.get_device_name(), bandwidth=per_second, ops=rows, models=found), f,
+                      indent=1)
 
 if __name__ == '__main__': main()

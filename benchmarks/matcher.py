@@ -35,11 +35,14 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument('--steps', type=int, default=200)
     steps = ap.parse_args().steps
-    config = SceneConfig(size=(128, 160), displacement=((1., .1), (4., .3), (12., .4), (32., .2)), photometric=.7)
+    config = SceneConfig(size=(128, 160), displacement=((1., .1), (4., .3), (12., .4), (32., .2)),
+                         photometric=.7)
     print('| network | ' + ' | '.join(f"steps {i - 49}-{i}" for i in range(50, steps + 1, 50)) + ' |')
     print('|---' * (steps//50 + 1) + '|')
     for name, kind in (('RAFT', RAFT), ('+ normalised features', Normalised), ('+ matcher', CompactRAFT)):
         torch.manual_seed(0)
-        print(f"| {name} | " + ' | '.join(f"{s:.2f}" for s in learn(kind(**compact_parts()), steps, config)) + ' |', flush=True)
+        print(f"| {name} | " + ' | '.join(f"{s:.2f}"
+                                          for s in learn(kind(**compact_parts()), steps, config)) + ' |',
+              flush=True)
 
 if __name__ == '__main__': main()

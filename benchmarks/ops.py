@@ -58,7 +58,8 @@ def band(f1, f2, r=4, wide=16):
     for i in range(d):
         prod = a @ p[:, :, i:i+h].permute(0, 2, 3, 1, 4)                            # (b,h,n,wide,wide+2r)
         s = prod.stride()
-        rows.append(prod.as_strided((b, h, n, wide, d), (s[0], s[1], s[2], s[3] + 1, 1)).flatten(2, 3)[:, :, :w])
+        rows.append(prod.as_strided((b, h, n, wide, d),
+                                    (s[0], s[1], s[2], s[3] + 1, 1)).flatten(2, 3)[:, :, :w])
     return torch.stack(rows, 1).permute(0, 1, 4, 2, 3)
 
 def ptl_corr():
@@ -81,12 +82,17 @@ def ops(rounds):
     for shape in ((1, 32, 112, 256), (1, 128, 28, 64), (8, 64, 48, 64), (1, 196, 7, 16)):
         f1,f2 = torch.randn(2, *shape)
         ours = lambda a, b: correlation(a, b, max_displacement=4)
-        forms = {'kernel': ('auto', ours), 'PyTorch (default without kernels)': ('0', ours), 'PyTorch (band product)': ('0', band)}
-        if ptl: forms['ptlflow'] = ('0', ptl(kernel_size=1, patch_size=9, stride=1, padding=0, dilation_patch=1))
-        if scs: forms['spatial-correlation-sampler'] = ('0', lambda a, b: scs.spatial_correlation_sample(a, b, kernel_size=1, patch_size=9))
+        forms = {'kernel': ('auto', ours), 'PyTorch (default without kernels)': ('0', ours),
+                 'PyTorch (band product)': ('0', band)}
+        if ptl:
+            forms['ptlflow'] = ('0', ptl(kernel_size=1, patch_size=9, stride=1, padding=0, dilation_patch=1))
+        if scs:
+            forms['spatial-correlation-sampler'] = ('0', lambda a, b: scs.spatial_correlation_sample(a, b, kernel_size=1, patch_size=9))
         name,flop = 'x'.join(map(str, shape)),2*81*f1.numel()
-        show('correlation', name, 'forward', 'float32', race({k: mode(m, lambda f=f: f(f1, f2)) for k,(m,f) in forms.items()}, rounds), flop)
-        show('correlation', name, 'both', 'float32', race({k: mode(m, gradients(f, f1, f2)) for k,(m,f) in forms.items()}, max(1, rounds//2)), 3*flop)
+        show('correlation', name, 'forward', 'float32',
+             race({k: mode(m, lambda f=f: f(f1, f2)) for k,(m,f) in forms.items()}, rounds), flop)
+        show('correlation', name, 'both', 'float32',
+             race({k: mode(m, gradients(f, f1, f2)) for k,(m,f) in forms.items()}, max(1, rounds//2)), 3*flop)
         h1,h2 = f1.bfloat16(),f2.bfloat16()
         show('correlation', name, 'forward', 'bfloat16', race({'kernel': lambda: ours(h1, h2)}, rounds), flop)
     lookups(rounds, show)
@@ -100,20 +106,33 @@ def lookups(rounds, show):
     stored,fly = (all_pairs(f1, f2, corr=c) for c in ('volume', 'on_the_fly'))
     half = all_pairs(f1.bfloat16(), f2.bfloat16(), corr='on_the_fly')
     n = 55*128
-    show('build the volume', '256x55x128', 'once', 'float32', race({'kernel': lambda: all_pairs(f1, f2, corr='volume'), 'torchvision': lambda: theirs.build_pyramid(f1, f2)}, rounds), 2*256*n*n)
-    show('lookup in the volume', '256x55x128', 'forward', 'float32', race({'kernel': mode('auto', lambda: stored(coords)), 'PyTorch': mode('0', lambda: stored(coords)),
+    show('build the volume', '256x55x128', 'once', 'float32',
+         race({'kernel': lambda: all_pairs(f1, f2, corr='volume'),
+               'torchvision': lambda: theirs.build_pyramid(f1, f2)}, rounds), 2*256*n*n)
+    show('lookup in the volume', '256x55x128', 'forward', 'float32',
+         race({'kernel': mode('auto', lambda: stored(coords)), 'PyTorch': mode('0', lambda: stored(coords)),
          'torchvision': lambda: theirs.index_pyramid(coords)}, rounds), 2*3*4*81*n)
-    forms = {'kernel': mode('auto', lambda: fly(coords)), 'PyTorch': mode('0', lambda: fly(coords)), 'kernel, bfloat16': lambda: half(coords)}
+    forms = {'kernel': mode('auto', lambda: fly(coords)), 'PyTorch': mode('0', lambda: fly(coords)),
+             'kernel, bfloat16': lambda: half(coords)}
     show('lookup on the fly', '256x55x128', 'forward', 'float32', race(forms, rounds), 2*256*n*4*100)
-    forms = {'kernel': mode('auto', gradients(lambda a, b: all_pairs(a, b, corr='on_the_fly')(coords), f1, f2)), 'through the volume': mode('auto', gradients(lambda a, b: all_pairs(a, b, corr='volume')(coords), f1, f2))}
-    show('lookup on the fly', '256x55x128', 'both', 'float32', race(forms, max(1, rounds//2)), 3*2*256*n*4*100)
+    forms = {'kernel': mode('auto', gradients(lambda a, b: all_pairs(a, b, corr='on_the_fly')(coords), f1,
+                                              f2)),
+             'through the volume': mode('auto', gradients(lambda a, b: all_pairs(a, b, corr='volume')(coords),
+                 f1, f2))}
+    show('lookup on the fly', '256x55x128', 'both', 'float32', race(forms, max(1, rounds//2)),
+         3*2*256*n*4*100)
     flow,mask = torch.randn(1, 2, 55, 128),torch.randn(1, 576, 55, 128)
     from torchvision.models.optical_flow._utils import upsample_flow
-    show('convex upsampling', '55x128', 'forward', 'float32', race({'kernel': mode('auto', lambda: convex_upsample(flow, mask)), 'PyTorch': mode('0', lambda: convex_upsample(flow, mask)),
+    show('convex upsampling', '55x128', 'forward', 'float32',
+         race({'kernel': mode('auto', lambda: convex_upsample(flow, mask)),
+               'PyTorch': mode('0', lambda: convex_upsample(flow, mask)),
          'torchvision': lambda: upsample_flow(flow, mask)}, rounds), 2*2*576*n)
-    x,flow = torch.randn(1, 32, 112, 256),4*F.interpolate(torch.randn(1, 2, 14, 32), (112, 256), mode='bilinear')
+    x,flow = torch.randn(1, 32, 112, 256),4*F.interpolate(torch.randn(1, 2, 14, 32), (112, 256),
+        mode='bilinear')
     for m in (True, False):
-        show(f'warp{", masked" if m else ""}', '32x112x256', 'forward', 'float32', race({'kernel': mode('auto', lambda: warp(x, flow, use_mask=m)), 'PyTorch': mode('0', lambda: warp(x, flow, use_mask=m))}, rounds), 8*x.numel())
+        show(f'warp{", masked" if m else ""}', '32x112x256', 'forward', 'float32',
+             race({'kernel': mode('auto', lambda: warp(x, flow, use_mask=m)),
+                   'PyTorch': mode('0', lambda: warp(x, flow, use_mask=m))}, rounds), 8*x.numel())
 
 # ---- whole models ----
 
@@ -151,13 +170,16 @@ def contestants(a, b):
             ours = create_model(name, weights=f'{tmp}/w.pth').eval()
         tv = lambda m=theirs: m(2*a - 1, 2*b - 1, num_flow_updates=12)[-1]
         fly,volume = (lambda m=ours, c=c: m(a, b, iters=12, corr=c).flow for c in ('on_the_fly', 'volume'))
-        found[name] = {'torchvision': tv, 'flowbook without kernels': mode('0', volume), 'flowbook, volume': volume, 'flowbook': fly, 'torchvision, bfloat16': bf16(tv), 'flowbook, bfloat16': bf16(fly)}
+        found[name] = {'torchvision': tv, 'flowbook without kernels': mode('0', volume),
+                       'flowbook, volume': volume, 'flowbook': fly, 'torchvision, bfloat16': bf16(tv),
+                       'flowbook, bfloat16': bf16(fly)}
         if (ov := peer('openvino')): found[name]['openvino of torchvision'] = openvino(ov, theirs, a, b)
     for name in ('pwcnet', 'liteflownet'):
         if not (theirs := ptl_model(name)): continue
         ours = create_model(name).eval()
         flow = lambda m=ours: m(a, b).flow
-        found[name] = {'ptlflow': theirs(a, b), 'flowbook without kernels': mode('0', flow), 'flowbook': flow, 'flowbook, bfloat16': bf16(flow)}
+        found[name] = {'ptlflow': theirs(a, b), 'flowbook without kernels': mode('0', flow), 'flowbook': flow,
+                       'flowbook, bfloat16': bf16(flow)}
     return found
 
 def ptl_model(name):
@@ -170,7 +192,9 @@ def openvino(ov, model, a, b):
         def __init__(self): super().__init__(); self.m = model
         def forward(self, a, b): return self.m(a, b, num_flow_updates=12)[-1]
     x,y = 2*a - 1,2*b - 1
-    compiled = ov.compile_model(ov.convert_model(Last(), example_input=(x, y), input=[list(x.shape)]*2), 'CPU', {'INFERENCE_NUM_THREADS': torch.get_num_threads(), 'INFERENCE_PRECISION_HINT': 'f32'})
+    compiled = ov.compile_model(ov.convert_model(Last(), example_input=(x, y), input=[list(x.shape)]*2),
+                                'CPU', {'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+                                        'INFERENCE_PRECISION_HINT': 'f32'})
     return lambda: torch.from_numpy(compiled([x.numpy(), y.numpy()])[0].copy())
 
 def memory(sizes=((440, 1024), (1080, 1920), (2160, 3840))):
@@ -192,10 +216,13 @@ def main():
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    if 'MALLOC_MMAP_MAX_' not in os.environ: print(f"{time.strftime('%d %B %Y')}, torch {torch.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {args.threads} thread(s)")
+    if 'MALLOC_MMAP_MAX_' not in os.environ:
+        print(f"{time.strftime('%d %B %Y')}, torch {torch.__version__}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {args.threads} thread(s)")
     if 'ops' in args.parts:
         ops(args.rounds)
-        if 'MALLOC_MMAP_MAX_' not in os.environ: subprocess.run([sys.executable, __file__, 'ops', '--rounds', str(args.rounds), '--threads', str(args.threads)], env=os.environ | keep)
+        if 'MALLOC_MMAP_MAX_' not in os.environ:
+            subprocess.run([sys.executable, __file__, 'ops', '--rounds', str(args.rounds), '--threads',
+                            str(args.threads)], env=os.environ | keep)
     if 'models' in args.parts: models(max(1, args.rounds//2), args.size)
     if 'memory' in args.parts: memory()
 

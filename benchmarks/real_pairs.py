@@ -19,12 +19,15 @@ from flowbook.io.files import atomic_path, ensure_dir
 from flowbook.models.zoo import create_model
 from flowbook.models.dis_refiner import DISRefiner
 
-PAIRS = {**{o: [f'middlebury/{o}/{f}' for f in ('frame10.png', 'frame11.png', 'flow10.flo')] for o in ('RubberWhale', 'Venus', 'Urban3')},
-         'alley_1': ['sintel/alley_1/clean/frame_0001.png', 'sintel/alley_1/clean/frame_0002.png', 'sintel/alley_1/flow/frame_0001.flo'],
+PAIRS = {**{o: [f'middlebury/{o}/{f}' for f in ('frame10.png', 'frame11.png', 'flow10.flo')]
+            for o in ('RubberWhale', 'Venus', 'Urban3')},
+         'alley_1': ['sintel/alley_1/clean/frame_0001.png', 'sintel/alley_1/clean/frame_0002.png',
+                     'sintel/alley_1/flow/frame_0001.flo'],
          'KITTI 000010': [f'kitti/kitti_{o}.png' for o in ('000010_10', '000010_11', 'occ_000010_10')],
          'Chairs 0000003': [f'flyingchairs/0000003-{o}' for o in ('img0.ppm', 'img1.ppm', 'gt.flo')]}
 OUTLIERS = {'KITTI 000010'} # pairs whose benchmark counts outliers as well
-BASELINES = {'zero flow': 'zero', 'Farneback': 'farneback', 'DIS (fast)': 'dis_fast', 'DIS (medium)': 'dis', 'variational': 'variational'}
+BASELINES = {'zero flow': 'zero', 'Farneback': 'farneback', 'DIS (fast)': 'dis_fast', 'DIS (medium)': 'dis',
+             'variational': 'variational'}
 OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
 
 def find(folder, name, tmp):
@@ -68,7 +71,8 @@ def table(res):
     pairs = list(next(iter(res.values())))
     cell = lambda name, o: f"{o['epe']:.3f}" + (f" / {o['fl_all']:.1f} %" if name in OUTLIERS else '')
     rows = [['EPE px (KITTI: / Fl-all)', *pairs, 'mean EPE', 'ms/pair'], ['---']*(len(pairs) + 3)]
-    rows += [[m, *(cell(n, o) for n,o in scores.items()), f"{mean(scores, 'epe'):.3f}", f"{mean(scores, 'ms'):.0f}"] for m,scores in res.items()]
+    rows += [[m, *(cell(n, o) for n,o in scores.items()), f"{mean(scores, 'epe'):.3f}",
+              f"{mean(scores, 'ms'):.0f}"] for m,scores in res.items()]
     return '\n'.join(f"| {' | '.join(r)} |" for r in rows)
 
 def main():
@@ -82,12 +86,15 @@ def main():
     args = ap.parse_args()
     try:
         predictor = FlowPredictor(args.model, args.weights, args.device, args.iters)
-        methods = {k: lambda a, b, m=m: classical_flow(a, b, m) for k,m in BASELINES.items()} | {predictor.name: predictor}
+        methods = {k: lambda a, b, m=m: classical_flow(a, b, m)
+                   for k,m in BASELINES.items()} | {predictor.name: predictor}
         if isinstance(predictor.model, DISRefiner):
             patient = fill_model(create_model(args.model, start='variational'), args.model, args.weights)
-            methods[f'{args.model} from variational'] = FlowPredictor(patient, device=args.device, iters=args.iters)
+            methods[f'{args.model} from variational'] = FlowPredictor(patient, device=args.device,
+                iters=args.iters)
         res = measure(read_pairs(args.folder), methods)
-        if not res[predictor.name]: raise fail(FlowbookError, args.folder, 'no pair', 'at least one of the pairs that --help lists')
+        if not res[predictor.name]:
+            raise fail(FlowbookError, args.folder, 'no pair', 'at least one of the pairs that --help lists')
     except FlowbookError as e: sys.exit(str(e))
     print(table(res))
     if args.json:

@@ -36,17 +36,22 @@ def main():
     recipe = json.loads((run/'recipe.json').read_text())
     model = create_model(name)
     load_weights(model, read_state_dict(run/'last.pth'))
-    digest = save_weights(model, assets/f"{name}.safetensors", model=name, licence='Apache-2.0', starts_from='DIS')
+    digest = save_weights(model, assets/f"{name}.safetensors", model=name, licence='Apache-2.0',
+                          starts_from='DIS')
     scores = {str(i): held_out(recipe, assets/f"{name}.safetensors", i) for i in (1, 2, 3)}
     for i, s in scores.items(): print(i, s)
     rows = list(csv.DictReader((run/'log.csv').open()))
     d, steps = recipe['data'], int(rows[-1]['iteration'])
-    card = dict(name=name, title='flowbook_small, a refiner of DIS', starts_from=STARTS, parameters=sum(p.numel() for p in model.parameters()), licence='Apache-2.0',
-                sha256=digest, date=str(datetime.date.today()), recipe_name='flowbook_small', hardware=args.hardware, hours=hours(run/'log.txt'), seed=recipe['runtime']['seed'],
+    card = dict(name=name, title='flowbook_small, a refiner of DIS', starts_from=STARTS,
+                parameters=sum(p.numel() for p in model.parameters()), licence='Apache-2.0',
+                sha256=digest, date=str(datetime.date.today()), recipe_name='flowbook_small',
+                hardware=args.hardware, hours=hours(run/'log.txt'), seed=recipe['runtime']['seed'],
                 trained=f"{steps} steps of {d['bs']*(1 + d.get('both', False))} pairs on procedural scenes only: flowbook train flowbook_small",
-                curve=[[int(r['iteration']), round(float(r['epe']), 4)] for r in rows], recipe=recipe, held_out_scenes=scores,
+                curve=[[int(r['iteration']), round(float(r['epe']), 4)] for r in rows], recipe=recipe,
+                held_out_scenes=scores,
                 real_pairs=json.loads(Path(args.figures).read_text()) if args.figures else None)
     with atomic_path(assets/f"{name}.json") as tmp: Path(tmp).write_text(json.dumps(card, indent=1) + '\n')
-    for suffix in 'csv', 'txt': shutil.copy(run/f'log.{suffix}', root/'benchmarks'/'logs'/f'flowbook_small.{suffix}')
+    for suffix in 'csv', 'txt':
+        shutil.copy(run/f'log.{suffix}', root/'benchmarks'/'logs'/f'flowbook_small.{suffix}')
 
 if __name__ == '__main__': main()

@@ -17,7 +17,9 @@ class Stop(Callback):
     def after_batch(self):
         if self.training and self.learn.train_iter >= self.limit: raise CancelFitException
 
-def losses(path): return {int(i): float(l) for i, l in re.findall(r'iteration (\d+)  lr \S+  loss (\S+)', Path(path).read_text())}
+def losses(path): return {int(i): float(l)
+                          for i, l in re.findall(r'iteration (\d+)  lr \S+  loss (\S+)',
+                                                 Path(path).read_text())}
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -25,7 +27,8 @@ def main():
     ap.add_argument('--log', default=Path(__file__).parent/'logs'/'flowbook_small.txt')
     args = ap.parse_args()
     with tempfile.TemporaryDirectory() as tmp:
-        with contextlib.redirect_stdout(io.StringIO()): run_recipe(get_recipe(args.recipe), tmp, validate=False, cbs=[Stop(args.iters)])   # no bar
+        with contextlib.redirect_stdout(io.StringIO()):
+            run_recipe(get_recipe(args.recipe), tmp, validate=False, cbs=[Stop(args.iters)])   # no bar
         new, old = losses(Path(tmp)/'log.txt'), losses(args.log)
     shared = sorted(new.keys() & old.keys())
     print('| iteration | logged | again |\n| --- | --- | --- |')

@@ -37,12 +37,14 @@ class Tiny(torch.nn.Module):
 class Ready:
     "A data set whose batches are in memory"
     n_inp = 2
-    def __init__(self, n, size=(16, 16)): self.n, self.made = n, (torch.rand(2, 3, *size), torch.rand(2, 3, *size), torch.rand(2, 2, *size), torch.ones(2, 1, *size, dtype=torch.bool))
+    def __init__(self, n, size=(16, 16)): self.n, self.made = n, (torch.rand(2, 3, *size),
+        torch.rand(2, 3, *size), torch.rand(2, 2, *size), torch.ones(2, 1, *size, dtype=torch.bool))
     def __len__(self): return self.n
     def __getitem__(self, i): return self.made
     def batch(self, idxs, passes=0): return self.made
 
-def loaders(iters): return DataLoaders(FlowDL(Ready(2*iters), bs=2, training=True), FlowDL(Ready(2), bs=2), device=torch.device('cpu'))
+def loaders(iters): return DataLoaders(FlowDL(Ready(2*iters), bs=2, training=True), FlowDL(Ready(2), bs=2),
+                                       device=torch.device('cpu'))
 
 def plain(iters):
     "The loop that one would write"
@@ -71,22 +73,28 @@ def learner(iters):
 def whole_run(iters):
     learn = flow_learner(loaders(iters), Tiny(), epe_loss)
     with tempfile.TemporaryDirectory() as d:
-        once = timed_fit(learn, lambda: run_training(learn, d, dict(iters=1, every=1), dict(pictures=0)))      # files, evaluation and what is done once
-        return timed_fit(learn, lambda: run_training(learn, d, dict(iters=iters, every=iters, lr=dict(policy='one_cycle')), dict(pictures=0))) - once
+        once = timed_fit(learn, lambda: run_training(learn, d, dict(iters=1, every=1),
+                                                     dict(pictures=0)))      # files, evaluation and what is done once
+        return timed_fit(learn, lambda: run_training(learn, d,
+                                                     dict(iters=iters, every=iters,
+                                                         lr=dict(policy='one_cycle')),
+                                                     dict(pictures=0))) - once
 
 def overhead(args):
     loops, rows = dict(plain=plain, learner=learner, run_training=whole_run), {}
     for _ in range(args.rounds):
         for name, loop in loops.items(): rows.setdefault(name, []).append(1000*loop(args.loop)/args.loop)
     print('| loop | ms per iteration | over the plain loop |\n| --- | --- | --- |')
-    for name, ms in rows.items(): print(f"| {name} | {statistics.median(ms):.2f} | {statistics.median(m - p for m, p in zip(ms, rows['plain'])):+.2f} |")
+    for name, ms in rows.items():
+        print(f"| {name} | {statistics.median(ms):.2f} | {statistics.median(m - p for m, p in zip(ms, rows['plain'])):+.2f} |")
 
 def ours(name, batch, args):
     "A training step of flowbook"
     model = create_model(name, **(dict(iters=12) if name=='raft' else {})).to(args.device).train()
     loss_func, opt = loss_for(model), torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
     def step():
-        with torch.autocast(args.device.split(':')[0], torch.bfloat16, enabled=args.precision=='bf16'): out = model(*batch[:2])
+        with torch.autocast(args.device.split(':')[0], torch.bfloat16, enabled=args.precision=='bf16'):
+            out = model(*batch[:2])
         finish(loss_func(out, *batch[2:]), model, opt)
     return step
 
@@ -99,7 +107,8 @@ def theirs(name, batch, args):
     opt = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
     inputs = dict(images=torch.stack(batch[:2], 1), flows=batch[2][:, None], valids=batch[3].float()[:, None])
     def step():
-        with torch.autocast(args.device.split(':')[0], torch.bfloat16, enabled=args.precision=='bf16'): out = model(inputs)
+        with torch.autocast(args.device.split(':')[0], torch.bfloat16, enabled=args.precision=='bf16'):
+            out = model(inputs)
         loss = model.loss_fn(out, inputs)
         finish(loss['loss'] if isinstance(loss, dict) else loss, model, opt)
     return step
@@ -114,15 +123,19 @@ def steps(args):
     h, w = args.size
     for name in args.models:
         torch.manual_seed(0)
-        batch = [t.to(args.device) for t in (torch.rand(args.bs, 3, h, w), torch.rand(args.bs, 3, h, w), 5*torch.randn(args.bs, 2, h, w), torch.ones(args.bs, 1, h, w, dtype=torch.bool))]
-        both = {k: s for k, s in dict(flowbook=ours(name, batch, args), ptlflow=theirs(name, batch, args)).items() if s}
+        batch = [t.to(args.device)
+                 for t in (torch.rand(args.bs, 3, h, w), torch.rand(args.bs, 3, h, w),
+                           5*torch.randn(args.bs, 2, h, w), torch.ones(args.bs, 1, h, w, dtype=torch.bool))]
+        both = {k: s for k, s in dict(flowbook=ours(name, batch, args),
+                                      ptlflow=theirs(name, batch, args)).items() if s}
         ms = {k: [] for k in both}
         for r in range(args.rounds + 1):
             for k, s in both.items():
                 sync(args.device); start = time.perf_counter()
                 for _ in range(args.iters): s()
                 sync(args.device)
-                if r: ms[k].append(1000*(time.perf_counter() - start)/args.iters)       # the first round warms up
+                if r:
+                    ms[k].append(1000*(time.perf_counter() - start)/args.iters)       # the first round warms up
         m = {k: statistics.median(v) for k, v in ms.items()}
         print(f"| {name} | {m['flowbook']:.0f} | {m.get('ptlflow', float('nan')):.0f} | {m.get('ptlflow', float('nan'))/m['flowbook']:.2f} |", flush=True)
 

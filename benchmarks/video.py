@@ -51,14 +51,18 @@ def plain(clip, out, predictor, layout):
 def child(a):
     from flowbook.infer.predictor import FlowPredictor
     out,predictor = Path(a.child[2]),FlowPredictor(a.child[1], device=a.device)
-    found = streamed(a.child[3], out, predictor, a.layout, {30, 100, a.frames - 1}) if a.child[0]=='streamed' else plain(a.child[3], out, predictor, a.layout)
+    found = streamed(a.child[3], out, predictor, a.layout,
+                     {30, 100, a.frames - 1}) if a.child[0]=='streamed' else plain(a.child[3], out, predictor, a.layout)
     print(json.dumps(found))
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--frames', type=int, default=300); p.add_argument('--size', type=int, nargs=2, default=(480,640))
-    p.add_argument('--models', nargs='+', default=['dis','flowbook_small']); p.add_argument('--layout', default='side')
-    p.add_argument('--device', default='cpu'); p.add_argument('--keep', type=Path); p.add_argument('--child', nargs=4, help=argparse.SUPPRESS)
+    p.add_argument('--frames', type=int, default=300); p.add_argument('--size', type=int, nargs=2,
+        default=(480,640))
+    p.add_argument('--models', nargs='+',
+                   default=['dis','flowbook_small']); p.add_argument('--layout', default='side')
+    p.add_argument('--device', default='cpu'); p.add_argument('--keep', type=Path); p.add_argument('--child',
+        nargs=4, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child: return child(a)
     with tempfile.TemporaryDirectory() as tmp:
@@ -69,8 +73,11 @@ def main():
         marks = sorted({min(o, a.frames - 1) for o in (30, 100, a.frames - 1)})
         print(f"| model | {' | '.join(f'MiB at pair {m}' for m in marks)} | pairs/s | plain loop | compute / decode / encode at work, % |\n| --- |{' --- |'*(len(marks) + 3)}")
         for m in a.models:
-            run = lambda how: json.loads(subprocess.run([sys.executable, __file__, '--frames', str(a.frames), '--layout', a.layout, '--device', a.device, '--child', how, m, str(folder/f'{how}-{m}.mp4'), str(clip)],
-                                                        check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+            run = lambda how: json.loads(subprocess.run([sys.executable, __file__, '--frames', str(a.frames),
+                '--layout', a.layout, '--device', a.device, '--child', how, m, str(folder/f'{how}-{m}.mp4'),
+                str(clip)],
+                                                        check=True, stdout=subprocess.PIPE,
+                                                        text=True).stdout.splitlines()[-1])
             s,q = run('streamed'),run('plain')
             print(f"| {m} | {' | '.join(format(s['memory'][str(k)], '.0f') for k in marks)} | {s['fps']:.1f} | {q['fps']:.1f} | {' / '.join(f'{100*v:.0f}' for v in s['busy'].values())} |", flush=True)
 

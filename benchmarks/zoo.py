@@ -20,10 +20,14 @@ from flowbook.models.contract import texture_pair
 from flowbook.models.summary import flops, num_params
 
 warnings.simplefilter('ignore')
-ptlflow_names = dict(flownets='flownets', flownetc='flownetc', flownet2sd='flownetsd', flownet2cs='flownetcs', flownet2css='flownetcss', flownet2='flownet2', pwcnet='pwcnet',
-                     gmflow='gmflow', gmflow_refine='gmflow_refine', unimatch_refine6='unimatch_sc2_ref6', dpflow='dpflow',
-                     liteflownet='liteflownet', liteflownet2='liteflownet2', irrpwc='irr_pwc', maskflownets='maskflownet_s', maskflownet='maskflownet', raft='raft',
-                     raft_small='raft_small', gma='gma', sea_raft_s='sea_raft_s', sea_raft_m='sea_raft_m', sea_raft_l='sea_raft_l',
+ptlflow_names = dict(flownets='flownets', flownetc='flownetc', flownet2sd='flownetsd', flownet2cs='flownetcs',
+                     flownet2css='flownetcss', flownet2='flownet2', pwcnet='pwcnet',
+                     gmflow='gmflow', gmflow_refine='gmflow_refine', unimatch_refine6='unimatch_sc2_ref6',
+                     dpflow='dpflow',
+                     liteflownet='liteflownet', liteflownet2='liteflownet2', irrpwc='irr_pwc',
+                     maskflownets='maskflownet_s', maskflownet='maskflownet', raft='raft',
+                     raft_small='raft_small', gma='gma', sea_raft_s='sea_raft_s', sea_raft_m='sea_raft_m',
+                     sea_raft_l='sea_raft_l',
                      neuflow2='neuflow2')
 torchvision_names = dict(raft='raft_large', raft_small='raft_small')
 
@@ -61,14 +65,17 @@ def timed(competitors, img1, img2, rounds):
 def row(name, args):
     model, run = ours(name, args.iters)
     competitors = {'flowbook': run}
-    if name in torchvision_names: competitors['torchvision'] = torchvision_run(torchvision_names[name], args.iters)
-    if name in ptlflow_names and (peer := ptlflow_run(ptlflow_names[name], args.iters)): competitors['ptlflow'] = peer
+    if name in torchvision_names:
+        competitors['torchvision'] = torchvision_run(torchvision_names[name], args.iters)
+    if name in ptlflow_names and (peer := ptlflow_run(ptlflow_names[name], args.iters)):
+        competitors['ptlflow'] = peer
     with torch.inference_mode(): found = timed(competitors, *texture_pair(tuple(args.size)), args.rounds)
     ms = lambda k: f'{1000*statistics.median(found[k]):.0f}' if k in found else ''
     ratio = lambda k: f'{statistics.median(b/a for a, b in zip(found["flowbook"], found[k])):.2f}' if k in found else ''
     classical = isinstance(model, Classical)
     gflops = '' if classical else f'{flops(model, tuple(args.size), args.iters if hasattr(model, "iters") else None)/1e9:.0f}'
-    return [f'`{name}`', '' if classical else f'{num_params(model)/1e6:.1f}', gflops, ms('flowbook'), ms('torchvision'), ratio('torchvision'), ms('ptlflow'), ratio('ptlflow')]
+    return [f'`{name}`', '' if classical else f'{num_params(model)/1e6:.1f}', gflops, ms('flowbook'),
+            ms('torchvision'), ratio('torchvision'), ms('ptlflow'), ratio('ptlflow')]
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -19,8 +19,10 @@ def bad(tmp_path_factory):
     "A folder of files with one thing wrong with each"
     d, pair = tmp_path_factory.mktemp('bad'), demo_pair()
     a, b, truth = (p.read_bytes() for p in demo_paths())
-    files = {'a.png': a, 'b.png': b, 'text.png': b'not a picture\n', 'empty.png': b'', 'cut.png': a[:len(a)//2], 'cut.jpg': b'\xff\xd8\xff\xe0',
-             'empty.pth': b'', 'text.pth': b'no weights\n', 'text.safetensors': b'no weights\n', 'cut_kitti.png': truth[:-100], 'folder_in_the_way': b'x'}
+    files = {'a.png': a, 'b.png': b, 'text.png': b'not a picture\n', 'empty.png': b'',
+             'cut.png': a[:len(a)//2], 'cut.jpg': b'\xff\xd8\xff\xe0',
+             'empty.pth': b'', 'text.pth': b'no weights\n', 'text.safetensors': b'no weights\n',
+             'cut_kitti.png': truth[:-100], 'folder_in_the_way': b'x'}
     for name, data in files.items(): (d/name).write_bytes(data)
     (d/'folder.png').mkdir()
     Image.fromarray(pair.img1[:200]).save(d/'small.png')
@@ -38,7 +40,8 @@ def bad(tmp_path_factory):
     torch.manual_seed(0)
     tiny = create_model('pwcnet_tiny')
     save_weights(tiny, d/'pwcnet_tiny.safetensors')
-    tiny.load_state_dict({k: torch.full_like(v, float('nan')) if v.is_floating_point() else v for k, v in tiny.state_dict().items()})
+    tiny.load_state_dict({k: torch.full_like(v, float('nan')) if v.is_floating_point() else v
+                          for k, v in tiny.state_dict().items()})
     torch.save(tiny.state_dict(), d/'nan.pth')
     torch.save(dict(epoch=3), d/'no_tensors.pth')
     return d
@@ -66,8 +69,10 @@ COMMANDS = [
     ('pictures below 64 px', 'infer tiny.png tiny.png --out OUT', 'tiny.png'),
     ('NaN in a float picture', 'infer a.png nan.tif --out OUT', 'nan.tif'),
     ('one picture instead of two', 'demo a.png --out OUT', 'IMG1 IMG2'),
-    ('checkpoint of another model', 'infer a.png b.png --out OUT --weights pwcnet_tiny.safetensors', 'pwcnet_tiny.safetensors'),
-    ('checkpoint of another model, test', 'test raft --weights pwcnet_tiny.safetensors', 'pwcnet_tiny.safetensors'),
+    ('checkpoint of another model', 'infer a.png b.png --out OUT --weights pwcnet_tiny.safetensors',
+     'pwcnet_tiny.safetensors'),
+    ('checkpoint of another model, test', 'test raft --weights pwcnet_tiny.safetensors',
+     'pwcnet_tiny.safetensors'),
     ('checkpoint with NaN', 'infer a.png b.png --out OUT --model pwcnet_tiny --weights nan.pth', 'finite'),
     ('checkpoint without tensors', 'infer a.png b.png --out OUT --weights no_tensors.pth', 'no_tensors.pth'),
     ('0-byte checkpoint', 'infer a.png b.png --out OUT --weights empty.pth', 'empty.pth'),
@@ -97,10 +102,12 @@ COMMANDS = [
     ('unknown device, test', 'test flowbook_small --device tpu', "'tpu'"),
     ('file where the folder should be', 'infer a.png b.png --out folder_in_the_way', 'folder_in_the_way'),
     ('file where the folder should be, demo', 'demo --out folder_in_the_way', 'folder_in_the_way'),
-    ('file where the folder should be, train', 'train quickstart --work-dir folder_in_the_way', 'folder_in_the_way'),
+    ('file where the folder should be, train', 'train quickstart --work-dir folder_in_the_way',
+     'folder_in_the_way'),
     ('file above the folder', 'infer a.png b.png --out folder_in_the_way/OUT', 'folder_in_the_way'),
 ]
-if not torch.cuda.is_available(): COMMANDS.append(('no GPU', 'infer a.png b.png --out OUT --device cuda', "'cuda'"))
+if not torch.cuda.is_available():
+    COMMANDS.append(('no GPU', 'infer a.png b.png --out OUT --device cuda', "'cuda'"))
 
 @pytest.mark.parametrize('args,names', [c[1:] for c in COMMANDS], ids=[c[0] for c in COMMANDS])
 def test_program(args, names, bad, tmp_path):
@@ -127,17 +134,23 @@ CALLS = [
     ('0-byte picture', lambda d: read_image(d/'empty.png'), 'empty.png'),
     ('NaN in the first image', lambda d: estimate_flow(nan_image(), d/'b.png'), 'img1'),
     ('NaN in the second image', lambda d: estimate_flow(d/'a.png', nan_image()), 'img2'),
-    ('NaN in a tensor', lambda d: estimate_flow(d/'a.png', torch.from_numpy(nan_image()).permute(2, 0, 1)), 'img2'),
+    ('NaN in a tensor', lambda d: estimate_flow(d/'a.png', torch.from_numpy(nan_image()).permute(2, 0, 1)),
+     'img2'),
     ('values beyond [0,1]', lambda d: estimate_flow(d/'a.png', nan_image()*0 + 200), 'img2'),
-    ('arrays of different sizes', lambda d: estimate_flow(d/'a.png', np.zeros((99, 99, 3), np.uint8)), 'img2'),
+    ('arrays of different sizes', lambda d: estimate_flow(d/'a.png', np.zeros((99, 99, 3), np.uint8)),
+     'img2'),
     ('paths of different sizes', lambda d: estimate_flow(d/'a.png', d/'small.png'), 'small.png'),
     ('two channels', lambda d: estimate_flow(d/'a.png', np.zeros((256, 352, 2), np.uint8)), 'img2'),
     ('no picture at all', lambda d: estimate_flow(d/'a.png', None), 'img2'),
     ('unknown model', lambda d: estimate_flow(d/'a.png', d/'b.png', 'rafd'), 'rafd'),
-    ('weights of another model', lambda d: estimate_flow(d/'a.png', d/'b.png', weights=d/'pwcnet_tiny.safetensors'), 'pwcnet_tiny.safetensors'),
+    ('weights of another model',
+     lambda d: estimate_flow(d/'a.png', d/'b.png', weights=d/'pwcnet_tiny.safetensors'),
+     'pwcnet_tiny.safetensors'),
     ('unknown device', lambda d: estimate_flow(d/'a.png', d/'b.png', device='tpu'), 'tpu'),
-    ('infinite flow to write', lambda d: write_flow(np.full((64, 64, 2), np.inf, np.float32), d/'new.flo'), 'new.flo'),
-    ('flow into no folder', lambda d: write_flow(np.zeros((2, 2, 2), np.float32), d/'none'/'new.flo'), 'none'),
+    ('infinite flow to write', lambda d: write_flow(np.full((64, 64, 2), np.inf, np.float32), d/'new.flo'),
+     'new.flo'),
+    ('flow into no folder', lambda d: write_flow(np.zeros((2, 2, 2), np.float32), d/'none'/'new.flo'),
+     'none'),
 ]
 
 @pytest.mark.parametrize('call,names', [c[1:] for c in CALLS], ids=[c[0] for c in CALLS])

@@ -17,7 +17,8 @@ def cells(notebook):
     "Code cells that are not exported: source and whether it is hidden"
     for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
         src = ''.join(c['source'])
-        if c['cell_type']=='code' and not re.search(r'^#\| *(export|exporti|default_exp)\b', src, re.M): yield src, bool(re.search(r'^#\| *hide\b', src, re.M))
+        if c['cell_type']=='code' and not re.search(r'^#\| *(export|exporti|default_exp)\b', src, re.M):
+            yield src, bool(re.search(r'^#\| *hide\b', src, re.M))
 
 def uncommented(obj):
     "Parameters of a function or class without a comment of their own, on their line, or as the help of a command"
@@ -28,7 +29,8 @@ def uncommented(obj):
         if f is None: return []
     try: notes, params, source = docments(f), inspect.signature(f).parameters, inspect.getsource(f)
     except (OSError, TypeError, ValueError, SyntaxError): return []
-    plain = [n for n,p in params.items() if n not in ('self', 'cls') and not n.startswith('_') and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    plain = [n for n,p in params.items() if n not in ('self', 'cls') and not n.startswith('_')
+             and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     said = lambda n: notes.get(n) or hasattr(params[n].annotation, '__metadata__') or re.search(rf'\b{n}\b[^\n]*#', source)
     return [n for n in plain if not said(n)]
 
@@ -36,8 +38,10 @@ def uncommented(obj):
 def used():
     "Words of visible cells, and words of cells and tests that assert something: of all notebooks, exported cells left out"
     shown, tested = set(), set()
-    texts = [o for p in (root/'nbs').rglob('[!_.]*.ipynb') if '.ipynb_checkpoints' not in p.parts for o in cells(p)]
-    for src,hidden in [*texts, *((p.read_text(encoding='utf-8'), True) for p in (root/'tests').glob('*.py') if p.name != Path(__file__).name)]:
+    texts = [o for p in (root/'nbs').rglob('[!_.]*.ipynb') if '.ipynb_checkpoints' not in p.parts
+             for o in cells(p)]
+    for src,hidden in [*texts, *((p.read_text(encoding='utf-8'), True) for p in (root/'tests').glob('*.py')
+                                 if p.name != Path(__file__).name)]:
         code = re.sub(r'^(from|import) .*|#.*', '', src, flags=re.M)   # importing a name shows nothing
         words = {*re.findall(r'\w+', code), *re.findall(r"['\"]([\w-]+)['\"]", code)}
         if not hidden: shown |= words
@@ -50,12 +54,15 @@ def parts():
         text = (root/Path(*module.split('.'))).with_suffix('.py').read_text(encoding='utf-8')
         for node in ast.parse(text).body:
             words = {*re.findall(r'\w+', ast.get_source_segment(text, node) or '')}
-            if isinstance(node, ast.Assign): yield from ((t.id, words) for t in node.targets if isinstance(t, ast.Name) and t.id!='__all__')
+            if isinstance(node, ast.Assign):
+                yield from ((t.id, words) for t in node.targets if isinstance(t, ast.Name)
+                            and t.id!='__all__')
             elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 own = node.args.args[0].annotation if isinstance(node, ast.FunctionDef) and node.args.args and node.args.args[0].arg=='self' else None
                 yield (own.id if isinstance(own, ast.Name) else node.name), words
                 for d in node.decorator_list:   # what is registered goes by that name
-                    if isinstance(d, ast.Call): yield from ((a.value, {node.name}) for a in d.args if isinstance(a, ast.Constant))
+                    if isinstance(d, ast.Call):
+                        yield from ((a.value, {node.name}) for a in d.args if isinstance(a, ast.Constant))
 
 def reached(names):
     "`names`, and what their code uses, and what that uses"
@@ -77,8 +84,11 @@ def census():
         for name in getattr(mod, '__all__', []):
             obj = getattr(mod, name)
             own = inspect.isfunction(obj) or inspect.isclass(obj)
-            lacks = ([] if inspect.getdoc(obj) else ['docstring']) + [f'comment on {p}' for p in uncommented(obj)] if own else []
-            rows.append((module, name, ', '.join(lacks), *('yes' if name in o else 'through others' if name in more else 'NO' for o,more in through)))
+            lacks = ([] if inspect.getdoc(obj) else ['docstring']) + [f'comment on {p}'
+                for p in uncommented(obj)] if own else []
+            rows.append((module, name, ', '.join(lacks),
+                         *('yes' if name in o else 'through others' if name in more else 'NO'
+                           for o,more in through)))
     return rows
 
 def left(pick): return [f'{m}.{n}' for m,n,*rest in census() if pick(*rest)]
@@ -93,7 +103,9 @@ def test_every_name_is_shown(): assert left(lambda lacks, shown, tested: shown==
 
 def tutorials(): return sorted((root/'nbs'/'tutorials').glob('[!_.]*.ipynb'))
 
-def markdown(notebook): return [''.join(c['source']) for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='markdown']
+def markdown(notebook): return [''.join(c['source'])
+                                for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']
+                                if c['cell_type']=='markdown']
 
 @pytest.mark.parametrize('notebook', tutorials(), ids=lambda p: p.stem)
 def test_answers_are_run(notebook):
@@ -102,14 +114,17 @@ def test_answers_are_run(notebook):
     assert len(answers) >= 2 and text.count('<details>')==text.count('</details>')==len(answers)
     for block in re.findall(r'```python\n(.*?)```', '\n'.join(answers), re.S):
         called = {*re.findall(r'(\w+)\(', re.sub(r'#.*', '', block))}
-        assert sorted(o for o in called if not re.search(rf'\b{o}\(', code))==[], 'an answer calls what no cell calls'
+        assert sorted(o for o in called
+                      if not re.search(rf'\b{o}\(', code))==[], 'an answer calls what no cell calls'
 
 @pytest.mark.parametrize('notebook', tutorials(), ids=lambda p: p.stem)
 def test_a_tutorial_begins_with_a_picture_and_ends_with_two_links(notebook):
     assert notebook.stat().st_size < 400_000
     nb = json.loads(notebook.read_text(encoding='utf-8'))['cells']
-    visible = [c['outputs'] for c in nb if c['cell_type']=='code' and not re.search(r'^#\| *hide', ''.join(c['source']), re.M)]
-    assert any(k.startswith('image/') for outs in visible[:6] for o in outs for k in o.get('data', {})), 'no picture near the top'
+    visible = [c['outputs'] for c in nb if c['cell_type']=='code'
+               and not re.search(r'^#\| *hide', ''.join(c['source']), re.M)]
+    assert any(k.startswith('image/') for outs in visible[:6] for o in outs
+               for k in o.get('data', {})), 'no picture near the top'
     assert len(re.findall(r'\]\(', markdown(notebook)[-1].split('Next')[-1])) >= 2
 
 def test_commands_of_the_tutorials():
@@ -118,20 +133,27 @@ def test_commands_of_the_tutorials():
     from flowbook.cli.main import app
     for p in tutorials():
         for block in re.findall(r'```sh\n(.*?)```', '\n'.join(markdown(p)), re.S):
-            for words in (l.split('#')[0].split()[1:] for l in block.splitlines() if l.startswith('flowbook ')):
+            for words in (l.split('#')[0].split()[1:] for l in block.splitlines()
+                          if l.startswith('flowbook ')):
                 node = typer.main.get_command(app)
-                while words and words[0] in getattr(node, 'commands', {}): node, words = node.commands[words[0]], words[1:]
+                while words and words[0] in getattr(node, 'commands', {}):
+                    node, words = node.commands[words[0]], words[1:]
                 known = {o for param in node.params for o in param.opts}
-                assert not getattr(node, 'commands', None) and [w for w in words if w.startswith('--') and w not in known]==[], (p.name, words)
+                assert not getattr(node, 'commands', None) and [w for w in words if w.startswith('--')
+                    and w not in known]==[], (p.name, words)
 
 def test_the_book_is_in_the_wheel(tmp_path):
     src = tmp_path/'src'
-    shutil.copytree(root/'flowbook', src/'flowbook', ignore=shutil.ignore_patterns('__pycache__', 'kernels-*'))
+    shutil.copytree(root/'flowbook', src/'flowbook',
+                    ignore=shutil.ignore_patterns('__pycache__', 'kernels-*'))
     shutil.copytree(root/'nbs'/'tutorials', src/'nbs'/'tutorials')
-    for n in ('setup.py', 'pyproject.toml', 'settings.ini', 'README.md', 'LICENSE', '_quarto.yml'): shutil.copy(root/n, src)
-    run = lambda *args, **env: subprocess.run([sys.executable, *map(str, args)], cwd=tmp_path, env=os.environ | env,
+    for n in ('setup.py', 'pyproject.toml', 'settings.ini', 'README.md', 'LICENSE', '_quarto.yml'):
+        shutil.copy(root/n, src)
+    run = lambda *args, **env: subprocess.run([sys.executable, *map(str, args)], cwd=tmp_path,
+                                              env=os.environ | env,
                                        capture_output=True, text=True, timeout=300)
-    res = run('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, src, FLOWBOOK_KERNELS='0')   # kernels are not the point
+    res = run('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, src,
+              FLOWBOOK_KERNELS='0')   # kernels are not the point
     assert res.returncode==0, res.stderr
     [wheel] = tmp_path.glob('*.whl')
     zipfile.ZipFile(wheel).extractall(tmp_path/'site')
@@ -144,17 +166,20 @@ def test_the_book_is_in_the_wheel(tmp_path):
 def test_citation_and_changelog():
     import flowbook, yaml
     cff = yaml.safe_load((root/'CITATION.cff').read_text(encoding='utf-8'))
-    assert (cff['version'], cff['license'], cff['cff-version']) == (flowbook.__version__, 'Apache-2.0', '1.2.0')
+    assert (cff['version'], cff['license'], cff['cff-version']) == (flowbook.__version__, 'Apache-2.0',
+        '1.2.0')
     assert f'## {flowbook.__version__}' in (root/'CHANGELOG.md').read_text(encoding='utf-8')
 
 def test_links_of_the_guide():
-    for t in re.findall(r'\]\((?!https?:)([^)#]+)', (root/'CONTRIBUTING.md').read_text(encoding='utf-8')): assert (root/t).exists(), t
+    for t in re.findall(r'\]\((?!https?:)([^)#]+)', (root/'CONTRIBUTING.md').read_text(encoding='utf-8')):
+        assert (root/t).exists(), t
 
 def test_llms_txt(monkeypatch):
     monkeypatch.chdir(root)
     monkeypatch.syspath_prepend(str(root/'tools'))
     docs = importlib.import_module('docs')
-    done = {'models/20_raft.ipynb': (dict(title='RAFT', description='All `corr` of [all](x.ipynb) pairs'), ''),
+    done = {'models/20_raft.ipynb': (dict(title='RAFT', description='All `corr` of [all](x.ipynb) pairs'),
+                                     ''),
             'index.ipynb': (dict(title='flowbook', description='-'), '')}
     text = docs.llms_txt(done)
     assert '## Models\n\n- [RAFT](https://flowbook.github.io/flowbook/models/raft.html): All corr of all pairs\n' in text
@@ -163,5 +188,7 @@ def test_llms_txt(monkeypatch):
 if __name__=='__main__':
     print('| name | documented | shown | tested |', '| --- | --- | --- | --- |', sep='\n')
     for m,n,lacks,shown,tested in census(): print(f"| {m}.{n} | {lacks or 'yes'} | {shown} | {tested} |")
-    lack, hidden, untested = (sum(map(f, census())) for f in (lambda r: bool(r[2]), lambda r: r[3]=='NO', lambda r: r[4]=='NO'))
-    print(len(census()), 'names;', lack, 'lack documentation,', hidden, 'are not shown,', untested, 'not tested')
+    lack, hidden, untested = (sum(map(f, census()))
+                              for f in (lambda r: bool(r[2]), lambda r: r[3]=='NO', lambda r: r[4]=='NO'))
+    print(len(census()), 'names;', lack, 'lack documentation,', hidden, 'are not shown,', untested,
+          'not tested')

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np, pytest
 
 root = Path(__file__).resolve().parent.parent
-browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))),
+               None)
 driver = shutil.which('chromedriver')
-missing = [n for n in ('selenium', 'jupyterlab', 'anywidget') if not find_spec(n)] + ['chromium']*(not browser) + ['chromedriver']*(not driver)
+missing = [n for n in ('selenium', 'jupyterlab', 'anywidget')
+           if not find_spec(n)] + ['chromium']*(not browser) + ['chromedriver']*(not driver)
 pytestmark = pytest.mark.skipif(bool(missing), reason=f"browser tests need {' '.join(missing)}")
 FLAGS = ('--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
          '--disable-component-update --disable-sync --window-size=1200,1700').split()
@@ -34,7 +36,8 @@ def wait_for(what, check, seconds=120, log=None):
 def notebook(path):
     "The first tutorial with both widgets after its last cell"
     nb = json.loads((root/'nbs/tutorials/first_flow.ipynb').read_text())
-    cell = lambda i,source: dict(cell_type='code', id=f'widget{i}', execution_count=None, metadata={}, outputs=[], source=source)
+    cell = lambda i,source: dict(cell_type='code', id=f'widget{i}', execution_count=None, metadata={},
+                                 outputs=[], source=source)
     for c in nb['cells']:
         if c['cell_type']=='code': c['outputs'],c['execution_count'] = [],None
     nb['cells'] += [cell(0, 'from flowbook.core.types import FlowSample'), cell(1, VIEWER), cell(2, EXPLORER)]
@@ -46,12 +49,16 @@ def lab(tmp_path_factory):
     home,port = tmp_path_factory.mktemp('lab'),free_port()
     (home/'work').mkdir()
     notebook(home/'work/tutorial.ipynb')
-    env = {**os.environ, 'HOME': str(home), 'OMP_NUM_THREADS': '1', **{f'JUPYTER_{n}': str(home/n.lower()) for n in ('CONFIG_DIR', 'DATA_DIR', 'RUNTIME_DIR')},
+    env = {**os.environ, 'HOME': str(home), 'OMP_NUM_THREADS': '1',
+           **{f'JUPYTER_{n}': str(home/n.lower()) for n in ('CONFIG_DIR', 'DATA_DIR', 'RUNTIME_DIR')},
            'IPYTHONDIR': str(home/'ipython'), 'MPLCONFIGDIR': str(home/'mpl'), 'PYTHONPATH': str(root)}
-    options = [f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', '--no-browser', '--allow-root',
-               '--expose-app-in-browser', f'--ServerApp.root_dir={home/"work"}', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    options = [f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
+               '--no-browser', '--allow-root',
+               '--expose-app-in-browser', f'--ServerApp.root_dir={home/"work"}',
+               '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
     with open(home/'log', 'w') as log:
-        p = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *options], env=env, cwd=home/'work', stdout=log, stderr=log, start_new_session=True)
+        p = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *options], env=env, cwd=home/'work',
+                             stdout=log, stderr=log, start_new_session=True)
     try:
         address = f'http://127.0.0.1:{port}'
         def up():
@@ -153,11 +160,14 @@ def test_mouse_reads_and_follows(page, canvases):
     marks = lambda side: viewer.find_elements('css selector', f'.fb-{side} svg path')
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", viewer)
     ActionChains(page).move_to_element(sheet).perform()
-    wait_for('the numbers under the pointer', lambda: re.search(r'x 17[4-8], y 12[6-9]: u', text_of(viewer)), 20, lambda: text_of(viewer))   # the middle of 352x256
+    wait_for('the numbers under the pointer', lambda: re.search(r'x 17[4-8], y 12[6-9]: u', text_of(viewer)),
+             20, lambda: text_of(viewer))   # the middle of 352x256
     assert not marks('left')
     ActionChains(page).click_and_hold().move_by_offset(20, 10).release().perform()
-    wait_for('a point, and where it lands', lambda: len(marks('left'))==2 and len(marks('right'))==4, 20)   # model and truth, each with an edge
-    wait_for('the numbers of the point', lambda: re.match(r'x (19|20)\d, y 1[34]\d: .*EPE', text_of(viewer)), 20, lambda: text_of(viewer))
+    wait_for('a point, and where it lands', lambda: len(marks('left'))==2 and len(marks('right'))==4,
+             20)   # model and truth, each with an edge
+    wait_for('the numbers of the point', lambda: re.match(r'x (19|20)\d, y 1[34]\d: .*EPE', text_of(viewer)),
+             20, lambda: text_of(viewer))
     keep(page, 'viewer')
 
 def test_models_and_views(page, canvases):
@@ -205,11 +215,14 @@ def docs(tmp_path_factory):
     if not find_spec('pypandoc') or not find_spec('nbdev'): pytest.skip('the docs need nbdev and pypandoc')
     out = tmp_path_factory.mktemp('docs')
     names = ['index.ipynb', 'viz/10_color.ipynb', 'tutorials/first_flow.ipynb']
-    p = subprocess.run([sys.executable, '-c', RENDER, out, *names], cwd=root, capture_output=True, text=True, timeout=300)
+    p = subprocess.run([sys.executable, '-c', RENDER, out, *names], cwd=root, capture_output=True, text=True,
+                       timeout=300)
     assert p.returncode==0, p.stderr[-2000:]
     return out
 
-@pytest.mark.parametrize('name,pictures,maths', [('index.html', 1, 0), ('viz/color.html', 4, 2), ('tutorials/first_flow.html', 3, 0)])
+@pytest.mark.parametrize('name,pictures,maths',
+                         [('index.html', 1, 0), ('viz/color.html', 4, 2),
+                          ('tutorials/first_flow.html', 3, 0)])
 def test_docs_page(docs, page, name, pictures, maths):
     page.get((docs/name).as_uri())
     wait_for('the page', lambda: page.execute_script('return document.readyState')=='complete', 30)
@@ -228,7 +241,8 @@ def test_docs_search(docs, page):
     link.click()
     wait_for('the page', lambda: page.current_url.endswith('viz/color.html'), 20)
 
-@pytest.mark.skipif(not all(map(find_spec, ('fastapi', 'uvicorn', 'python_multipart'))), reason='serving needs fastapi, uvicorn and python-multipart')
+@pytest.mark.skipif(not all(map(find_spec, ('fastapi', 'uvicorn', 'python_multipart'))),
+                    reason='serving needs fastapi, uvicorn and python-multipart')
 def test_page_of_flowbook_serve(page, tmp_path):
     "Choose two files in the form of `flowbook serve`, press the button, see the flow"
     from test_serve import picture, start, stop
@@ -238,10 +252,12 @@ def test_page_of_flowbook_serve(page, tmp_path):
         page.get(f'http://127.0.0.1:{port}/')
         keep(page, 'serve')
         form = find(page, 'form')[0]
-        for name,file in ('img1','a'),('img2','b'): form.find_element('name', name).send_keys(str(tmp_path/f'{file}.png'))
+        for name,file in ('img1','a'),('img2','b'):
+            form.find_element('name', name).send_keys(str(tmp_path/f'{file}.png'))
         form.find_element('css selector', 'button').click()
         img = wait_for('the flow', lambda: find(page, 'img'), 60)[0]
-        assert page.execute_script('return [arguments[0].naturalWidth, arguments[0].naturalHeight]', img)==[128,96]
+        assert page.execute_script('return [arguments[0].naturalWidth, arguments[0].naturalHeight]',
+                                   img)==[128,96]
         red,green,blue = np.median(pixels(img).reshape(-1, 3), 0)
         assert blue > 200 and red < 160, (red, green, blue)   # to the left: light blue
     finally: stop(p)

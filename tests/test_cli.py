@@ -5,11 +5,13 @@ from typer.testing import CliRunner
 from flowbook import __version__
 from flowbook.cli.main import app
 
-SMALL = ['data.n_train=8', 'data.n_valid=2', 'data.bs=4', 'data.scenes.size=(64,96)', 'data.scenes.textures=24']
+SMALL = ['data.n_train=8', 'data.n_valid=2', 'data.bs=4', 'data.scenes.size=(64,96)',
+         'data.scenes.textures=24']
 
 def start(*args, cwd):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '100', 'PYTHONWARNINGS': 'ignore'}
-    return subprocess.Popen([sys.executable, '-m', 'flowbook.cli.main', *map(str, args)], cwd=cwd, env=env, text=True,
+    return subprocess.Popen([sys.executable, '-m', 'flowbook.cli.main', *map(str, args)], cwd=cwd, env=env,
+                            text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # ignored in a background shell
 
@@ -20,8 +22,11 @@ def finish(p, timeout=300):
 def test_demo(tmp_path):
     code, out, err = finish(start('demo', cwd=tmp_path))
     assert (code, err)==(0, ''), err
-    for part in ('flowbook_small', 'DIS (medium)', 'Farneback', 'zero flow', 'EPE px', 'Fl-all %', 'next: flowbook infer'): assert part in out, out
-    assert sorted(p.name for p in (tmp_path/'flowbook-demo').iterdir())==['flow.flo', 'flow.png', 'side_by_side.png']
+    for part in ('flowbook_small', 'DIS (medium)', 'Farneback', 'zero flow', 'EPE px', 'Fl-all %',
+                 'next: flowbook infer'):
+        assert part in out, out
+    assert sorted(p.name for p in (tmp_path/'flowbook-demo').iterdir())==['flow.flo', 'flow.png',
+        'side_by_side.png']
 
 def test_demo_is_quick_and_good(tmp_path):
     "The promise of the README, with room for a slow machine"
@@ -64,13 +69,15 @@ for args in ['models'], ['demo', '--out', 'd'], ['infer', a, b, '--gt', truth, '
 bad = [m for m in sys.modules if m.split('.')[0] in ('fastai', 'torchvision', 'nbdev')]
 assert not bad, bad
 '''
-    res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True,
+                         timeout=300)
     assert res.returncode==0, res.stderr
 
 @pytest.mark.skipif(os.name!='posix', reason='signals')
 def test_interrupt_and_resume(tmp_path):
     "Ctrl-C after the first epoch: says how to go on, exit code 130; --resume ends with the table of an unbroken run"
-    args = ['train', 'quickstart', *SMALL, 'data.n_train=64', 'schedule.epochs=3', '--work-dir', 'run', '--device', 'cpu']
+    args = ['train', 'quickstart', *SMALL, 'data.n_train=64', 'schedule.epochs=3', '--work-dir', 'run',
+            '--device', 'cpu']
     p = start(*args, cwd=tmp_path)
     first = p.stderr.readline()
     assert first.startswith('epoch 1/3'), first
@@ -83,7 +90,8 @@ def test_interrupt_and_resume(tmp_path):
     assert [l[:9] for l in err.splitlines()][-1]=='epoch 3/3'
     rows = (tmp_path/'run'/'log.csv').read_text().splitlines()
     assert [r.split(',')[0] for r in rows]==['epoch', '0', '1', '2'] and len({r.count(',') for r in rows})==1, rows
-    code, out, err = finish(start('infer', *demo(), '--out', 'flow', '--model', 'pwcnet_tiny', '--weights', 'run/weights.safetensors', cwd=tmp_path))
+    code, out, err = finish(start('infer', *demo(), '--out', 'flow', '--model', 'pwcnet_tiny', '--weights',
+                                  'run/weights.safetensors', cwd=tmp_path))
     assert code==0, err
 
 def demo():

@@ -120,7 +120,8 @@ class Fenced(torch.utils._python_dispatch.TorchDispatchMode):
         self.all.append((base, t.numel()))
         return view
     def check(self):
-        for base, n in self.all: assert base[:GAP].isnan().all() and base[GAP + n:].isnan().all(), 'written outside a tensor'
+        for base, n in self.all:
+            assert base[:GAP].isnan().all() and base[GAP + n:].isnan().all(), 'written outside a tensor'
 
 @pytest.fixture(scope='session')
 def built(tmp_path_factory):
@@ -139,7 +140,10 @@ def emulated(built, monkeypatch):
             path = built/f'{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.so'
             if not path.exists():
                 path.with_suffix('.cpp').write_text(text)
-                subprocess.run(['g++', '-std=c++17', '-O1', '-w', '-ffp-contract=off', '-fsanitize=undefined,float-cast-overflow', '-fsanitize-undefined-trap-on-error', '-shared', '-fPIC', '-o', path, path.with_suffix('.cpp')], check=True)
+                subprocess.run(['g++', '-std=c++17', '-O1', '-w', '-ffp-contract=off',
+                                '-fsanitize=undefined,float-cast-overflow',
+                                '-fsanitize-undefined-trap-on-error', '-shared', '-fPIC', '-o', path,
+                                path.with_suffix('.cpp')], check=True)
             lib = ctypes.CDLL(str(path))
             lib.run.restype = ctypes.c_char_p
             return libraries.setdefault(name, lib)
@@ -153,7 +157,8 @@ def emulated(built, monkeypatch):
             before, results = [t.clone() for t in written], []
             for falling in (1, 0):
                 for t, b in zip(written, before): t.copy_(b)
-                why = self.library(name).run((ctypes.c_uint*3)(*grid), (ctypes.c_uint*3)(*block), ctypes.c_ulonglong(shared), ctypes.c_void_p(address), falling)
+                why = self.library(name).run((ctypes.c_uint*3)(*grid), (ctypes.c_uint*3)(*block),
+                                             ctypes.c_ulonglong(shared), ctypes.c_void_p(address), falling)
                 assert not why, f'{name}: {why.decode()}'
                 results.append([t.clone() for t in written])
             for a, b in zip(*results): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
@@ -163,7 +168,8 @@ def emulated(built, monkeypatch):
 def fenced(f, *args):
     "Call a launcher with all tensors between NaNs"
     with Fenced() as mode:
-        args = [[mode.fence(o) for o in a] if isinstance(a, list) and a and torch.is_tensor(a[0]) else mode.fence(a) if torch.is_tensor(a) else a for a in args]
+        args = [[mode.fence(o) for o in a] if isinstance(a, list) and a and torch.is_tensor(a[0])
+                else mode.fence(a) if torch.is_tensor(a) else a for a in args]
         out = f(*args)
     mode.check()
     return out
@@ -172,14 +178,19 @@ def close(found, wanted, dtype=torch.float32, scale=1.):
     "Equal to 1e-5 (of the largest value) in float32"
     tol = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]*scale
     largest = wanted.detach().nan_to_num().abs().max().item() if wanted.numel() else 0
-    torch.testing.assert_close(found.double(), wanted.double(), rtol=tol, atol=tol*max(1, largest), equal_nan=True)
+    torch.testing.assert_close(found.double(), wanted.double(), rtol=tol, atol=tol*max(1, largest),
+                               equal_nan=True)
 
 def leaf(*shape): return torch.randn(*shape).requires_grad_()
 
 CORRELATIONS = [ # B, C, H, W; kernel_size, max_displacement, stride, padding, dilation, dilation_patch
-    ((1, 5, 7, 37), (1, 4, 1, 0, 1, 1)), ((2, 19, 5, 8), (1, 4, 1, 0, 1, 1)), ((1, 9, 6, 33), (1, 3, 1, 0, 1, 2)), ((1, 3, 9, 5), (1, 10, 1, 0, 1, 2)),
-    ((1, 2, 3, 40), (1, 2, 1, 0, 1, 5)), ((1, 4, 1, 1), (1, 1, 1, 0, 1, 1)), ((2, 1, 3, 2), (1, 0, 1, 0, 3, 1)), ((1, 3, 4, 6), (1, 1, 1, 0, 1, 2000)),
-    ((2, 3, 5, 7), (3, 1, 2, 2, 2, 1)), ((1, 3, 5, 7), (2, 2, 2, 1, 1, 2)), ((1, 2, 4, 4), (1, 2, 3, 1, 1, 1)), ((0, 3, 4, 4), (1, 4, 1, 0, 1, 1)), ((1, 40, 2, 3), (1, 1, 1, 0, 1, 9)), ((1, 2, 3, 9), (1, 6, 1, 0, 1, 1))]
+    ((1, 5, 7, 37), (1, 4, 1, 0, 1, 1)), ((2, 19, 5, 8), (1, 4, 1, 0, 1, 1)),
+                ((1, 9, 6, 33), (1, 3, 1, 0, 1, 2)), ((1, 3, 9, 5), (1, 10, 1, 0, 1, 2)),
+    ((1, 2, 3, 40), (1, 2, 1, 0, 1, 5)), ((1, 4, 1, 1), (1, 1, 1, 0, 1, 1)),
+                ((2, 1, 3, 2), (1, 0, 1, 0, 3, 1)), ((1, 3, 4, 6), (1, 1, 1, 0, 1, 2000)),
+    ((2, 3, 5, 7), (3, 1, 2, 2, 2, 1)), ((1, 3, 5, 7), (2, 2, 2, 1, 1, 2)),
+                ((1, 2, 4, 4), (1, 2, 3, 1, 1, 1)), ((0, 3, 4, 4), (1, 4, 1, 0, 1, 1)),
+                ((1, 40, 2, 3), (1, 1, 1, 0, 1, 9)), ((1, 2, 3, 9), (1, 6, 1, 0, 1, 1))]
 
 def check_correlation(shape, numbers):
     torch.manual_seed(0)
@@ -187,7 +198,9 @@ def check_correlation(shape, numbers):
     wanted = correlation_ref(f1, f2, *numbers)
     close(fenced(ck.correlation_forward, f1.detach(), f2.detach(), *numbers), wanted)
     grad = torch.randn_like(wanted)
-    for found, true in zip(fenced(ck.correlation_backward, grad, f1.detach(), f2.detach(), *numbers), torch.autograd.grad(wanted, (f1, f2), grad)): close(found, true)
+    for found, true in zip(fenced(ck.correlation_backward, grad, f1.detach(), f2.detach(), *numbers),
+                           torch.autograd.grad(wanted, (f1, f2), grad)):
+        close(found, true)
 
 @pytest.mark.parametrize('enough', [1, 256])
 @pytest.mark.parametrize('shape,numbers', CORRELATIONS)
@@ -207,7 +220,9 @@ def test_correlation_types(emulated, dtype, numbers):
     assert found.dtype == dtype
     close(found, wanted, dtype)
     grad = torch.randn_like(wanted).to(dtype)
-    for a, b in zip(fenced(ck.correlation_backward, grad, f1, f2, *numbers), torch.autograd.grad(wanted, wide, grad.float())): close(a, b, dtype)
+    for a, b in zip(fenced(ck.correlation_backward, grad, f1, f2, *numbers),
+                    torch.autograd.grad(wanted, wide, grad.float())):
+        close(a, b, dtype)
 
 def flows(b, h, w, far=False):
     "Coordinates near the identity; with `far` some at home, some nowhere"
@@ -219,7 +234,8 @@ def flows(b, h, w, far=False):
         coords.view(-1)[0] = 3e38
     return coords
 
-LOOKUPS = [(1, 5, 7, 9, 4, 2), (2, 3, 5, 41, 3, 4), (1, 4, 1, 1, 2, 1), (1, 6, 8, 8, 3, 0), (1, 75, 5, 6, 1, 1), (1, 9, 3, 4, 1, 6), (1, 2, 16, 12, 9, 1)]
+LOOKUPS = [(1, 5, 7, 9, 4, 2), (2, 3, 5, 41, 3, 4), (1, 4, 1, 1, 2, 1), (1, 6, 8, 8, 3, 0),
+           (1, 75, 5, 6, 1, 1), (1, 9, 3, 4, 1, 6), (1, 2, 16, 12, 9, 1)]
 
 def features(b, c, h, w, levels, dtype=torch.float32):
     f1, f2s = torch.randn(b, c, h, w).to(dtype), [torch.randn(b, c, h, w).to(dtype)]
@@ -228,12 +244,15 @@ def features(b, c, h, w, levels, dtype=torch.float32):
 
 def check_lookup(b, c, h, w, levels, radius, far):
     torch.manual_seed(0)
-    pyramid = [t.detach().requires_grad_() for t in corr_pyramid(*[torch.randn(b, c, h, w) for _ in range(2)], levels)]
+    pyramid = [t.detach().requires_grad_()
+               for t in corr_pyramid(*[torch.randn(b, c, h, w) for _ in range(2)], levels)]
     coords = flows(b, h, w, far)
     wanted = corr_lookup(pyramid, coords, radius)
     close(fenced(ck.lookup_forward, [p.detach() for p in pyramid], coords, radius), wanted)
     grad = torch.randn_like(wanted)
-    for a, t in zip(fenced(ck.lookup_backward, grad, coords, radius, [p.shape for p in pyramid]), torch.autograd.grad(wanted, pyramid, grad)): close(a, t)
+    for a, t in zip(fenced(ck.lookup_backward, grad, coords, radius, [p.shape for p in pyramid]),
+                    torch.autograd.grad(wanted, pyramid, grad)):
+        close(a, t)
 
 @pytest.mark.parametrize('far', [False, True])
 @pytest.mark.parametrize('b,c,h,w,levels,radius', LOOKUPS)
@@ -263,7 +282,8 @@ def check_fly(b, c, h, w, levels, radius, far, last):
 @pytest.mark.parametrize('far', [False, True])
 @pytest.mark.parametrize('b,c,h,w,levels,radius', LOOKUPS + [(2, 40, 5, 6, 2, 1)])
 @pytest.mark.parametrize('last', [False, True])
-def test_fly(emulated, b, c, h, w, levels, radius, far, last): check_fly(b, c, h, w, levels, radius, far, last)
+def test_fly(emulated, b, c, h, w, levels, radius, far,
+             last): check_fly(b, c, h, w, levels, radius, far, last)
 
 @pytest.mark.parametrize('last', [False, True])
 def test_fly_torn(emulated, last):
@@ -289,11 +309,13 @@ def test_lookup_types(emulated, dtype):
     assert found.dtype == dtype
     close(found, wanted, dtype)
     pyramid = [t.to(dtype) for t in corr_pyramid(f1.float(), f2s[0].float(), 2)]
-    close(fenced(ck.lookup_forward, pyramid, coords, 2), corr_lookup([p.float() for p in pyramid], coords, 2), dtype)
+    close(fenced(ck.lookup_forward, pyramid, coords, 2), corr_lookup([p.float() for p in pyramid], coords, 2),
+          dtype)
     leaves = [p.float().requires_grad_() for p in pyramid]
     grad = torch.randn_like(wanted).to(dtype)
     true = torch.autograd.grad(corr_lookup(leaves, coords, 2), leaves, grad.float())
-    for a, t in zip(fenced(ck.lookup_backward, grad, coords, 2, [p.shape for p in pyramid]), true): close(a, t, dtype, 2)
+    for a, t in zip(fenced(ck.lookup_backward, grad, coords, 2, [p.shape for p in pyramid]), true):
+        close(a, t, dtype, 2)
     leaves = [t.float().requires_grad_() for t in (f1, *f2s)]
     true = torch.autograd.grad(from_volume(leaves[0], leaves[1:], coords, 2), leaves, grad.float())
     g1, g2s = fenced(ck.fly_backward, grad, f1, f2s, coords, 2)
@@ -307,8 +329,10 @@ def test_lookup_lost(emulated):
     wanted = from_volume(f1, f2s, coords, 1)
     assert wanted.isnan().any()
     close(fenced(ck.fly_forward, f1, f2s, coords, 1), wanted)
-    close(fenced(ck.lookup_forward, corr_pyramid(f1, f2s[0], 2), coords, 1), corr_lookup(corr_pyramid(f1, f2s[0], 2), coords, 1))
-    for g in fenced(ck.lookup_backward, torch.ones_like(wanted), coords, 1, [(1, 16, 4, 4), (1, 16, 2, 2)]): assert g[0, 6].eq(0).all() and g.isfinite().all()
+    close(fenced(ck.lookup_forward, corr_pyramid(f1, f2s[0], 2), coords, 1),
+          corr_lookup(corr_pyramid(f1, f2s[0], 2), coords, 1))
+    for g in fenced(ck.lookup_backward, torch.ones_like(wanted), coords, 1, [(1, 16, 4, 4), (1, 16, 2, 2)]):
+        assert g[0, 6].eq(0).all() and g.isfinite().all()
 
 def check_upsample(b, h, w, factor, types):
     torch.manual_seed(0)
@@ -322,10 +346,15 @@ def check_upsample(b, h, w, factor, types):
     grad = torch.randn_like(wanted).to(found.dtype)
     gflow, gmask = fenced(ck.upsample_backward, grad, flow, mask, factor)
     assert (gflow.dtype, gmask.dtype) == types
-    for a, t in zip((gflow, gmask), torch.autograd.grad(wanted, leaves, grad.float())): close(a, t, a.dtype, 10*factor)
+    for a, t in zip((gflow, gmask), torch.autograd.grad(wanted, leaves, grad.float())):
+        close(a, t, a.dtype, 10*factor)
 
-@pytest.mark.parametrize('b,h,w,factor', [(1, 3, 5, 8), (2, 2, 37, 3), (1, 1, 1, 4), (0, 3, 3, 2), (1, 4, 33, 1), (1, 2, 2, 11)])
-@pytest.mark.parametrize('types', [(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize('b,h,w,factor',
+                         [(1, 3, 5, 8), (2, 2, 37, 3), (1, 1, 1, 4), (0, 3, 3, 2), (1, 4, 33, 1),
+                          (1, 2, 2, 11)])
+@pytest.mark.parametrize('types',
+                         [(torch.float32, torch.float32), (torch.float32, torch.bfloat16),
+                          (torch.float16, torch.float16), (torch.bfloat16, torch.float32)])
 def test_upsample(emulated, b, h, w, factor, types): check_upsample(b, h, w, factor, types)
 
 def check_warp(shape, types, use_mask):
@@ -341,8 +370,12 @@ def check_warp(shape, types, use_mask):
     assert (gx.dtype, gflow.dtype) == types
     for a, t in zip((gx, gflow), torch.autograd.grad(wanted, leaves, grad.float())): close(a, t, a.dtype, 5)
 
-@pytest.mark.parametrize('shape', [(2, 3, 5, 37), (1, 11, 6, 4), (1, 2, 1, 1), (1, 2, 1, 9), (0, 3, 4, 4), (1, 1, 7, 1)])
-@pytest.mark.parametrize('types', [(torch.float32, torch.float32), (torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)])
+@pytest.mark.parametrize('shape',
+                         [(2, 3, 5, 37), (1, 11, 6, 4), (1, 2, 1, 1), (1, 2, 1, 9), (0, 3, 4, 4),
+                          (1, 1, 7, 1)])
+@pytest.mark.parametrize('types',
+                         [(torch.float32, torch.float32), (torch.float16, torch.float32),
+                          (torch.bfloat16, torch.bfloat16)])
 @pytest.mark.parametrize('use_mask', [False, True])
 def test_warp(emulated, shape, types, use_mask): check_warp(shape, types, use_mask)
 
@@ -358,24 +391,28 @@ def test_warp_border(emulated):
     close(found[..., 3, :], x[..., 3, :])
     for g in fenced(ck.warp_backward, torch.ones_like(x), x, flow, True): assert g.isfinite().all()
 
-drawn = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+drawn = settings(max_examples=10, deadline=None, derandomize=True,
+                 suppress_health_check=[HealthCheck.function_scoped_fixture])
 side = st.integers(1, 12)
 
 @drawn
-@given(shape=st.tuples(st.integers(0, 2), st.integers(1, 20), side, st.integers(1, 40)), m=st.integers(0, 5), dp=st.integers(1, 4), other=st.sampled_from([(1, 1, 0, 1), (2, 1, 1, 2), (3, 2, 2, 1)]))
+@given(shape=st.tuples(st.integers(0, 2), st.integers(1, 20), side, st.integers(1, 40)), m=st.integers(0, 5),
+       dp=st.integers(1, 4), other=st.sampled_from([(1, 1, 0, 1), (2, 1, 1, 2), (3, 2, 2, 1)]))
 def test_correlation_drawn(emulated, shape, m, dp, other):
     k, stride, padding, dilation = other
     assume(min(shape[2:]) + 2*padding > (k - 1)*dilation)
     check_correlation(shape, (k, m, stride, padding, dilation, dp))
 
 @drawn
-@given(b=st.integers(1, 2), c=st.integers(1, 20), h=side, w=side, levels=st.integers(1, 4), radius=st.integers(0, 5), far=st.booleans(), last=st.booleans())
+@given(b=st.integers(1, 2), c=st.integers(1, 20), h=side, w=side, levels=st.integers(1, 4),
+       radius=st.integers(0, 5), far=st.booleans(), last=st.booleans())
 def test_lookup_drawn(emulated, b, c, h, w, levels, radius, far, last):
     check_lookup(b, c, h, w, levels, radius, far)
     check_fly(b, c, h, w, levels, radius, far, last)
 
 @drawn
-@given(b=st.integers(1, 2), c=st.integers(1, 20), h=side, w=st.integers(1, 40), factor=st.integers(1, 9), use_mask=st.booleans())
+@given(b=st.integers(1, 2), c=st.integers(1, 20), h=side, w=st.integers(1, 40), factor=st.integers(1, 9),
+       use_mask=st.booleans())
 def test_dense_drawn(emulated, b, c, h, w, factor, use_mask):
     check_upsample(b, h, w, factor, (torch.float32, torch.float32))
     check_warp((b, c, h, w), (torch.float32, torch.float32), use_mask)
@@ -393,9 +430,11 @@ def test_deterministic(emulated):
 def test_empty(emulated):
     "A batch of none launches nothing and gives tensors of the right shape"
     f1, f2s = torch.zeros(0, 3, 4, 4), [torch.zeros(0, 3, 4, 4), torch.zeros(0, 3, 2, 2)]
-    coords, out, pyramid = torch.zeros(0, 2, 4, 4), torch.zeros(0, 18, 4, 4), [torch.zeros(0, 16, 4, 4), torch.zeros(0, 16, 2, 2)]
+    coords, out, pyramid = torch.zeros(0, 2, 4, 4), torch.zeros(0, 18, 4, 4), [torch.zeros(0, 16, 4, 4),
+        torch.zeros(0, 16, 2, 2)]
     assert ck.lookup_forward(pyramid, coords, 1).shape == ck.fly_forward(f1, f2s, coords, 1).shape == out.shape
-    assert [g.shape for g in ck.lookup_backward(out, coords, 1, [p.shape for p in pyramid])] == [p.shape for p in pyramid]
+    assert [g.shape for g in ck.lookup_backward(out, coords, 1,
+                                                [p.shape for p in pyramid])] == [p.shape for p in pyramid]
     g1, g2s = ck.fly_backward(out, f1, f2s, coords, 1)
     assert [g.shape for g in (g1, *g2s)] == [t.shape for t in (f1, *f2s)]
     gflow, gmask = ck.upsample_backward(torch.zeros(0, 2, 8, 8), coords, torch.zeros(0, 36, 4, 4), 2)
@@ -405,15 +444,20 @@ def test_empty(emulated):
 def test_limits(emulated):
     "What does not fit is refused in one line"
     f1, f2s = features(1, 2, 4, 4, 1)
-    with pytest.raises(FlowbookError, match='lookup radius: found 60'): ck.fly_forward(f1, f2s, flows(1, 4, 4), 60)
-    with pytest.raises(FlowbookError, match='factor: found 200'): ck.upsample_forward(torch.zeros(1, 2, 1, 1), torch.zeros(1, 9*200**2, 1, 1), 200)
-    with pytest.raises(FlowbookError, match='strided'): ck.warp_forward(torch.rand(1, 2, 4, 4).transpose(2, 3), torch.zeros(1, 2, 4, 4), True)
+    with pytest.raises(FlowbookError, match='lookup radius: found 60'):
+        ck.fly_forward(f1, f2s, flows(1, 4, 4), 60)
+    with pytest.raises(FlowbookError, match='factor: found 200'):
+        ck.upsample_forward(torch.zeros(1, 2, 1, 1), torch.zeros(1, 9*200**2, 1, 1), 200)
+    with pytest.raises(FlowbookError, match='strided'):
+        ck.warp_forward(torch.rand(1, 2, 4, 4).transpose(2, 3), torch.zeros(1, 2, 4, 4), True)
     ck.fly_forward(*features(1, 2, 3, 3, 1), flows(1, 3, 3), 11)
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.nvrtc_missing() is not None, reason=str(nvrtc.nvrtc_missing()))
 
 @needs_nvrtc
-@pytest.mark.parametrize('arch,dtypes', [('sm_75', [torch.float16]), ('sm_80', [torch.bfloat16]), ('sm_86', [torch.float32]), ('sm_90', list(CUDA_TYPES)), ('sm_100', [torch.float32])])
+@pytest.mark.parametrize('arch,dtypes',
+                         [('sm_75', [torch.float16]), ('sm_80', [torch.bfloat16]), ('sm_86', [torch.float32]),
+                          ('sm_90', list(CUDA_TYPES)), ('sm_100', [torch.float32])])
 def test_compiles(arch, dtypes):
     "Every kernel compiles without a GPU, keeps its arrays in registers, and has registers for all threads of a block"
     took, most = {}, {}
@@ -435,7 +479,9 @@ def test_compiles(arch, dtypes):
 def test_two_processes(tmp_path):
     "Processes that compile the same kernel at once leave one good file"
     code = "from flowbook.ops.nvrtc import compile_cuda; from flowbook.ops.cuda_source import cuda_source; print(len(compile_cuda(cuda_source('warp'), 'sm_90')))"
-    runs = [subprocess.Popen([sys.executable, '-c', code], env={**os.environ, 'FLOWBOOK_CACHE': str(tmp_path)}, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [subprocess.Popen([sys.executable, '-c', code],
+                             env={**os.environ, 'FLOWBOOK_CACHE': str(tmp_path)}, stdout=subprocess.PIPE,
+                             text=True) for _ in range(2)]
     sizes = [int(r.communicate(timeout=200)[0]) for r in runs]
     files = list((tmp_path/'kernels').iterdir())
     assert len(set(sizes)) == 1 and len(files) == 1 and files[0].stat().st_size == sizes[0] + 32
@@ -456,7 +502,8 @@ def test_prebuilt(tmp_path, monkeypatch):
     if not shutil.which('g++'): pytest.skip('g++ not found')
     source = nvrtc.cuda_extension_sources(tmp_path/'kernels'/'extension')
     text = source.read_text()
-    assert text.count('"warp_bf16"') == 1 and all(f'room_{k}_{t}::{k}_{t}' in text for k in list_cuda_kernels() for t in CUDA_TYPES.values())
+    assert text.count('"warp_bf16"') == 1 and all(f'room_{k}_{t}::{k}_{t}' in text
+                                                  for k in list_cuda_kernels() for t in CUDA_TYPES.values())
     (tmp_path/'a.cpp').write_text(LIBRARY)
     path = source.with_suffix('.so')
     subprocess.run(['g++', '-shared', '-fPIC', '-o', path, tmp_path/'a.cpp'], check=True)
@@ -470,7 +517,8 @@ def test_prebuilt(tmp_path, monkeypatch):
         seen = ctypes.CDLL(str(path)).flowbook_seen
         seen.restype = ctypes.POINTER(ctypes.c_longlong)
         assert seen()[:5] == [5, 8, 64, 77, 12]
-        with pytest.raises(FlowbookError, match='error 700'): kernels.launch('warp_f32', (9,), (1,), (None, 12), gpu)
+        with pytest.raises(FlowbookError, match='error 700'):
+            kernels.launch('warp_f32', (9,), (1,), (None, 12), gpu)
         assert nvrtc._load_extension('warp_f16', 0) is None
     finally: nvrtc._extension.cache_clear()
 
@@ -520,18 +568,26 @@ launch('twice', 3, 2, shared=64); print(x.tolist(), flush=True); launch('twice',
 @needs_nvrtc
 def test_driver(tmp_path):
     "The real cuda-bindings, with a driver that writes down its calls"
-    if not shutil.which('g++') or sys.platform != 'linux' or torch.cuda.is_available(): pytest.skip('needs g++, Linux, and no real driver')
+    if not shutil.which('g++') or sys.platform != 'linux' or torch.cuda.is_available():
+        pytest.skip('needs g++, Linux, and no real driver')
     (tmp_path/'driver.cpp').write_text(DRIVER)
-    subprocess.run(['g++', '-shared', '-fPIC', '-Wl,-soname,libcuda.so.1', '-o', tmp_path/'driver.so', tmp_path/'driver.cpp', '-ldl'], check=True)
+    subprocess.run(['g++', '-shared', '-fPIC', '-Wl,-soname,libcuda.so.1', '-o', tmp_path/'driver.so',
+                    tmp_path/'driver.cpp', '-ldl'], check=True)
     env = {**os.environ, 'FLOWBOOK_CACHE': str(tmp_path), 'CUDA_VISIBLE_DEVICES': ''}
-    run = subprocess.run([sys.executable, '-c', DRIVEN, tmp_path/'driver.so'], env=env, capture_output=True, text=True, timeout=200)
-    assert run.stdout.split('\n')[:-1] == ['push 101', 'load ELF', 'find twice in 7', 'pop', 'push 101', 'launch 8: 3 2 1, 32 8 1, 64, 77, 5, 1', 'pop', '[0.0, 2.0, 4.0, 6.0, 8.0]',
-        'push 101', 'launch 8: 9 1 1, 32 8 1, 0, 77, 5, 1', 'pop', 'CUDA kernel twice: found CUDA_ERROR_ILLEGAL_ADDRESS, expected success',
-        'push 101', 'load ELF', 'find nothing in 7', 'pop', 'CUDA kernel nothing: found CUDA_ERROR_NOT_FOUND, expected success'], run.stdout + run.stderr
+    run = subprocess.run([sys.executable, '-c', DRIVEN, tmp_path/'driver.so'], env=env, capture_output=True,
+                         text=True, timeout=200)
+    assert run.stdout.split('\n')[:-1] == ['push 101', 'load ELF', 'find twice in 7', 'pop', 'push 101',
+                                           'launch 8: 3 2 1, 32 8 1, 64, 77, 5, 1', 'pop',
+                                           '[0.0, 2.0, 4.0, 6.0, 8.0]',
+        'push 101', 'launch 8: 9 1 1, 32 8 1, 0, 77, 5, 1', 'pop',
+                                           'CUDA kernel twice: found CUDA_ERROR_ILLEGAL_ADDRESS, expected success',
+        'push 101', 'load ELF', 'find nothing in 7', 'pop',
+                                           'CUDA kernel nothing: found CUDA_ERROR_NOT_FOUND, expected success'], run.stdout + run.stderr
 
 def test_no_nvcc(tmp_path, monkeypatch):
     "Without CUDA's compiler the build says so"
     from torch.utils import cpp_extension
     monkeypatch.setattr(cpp_extension, 'CUDA_HOME', str(tmp_path))
-    with pytest.raises(FlowbookError, match='nvcc: found no CUDA compiler'): nvrtc.build_cuda_extension(tmp_path, ('sm_90',))
+    with pytest.raises(FlowbookError, match='nvcc: found no CUDA compiler'):
+        nvrtc.build_cuda_extension(tmp_path, ('sm_90',))
     assert not list(tmp_path.iterdir())

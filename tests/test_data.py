@@ -7,7 +7,8 @@ root = Path(__file__).resolve().parent.parent
 
 def flowbook(*args, cwd, script=None):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '120', 'PYTHONWARNINGS': 'ignore'}
-    command = [sys.executable, *(['-m', 'flowbook.cli.main'] if script is None else [str(script)]), *map(str, args)]
+    command = [sys.executable, *(['-m', 'flowbook.cli.main'] if script is None else [str(script)]),
+               *map(str, args)]
     return subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True, timeout=500)
 
 @pytest.fixture(scope='module')
@@ -26,17 +27,20 @@ def test_check(sintel):
 def test_train_and_test_on_a_data_set(sintel, tmp_path):
     "The names come first or last: `data=` chooses the keys that the others set"
     on = ['data.root='+str(sintel), 'data=sintel']
-    res = flowbook('train', 'quickstart', *on, 'schedule.epochs=2', 'data.bs=4', '--work-dir', 'run', '--device', 'cpu', '--json', cwd=tmp_path)
+    res = flowbook('train', 'quickstart', *on, 'schedule.epochs=2', 'data.bs=4', '--work-dir', 'run',
+                   '--device', 'cpu', '--json', cwd=tmp_path)
     assert res.returncode==0, res.stderr
     trained = json.loads(res.stdout)
     assert json.loads((tmp_path/'run/recipe.json').read_text())['data']['name']=='sintel'
-    res = flowbook('test', 'quickstart', *on, '--weights', 'run/weights.safetensors', '--device', 'cpu', '--json', cwd=tmp_path)
+    res = flowbook('test', 'quickstart', *on, '--weights', 'run/weights.safetensors', '--device', 'cpu',
+                   '--json', cwd=tmp_path)
     assert res.returncode==0, res.stderr
     assert json.loads(res.stdout)['methods']['pwcnet_tiny']['epe']==pytest.approx(trained['epe'], rel=.02) # training validates in bfloat16
 
 def test_resumed_run_with_workers_is_the_same_run(sintel, tmp_path):
     "Two epochs at once in this process, and one plus one with a worker: the same table"
-    common = ['train', 'quickstart', 'data=sintel', f'data.root={sintel}', 'data.bs=4', 'runtime.precision=fp32', '--device', 'cpu', '--work-dir']
+    common = ['train', 'quickstart', 'data=sintel', f'data.root={sintel}', 'data.bs=4',
+              'runtime.precision=fp32', '--device', 'cpu', '--work-dir']
     assert flowbook(*common, 'a', 'schedule.epochs=2', cwd=tmp_path).returncode==0
     assert flowbook(*common, 'b', 'schedule.epochs=2', 'data.workers=1', cwd=tmp_path).returncode==0
     assert (tmp_path/'a/log.csv').read_text()==(tmp_path/'b/log.csv').read_text()
@@ -45,11 +49,13 @@ def test_resumed_run_with_workers_is_the_same_run(sintel, tmp_path):
     (['data=sintel'], 'data.root: found nothing'),
     (['data=sintel', 'data.root=nowhere'], 'expected tree'),
     (['data=sintle'], "data set: found 'sintle', expected 'sintel'"),
-    (['data=sintel', 'data.root={sintel}', 'data.options.pass_stile=final'], "option of sintel: found 'pass_stile', expected 'pass_style'"),
+    (['data=sintel', 'data.root={sintel}', 'data.options.pass_stile=final'],
+     "option of sintel: found 'pass_stile', expected 'pass_style'"),
     (['data=sintel', 'data.root={sintel}', 'data.augment=raft_sintl'], "'raft_sintel'"),
     (['data=sintel', 'data.root={sintel}', 'data.options.split=test'], 'flow')])
 def test_mistakes_about_data(sintel, tmp_path, args, says):
-    res = flowbook('train', 'quickstart', *(a.format(sintel=sintel) for a in args), '--work-dir', 'run', '--device', 'cpu', cwd=tmp_path)
+    res = flowbook('train', 'quickstart', *(a.format(sintel=sintel) for a in args), '--work-dir', 'run',
+                   '--device', 'cpu', cwd=tmp_path)
     assert (res.returncode, res.stdout)==(2, '') and says in res.stderr, res.stderr
     assert 'Traceback' not in res.stderr and not (tmp_path/'run/last.pth').exists()
 
@@ -63,7 +69,8 @@ def test_every_data_set_has_a_script(): assert sorted(p.stem for p in (root/'dat
 def test_script_says_what_the_class_says(name):
     from flowbook.data.base import dataset_class
     cls, text = dataset_class(name), ast.get_docstring(ast.parse((root/f'data_prep/{name}.py').read_text()))
-    for line in [cls.page, cls.licence, cls.title, *(l.strip() for l in cls.tree.strip().splitlines())]: assert line in text, line
+    for line in [cls.page, cls.licence, cls.title, *(l.strip() for l in cls.tree.strip().splitlines())]:
+        assert line in text, line
     assert all(f'{v} {k}' in text for k, v in cls.counts.items())
 
 def test_script_prepares(tmp_path):
@@ -89,7 +96,9 @@ for name in list_datasets():
     assert name == 'folder' or ds[0].flow is not None, name
     print(name, len(ds), report.files)
 '''
-    res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'OMP_NUM_THREADS': '1'}, text=True, capture_output=True, timeout=500)
+    res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path,
+                         env={**os.environ, 'OMP_NUM_THREADS': '1'}, text=True, capture_output=True,
+                         timeout=500)
     assert res.returncode==0, res.stderr[-2000:]
     assert len(res.stdout.splitlines())==len(scripts()) + 1
 
@@ -107,10 +116,13 @@ threads = cv2.getNumThreads()
 seen = sum(len(b[0]) for _ in range(2) for b in dls.train)
 print(seen, cv2.getNumThreads() == threads)
 '''
-    res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, text=True, capture_output=True, timeout=120)
+    res = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, text=True, capture_output=True,
+                         timeout=120)
     assert (res.returncode, res.stdout)==(0, '8 True\n'), res.stderr[-1000:]
 
-@pytest.mark.parametrize('name', ['sintel', 'spring', 'flyingthings3d', 'flyingthings3dsubset', 'monkaa', 'driving', 'tartanair', 'hd1k', 'vkitti2', 'kitti2015', 'folder', 'flyingchairs'])
+@pytest.mark.parametrize('name', ['sintel', 'spring', 'flyingthings3d', 'flyingthings3dsubset', 'monkaa',
+                                  'driving', 'tartanair', 'hd1k', 'vkitti2', 'kitti2015', 'folder',
+                                  'flyingchairs'])
 def test_triples(name, tmp_path):
     "As many samples as before, the frame before where there is one, and flow back to it that leads there"
     import cv2, numpy as np
@@ -122,10 +134,12 @@ def test_triples(name, tmp_path):
     ends = {p.img2 for p in pairs.records}
     for i, p in enumerate(pairs.records):
         s = triples[i]
-        if p.img1 in ends and not (p.img2, p.img1) in {(q.img1, q.img2) for q in pairs.records}: assert s.img0 is not s.img1
+        if p.img1 in ends and not (p.img2, p.img1) in {(q.img1, q.img2) for q in pairs.records}:
+            assert s.img0 is not s.img1
         if s.flow_prev is None: continue
         at = s.flow_prev + np.stack(np.meshgrid(*map(np.arange, s.size[::-1])), -1)
-        seen = cv2.remap(np.float32(s.img0), *np.moveaxis(np.float32(at), -1, 0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(-999,)*3)
+        seen = cv2.remap(np.float32(s.img0), *np.moveaxis(np.float32(at), -1, 0), cv2.INTER_LINEAR,
+                         borderMode=cv2.BORDER_CONSTANT, borderValue=(-999,)*3)
         known = (seen > -1).all(-1) if s.valid_prev is None else s.valid_prev & (seen > -1).all(-1)
         assert np.median(np.abs(seen - s.img1)[known]) < 3
 

@@ -14,7 +14,8 @@ app()
 
 def start(*args, **env):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '100', 'PYTHONWARNINGS': 'ignore', **env}
-    return subprocess.Popen([sys.executable, '-c', APP, *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, '-c', APP, *map(str, args)], env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 def finish(p):
     out, err = p.communicate(timeout=300)
@@ -29,22 +30,27 @@ def free_port():
 def test_two_processes_give_the_figures_of_one(tmp_path):
     "Every score, the worst pairs and the report; three pairs, so that the shares are uneven"
     make_dataset('middlebury', tmp_path/'mb', n=3, size=(64, 96))
-    words = ['test', 'flowbook_small', '--data', 'middlebury', '--root', tmp_path/'mb', '--alone', '--json', '--device', 'cpu']
+    words = ['test', 'flowbook_small', '--data', 'middlebury', '--root', tmp_path/'mb', '--alone', '--json',
+             '--device', 'cpu']
     one = json.loads(finish(start(*words, '--report', tmp_path/'one.html')))
     env = dict(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
-    both = [start(*words, '--report', tmp_path/'two.html', RANK=str(i), LOCAL_RANK=str(i), **env) for i in (0, 1)]
+    both = [start(*words, '--report', tmp_path/'two.html', RANK=str(i), LOCAL_RANK=str(i), **env)
+            for i in (0, 1)]
     first, second = map(finish, both)
     assert second == ''
     two = json.loads(first)
     a, b = (o['sets']['middlebury']['flowbook_small'] for o in (one, two))
     assert list(a) == list(b) and 'epe_images' in a
     assert all(abs(a[k] - b[k]) <= 1e-5 for k in a if k != 'ms'), (a, b)
-    rows = [[l.split('</td>')[0] for l in (tmp_path/f).read_text().split('Pairs, worst first')[1].split('<tr><td class=n>')[1:]] for f in ('one.html', 'two.html')]
+    rows = [[l.split('</td>')[0]
+             for l in (tmp_path/f).read_text().split('Pairs, worst first')[1].split('<tr><td class=n>')[1:]]
+            for f in ('one.html', 'two.html')]
     assert len(rows[0]) == 3 and rows[0] == rows[1]
 
 def test_a_killed_submission_goes_on(tmp_path):
     make_dataset('sintel', tmp_path/'Sintel', n=2, size=(192, 256))
-    words = ['submit', 'sintel', '--model', 'flowbook_small', '--root', tmp_path/'Sintel', '--out', tmp_path/'s.zip', '--json', '--device', 'cpu']
+    words = ['submit', 'sintel', '--model', 'flowbook_small', '--root', tmp_path/'Sintel', '--out',
+             tmp_path/'s.zip', '--json', '--device', 'cpu']
     p, tree = start(*words), tmp_path/'s.zip.parts'/'tree'
     while p.poll() is None and not list(tree.rglob('frame*.flo')): time.sleep(.02)
     p.send_signal(signal.SIGKILL)
@@ -61,7 +67,8 @@ def test_memory_grows_with_the_picture():
     small, large = (peak_memory('flowbook_small', o, iters=2) for o in ((128, 192), (512, 768)))
     assert 0 < small < large < 4000
 
-browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))),
+               None)
 
 @pytest.mark.skipif(not browser, reason='needs chromium')
 def test_the_report_sorts_in_a_browser(tmp_path):
@@ -71,10 +78,14 @@ def test_the_report_sorts_in_a_browser(tmp_path):
     report = Report(most=2)
     for i, e in enumerate((2., 10., 9.)):
         img, flow = torch.rand(1, 3, 16, 16), torch.zeros(1, 2, 16, 16)
-        report(i, SimpleNamespace(img1=img, img2=img, flow=flow, valid=flow[:, :1] == 0, name=f'pair{i}'), dict(model=np.full((16, 16, 2), e/2**.5, np.float32)))
+        report(i, SimpleNamespace(img1=img, img2=img, flow=flow, valid=flow[:, :1] == 0, name=f'pair{i}'),
+               dict(model=np.full((16, 16, 2), e/2**.5, np.float32)))
     write_report(tmp_path/'r.html', 'sorted', {}, report)
     page = (tmp_path/'r.html').read_text()
     for clicks, order in ((0, '120'), (1, '120'), (2, '021')):
-        (tmp_path/'c.html').write_text(page.replace('</script>', 'document.querySelectorAll("th button")[1].click();'*clicks + '</script>'))
-        dom = subprocess.run([browser, '--headless=new', '--no-sandbox', '--disable-gpu', '--dump-dom', f"file://{tmp_path/'c.html'}"], capture_output=True, text=True, timeout=120).stdout
+        (tmp_path/'c.html').write_text(page.replace('</script>',
+                                                    'document.querySelectorAll("th button")[1].click();'*clicks + '</script>'))
+        dom = subprocess.run([browser, '--headless=new', '--no-sandbox', '--disable-gpu', '--dump-dom',
+                              f"file://{tmp_path/'c.html'}"], capture_output=True, text=True,
+                             timeout=120).stdout
         assert ''.join(re.findall(r'<td class="n">pair(\d)', dom)) == order, (clicks, dom[-500:])

@@ -11,19 +11,42 @@ ffmpeg = pytest.mark.skipif(not (shutil.which('ffmpeg') and shutil.which('ffprob
 # name: options of the encoder; n frames of a moving test picture go in
 H264,UNEVEN = '-c:v libx264 -preset ultrafast','-vf setpts=N*N/200/TB'
 FILMS = {
-    'h264.mp4': H264, 'h264_b.mp4': '-c:v libx264 -bf 3 -b_strategy 0', 'h264.mkv': H264, 'h264.ts': '-c:v libx264 -bf 2', 'h264.avi': H264 + ' -bf 0', 'h264.mov': H264, 'h264.flv': H264, 'h264.m2ts': H264,
-    'h264_tff.mp4': H264 + ' -flags +ilme+ildct -x264opts tff=1 -pix_fmt yuv420p', 'h264_bff.mts': H264 + ' -flags +ilme+ildct -x264opts bff=1',
-    'h264_444.mkv': H264 + ' -pix_fmt yuv444p', 'h264_10.mp4': H264 + ' -pix_fmt yuv420p10le', 'h264_grey.mp4': H264 + ' -pix_fmt gray', 'h264_full.mp4': H264 + ' -pix_fmt yuvj420p', 'h264_rgb.mkv': '-c:v libx264rgb -preset ultrafast',
+    'h264.mp4': H264, 'h264_b.mp4': '-c:v libx264 -bf 3 -b_strategy 0', 'h264.mkv': H264,
+         'h264.ts': '-c:v libx264 -bf 2', 'h264.avi': H264 + ' -bf 0', 'h264.mov': H264, 'h264.flv': H264,
+         'h264.m2ts': H264,
+    'h264_tff.mp4': H264 + ' -flags +ilme+ildct -x264opts tff=1 -pix_fmt yuv420p',
+         'h264_bff.mts': H264 + ' -flags +ilme+ildct -x264opts bff=1',
+    'h264_444.mkv': H264 + ' -pix_fmt yuv444p', 'h264_10.mp4': H264 + ' -pix_fmt yuv420p10le',
+         'h264_grey.mp4': H264 + ' -pix_fmt gray', 'h264_full.mp4': H264 + ' -pix_fmt yuvj420p',
+         'h264_rgb.mkv': '-c:v libx264rgb -preset ultrafast',
     'h264_709.mp4': H264 + ' -colorspace bt709 -color_primaries bt709 -color_trc bt709 -vf scale=out_color_matrix=bt709', 'h264_odd.mkv': H264 + ' -vf crop=97:75:0:0 -pix_fmt yuv444p', 'h264_fragment.mp4': H264 + ' -movflags frag_keyframe+empty_moov',
-    'hevc.mp4': '-c:v libx265 -x265-params log-level=none', 'hevc_10.mkv': '-c:v libx265 -pix_fmt yuv420p10le -x265-params log-level=none',
-    'mpeg2.mpg': '-c:v mpeg2video -q:v 3', 'mpeg2_tff.mpg': '-c:v mpeg2video -q:v 3 -flags +ilme+ildct -top 1', 'mpeg2_bff.ts': '-c:v mpeg2video -q:v 3 -flags +ilme+ildct -top 0 -bf 2', 'mpeg2_422.mkv': '-c:v mpeg2video -q:v 2 -pix_fmt yuv422p',
-    'mpeg1.mpg': '-c:v mpeg1video -q:v 3', 'dv_pal.avi': '-c:v dvvideo -vf scale=720:576 -pix_fmt yuv420p -r 25 -frames:v 4', 'dv_ntsc.mov': '-c:v dvvideo -vf scale=720:480 -pix_fmt yuv411p -r 30000/1001 -frames:v 4',
-    'mpeg4.mp4': '-c:v mpeg4 -q:v 3', 'mpeg4_tff.avi': '-c:v mpeg4 -q:v 3 -flags +ilme+ildct -top 1', 'mjpeg.avi': '-c:v mjpeg -q:v 3', 'mjpeg.mov': '-c:v mjpeg -q:v 3 -pix_fmt yuvj422p',
-    'prores.mov': '-c:v prores_ks -profile:v 3', 'prores_tff.mov': '-c:v prores_ks -profile:v 2 -flags +ildct -top 1', 'dnxhd.mov': '-c:v dnxhd -vf scale=1280:720 -b:v 60M -pix_fmt yuv422p -r 25 -frames:v 3', 'ffv1.mkv': '-c:v ffv1', 'ffv1_16.mkv': '-c:v ffv1 -pix_fmt gray16le', 'huffyuv.avi': '-c:v huffyuv',
-    'vp8.webm': '-c:v libvpx -deadline realtime', 'vp9.webm': '-c:v libvpx-vp9 -deadline realtime -cpu-used 8', 'theora.ogv': '-c:v libtheora -q:v 7', 'wmv2.wmv': '-c:v wmv2 -q:v 3', 'h263.3gp': '-c:v h263 -s 176x144 -q:v 3', 'flash.flv': '-c:v flv -q:v 3', 'palette.gif': '',
-    'uneven.mp4': H264 + f' {UNEVEN} -fps_mode vfr -enc_time_base 1/1000', 'uneven.mkv': H264 + f' {UNEVEN} -fps_mode vfr -enc_time_base 1/1000', 'uneven.webm': f'-c:v libvpx -deadline realtime {UNEVEN} -fps_mode vfr -enc_time_base 1/1000', 'uneven_b.mov': f'-c:v libx264 -bf 2 {UNEVEN} -fps_mode vfr -enc_time_base 1/1000',
-    'ntsc.mp4': H264 + ' -r 30000/1001', 'slow.mp4': H264 + ' -r 240', 'late.mkv': H264 + ' -output_ts_offset 3.7', 'late.ts': H264 + ' -output_ts_offset 90000',
-    'turn90.mp4': 'turn 90', 'turn180.mov': 'turn 180', 'turn270.mp4': 'turn 270', 'hflip.mp4': 'flip 1 0', 'vflip.mov': 'flip 0 1', 'mirror90.mp4': 'flip 1 0 turn 90', 'mirror270.mp4': 'flip 0 1 turn 90',
+    'hevc.mp4': '-c:v libx265 -x265-params log-level=none',
+         'hevc_10.mkv': '-c:v libx265 -pix_fmt yuv420p10le -x265-params log-level=none',
+    'mpeg2.mpg': '-c:v mpeg2video -q:v 3',
+         'mpeg2_tff.mpg': '-c:v mpeg2video -q:v 3 -flags +ilme+ildct -top 1',
+         'mpeg2_bff.ts': '-c:v mpeg2video -q:v 3 -flags +ilme+ildct -top 0 -bf 2',
+         'mpeg2_422.mkv': '-c:v mpeg2video -q:v 2 -pix_fmt yuv422p',
+    'mpeg1.mpg': '-c:v mpeg1video -q:v 3',
+         'dv_pal.avi': '-c:v dvvideo -vf scale=720:576 -pix_fmt yuv420p -r 25 -frames:v 4',
+         'dv_ntsc.mov': '-c:v dvvideo -vf scale=720:480 -pix_fmt yuv411p -r 30000/1001 -frames:v 4',
+    'mpeg4.mp4': '-c:v mpeg4 -q:v 3', 'mpeg4_tff.avi': '-c:v mpeg4 -q:v 3 -flags +ilme+ildct -top 1',
+         'mjpeg.avi': '-c:v mjpeg -q:v 3', 'mjpeg.mov': '-c:v mjpeg -q:v 3 -pix_fmt yuvj422p',
+    'prores.mov': '-c:v prores_ks -profile:v 3',
+         'prores_tff.mov': '-c:v prores_ks -profile:v 2 -flags +ildct -top 1',
+         'dnxhd.mov': '-c:v dnxhd -vf scale=1280:720 -b:v 60M -pix_fmt yuv422p -r 25 -frames:v 3',
+         'ffv1.mkv': '-c:v ffv1', 'ffv1_16.mkv': '-c:v ffv1 -pix_fmt gray16le', 'huffyuv.avi': '-c:v huffyuv',
+    'vp8.webm': '-c:v libvpx -deadline realtime',
+         'vp9.webm': '-c:v libvpx-vp9 -deadline realtime -cpu-used 8', 'theora.ogv': '-c:v libtheora -q:v 7',
+         'wmv2.wmv': '-c:v wmv2 -q:v 3', 'h263.3gp': '-c:v h263 -s 176x144 -q:v 3',
+         'flash.flv': '-c:v flv -q:v 3', 'palette.gif': '',
+    'uneven.mp4': H264 + f' {UNEVEN} -fps_mode vfr -enc_time_base 1/1000',
+         'uneven.mkv': H264 + f' {UNEVEN} -fps_mode vfr -enc_time_base 1/1000',
+         'uneven.webm': f'-c:v libvpx -deadline realtime {UNEVEN} -fps_mode vfr -enc_time_base 1/1000',
+         'uneven_b.mov': f'-c:v libx264 -bf 2 {UNEVEN} -fps_mode vfr -enc_time_base 1/1000',
+    'ntsc.mp4': H264 + ' -r 30000/1001', 'slow.mp4': H264 + ' -r 240',
+         'late.mkv': H264 + ' -output_ts_offset 3.7', 'late.ts': H264 + ' -output_ts_offset 90000',
+    'turn90.mp4': 'turn 90', 'turn180.mov': 'turn 180', 'turn270.mp4': 'turn 270', 'hflip.mp4': 'flip 1 0',
+         'vflip.mov': 'flip 0 1', 'mirror90.mp4': 'flip 1 0 turn 90', 'mirror270.mp4': 'flip 0 1 turn 90',
 }
 
 def run(*args): return subprocess.run([str(a) for a in args], check=True, stdout=subprocess.PIPE,
@@ -102,7 +125,8 @@ def test_opencv_is_right_or_refuses(name, tmp_path):
         return
     assert count in (None, len(frames))
     assert len(ours)==len(frames)
-    for a,b in zip(ours, frames): # older colour conversion: nearer to its own frame than to any other shape of it
+    for a,b in zip(ours, frames):
+        # older colour conversion: nearer to its own frame than to any other shape of it
         assert a.shape==b.shape
         assert np.abs(a.astype(int) - b).mean() < 12
 
@@ -120,7 +144,8 @@ def test_times_are_carried_over(name, suffix, tmp_path):
 
 @ffmpeg
 @pytest.mark.parametrize('decoder', ['opencv', *['av']*has_av()])
-@pytest.mark.parametrize('name', ['h264.mp4', 'h264_b.mp4', 'mpeg2_tff.mpg', 'vp8.webm', 'ffv1.mkv', 'mjpeg.avi', 'uneven.mp4', 'turn90.mp4', 'h264.ts', 'palette.gif'])
+@pytest.mark.parametrize('name', ['h264.mp4', 'h264_b.mp4', 'mpeg2_tff.mpg', 'vp8.webm', 'ffv1.mkv',
+                                  'mjpeg.avi', 'uneven.mp4', 'turn90.mp4', 'h264.ts', 'palette.gif'])
 def test_damaged_files_are_errors_or_warnings(name, decoder, tmp_path, capfd):
     "Flipped bytes, cuts and holes: pictures, or one line; nothing untyped, nothing on the terminal"
     data,rng,odd = make(tmp_path, name).read_bytes(),np.random.default_rng(0),tmp_path/f'odd{name[-4:]}'

@@ -87,7 +87,8 @@ def test_config_of_section_4_3(tmp_path):
     r = load_config(tmp_path/'pwc.py', say=said.append)
     assert r['model'] == dict(name='pwcnet', style=dict(decoder=r['model']['style']['decoder']))
     assert r['model']['style']['decoder']['warping'] == dict(align_corners=False)
-    assert (r['data']['crop'], r['schedule']['iters'], r['optimizer']['lr']) == ((384, 448), 1200000, 1e-5) and [o.split(':')[0] for o in said] == ['data.bs=1']
+    assert (r['data']['crop'], r['schedule']['iters'],
+            r['optimizer']['lr']) == ((384, 448), 1200000, 1e-5) and [o.split(':')[0] for o in said] == ['data.bs=1']
     torch.manual_seed(0)
     model = build_model(r).eval()
     with torch.no_grad(): assert torch.isfinite(model(*torch.rand(2, 1, 3, 64, 64)).flow).all()
@@ -112,29 +113,52 @@ BN, IN, RELU = dict(type='BN'), dict(type='IN'), dict(type='ReLU')
 
 def pwcnet(encoder={}, decoder={}, **more):
     levels = dict(level6=81, level5=213, level4=181, level3=149, level2=117)
-    return dict(type='PWCNet', encoder=dict(type='PWCNetEncoder', in_channels=3, net_type='Basic', out_channels=(16, 32, 64, 96, 128, 196)) | encoder,
-                decoder=dict(type='PWCNetDecoder', in_channels=levels, post_processor=dict(type='ContextNet', in_channels=565)) | decoder) | more
+    return dict(type='PWCNet',
+                encoder=dict(type='PWCNetEncoder', in_channels=3, net_type='Basic',
+                             out_channels=(16, 32, 64, 96, 128, 196)) | encoder,
+                decoder=dict(type='PWCNetDecoder', in_channels=levels,
+                             post_processor=dict(type='ContextNet', in_channels=565)) | decoder) | more
 
 def flownets(encoder={}, decoder={}):
     levels = dict(level6=1024, level5=1026, level4=770, level3=386, level2=194)
-    return dict(type='FlowNetS', encoder=dict(type='FlowNetEncoder', in_channels=6, out_channels=(64, 128, 256, 512, 512, 1024)) | encoder,
-                decoder=dict(type='FlowNetSDecoder', in_channels=levels, out_channels=dict(level6=512, level5=256, level4=128, level3=64), deconv_bias=True, pred_bias=True) | decoder)
+    return dict(type='FlowNetS',
+                encoder=dict(type='FlowNetEncoder', in_channels=6,
+                             out_channels=(64, 128, 256, 512, 512, 1024)) | encoder,
+                decoder=dict(type='FlowNetSDecoder', in_channels=levels,
+                             out_channels=dict(level6=512, level5=256, level4=128, level3=64),
+                             deconv_bias=True, pred_bias=True) | decoder)
 
 def raft(encoder={}, decoder={}, **more):
     part = dict(type='RAFTEncoder', in_channels=3, out_channels=256, net_type='Basic')
-    return dict(type='RAFT', num_levels=4, radius=4, cxt_channels=128, h_channels=128, encoder=part | dict(norm_cfg=IN) | encoder, cxt_encoder=part | dict(norm_cfg=BN),
-                decoder=dict(type='RAFTDecoder', net_type='Basic', num_levels=4, radius=4, iters=2, act_cfg=RELU) | decoder) | more
+    return dict(type='RAFT', num_levels=4, radius=4, cxt_channels=128, h_channels=128,
+                encoder=part | dict(norm_cfg=IN) | encoder, cxt_encoder=part | dict(norm_cfg=BN),
+                decoder=dict(type='RAFTDecoder', net_type='Basic', num_levels=4, radius=4, iters=2,
+                             act_cfg=RELU) | decoder) | more
 
 VARIATIONS = dict(
-    norm=pwcnet(dict(norm_cfg=BN)), group_norm=pwcnet(dict(norm_cfg=dict(type='GN', num_groups=4))), sync=pwcnet(dict(norm_cfg=dict(type='SyncBN', requires_grad=True))),
-    decoder_norm=pwcnet(decoder=dict(norm_cfg=BN)), relu=pwcnet(dict(act_cfg=RELU), dict(act_cfg=RELU)), slope=pwcnet(dict(act_cfg=dict(type='LeakyReLU'))),
-    elu=pwcnet(dict(act_cfg=dict(type='ELU', alpha=.5))), none=pwcnet(decoder=dict(act_cfg=None)), dilated=pwcnet(dict(dilations=(1, 1, 1, 1, 2, 4))),
-    scaled=pwcnet(decoder=dict(scaled=True)), patch=pwcnet(decoder=dict(corr_cfg=dict(type='Correlation', max_displacement=4, dilation_patch=2))),
-    border=pwcnet(decoder=dict(warp_cfg=dict(type='Warp', padding_mode='border', align_corners=True))), nearest=pwcnet(decoder=dict(warp_cfg=dict(type='Warp', mode='nearest', align_corners=True))),
-    unmasked=pwcnet(decoder=dict(warp_cfg=dict(type='Warp', align_corners=True, use_mask=False))), context=pwcnet(decoder=dict(post_processor=dict(type='ContextNet', in_channels=565, act_cfg=RELU, norm_cfg=BN))),
-    flownet_norm=flownets(dict(norm_cfg=BN)), flownet_relu=flownets(dict(act_cfg=RELU), dict(act_cfg=RELU)), flownet_biases=flownets(decoder=dict(deconv_bias=False, pred_bias=False, upsample_bias=True)),
-    raft_group=raft(dict(norm_cfg=dict(type='GN', num_groups=8))), raft_gru=raft(decoder=dict(gru_type='Conv')), raft_act=raft(decoder=dict(act_cfg=dict(type='GELU'))),
-    raft_heads=raft(decoder=dict(feat_channels=128)), raft_said=raft(dict(strides=(1, 2, 2), stem_channels=64, num_stages=3)))
+    norm=pwcnet(dict(norm_cfg=BN)), group_norm=pwcnet(dict(norm_cfg=dict(type='GN', num_groups=4))),
+                  sync=pwcnet(dict(norm_cfg=dict(type='SyncBN', requires_grad=True))),
+    decoder_norm=pwcnet(decoder=dict(norm_cfg=BN)), relu=pwcnet(dict(act_cfg=RELU), dict(act_cfg=RELU)),
+                  slope=pwcnet(dict(act_cfg=dict(type='LeakyReLU'))),
+    elu=pwcnet(dict(act_cfg=dict(type='ELU', alpha=.5))), none=pwcnet(decoder=dict(act_cfg=None)),
+                  dilated=pwcnet(dict(dilations=(1, 1, 1, 1, 2, 4))),
+    scaled=pwcnet(decoder=dict(scaled=True)),
+                  patch=pwcnet(decoder=dict(corr_cfg=dict(type='Correlation', max_displacement=4,
+                      dilation_patch=2))),
+    border=pwcnet(decoder=dict(warp_cfg=dict(type='Warp', padding_mode='border', align_corners=True))),
+                  nearest=pwcnet(decoder=dict(warp_cfg=dict(type='Warp', mode='nearest',
+                      align_corners=True))),
+    unmasked=pwcnet(decoder=dict(warp_cfg=dict(type='Warp', align_corners=True, use_mask=False))),
+                  context=pwcnet(decoder=dict(post_processor=dict(type='ContextNet', in_channels=565,
+                      act_cfg=RELU, norm_cfg=BN))),
+    flownet_norm=flownets(dict(norm_cfg=BN)), flownet_relu=flownets(dict(act_cfg=RELU), dict(act_cfg=RELU)),
+                  flownet_biases=flownets(decoder=dict(deconv_bias=False, pred_bias=False,
+                                                       upsample_bias=True)),
+    raft_group=raft(dict(norm_cfg=dict(type='GN', num_groups=8))),
+                  raft_gru=raft(decoder=dict(gru_type='Conv')),
+                  raft_act=raft(decoder=dict(act_cfg=dict(type='GELU'))),
+    raft_heads=raft(decoder=dict(feat_channels=128)),
+                  raft_said=raft(dict(strides=(1, 2, 2), stem_channels=64, num_stages=3)))
 PLAIN = dict(norm=pwcnet(), flownet=flownets(), raft=raft())
 
 @pytest.mark.parametrize('name', VARIATIONS)
@@ -153,9 +177,12 @@ def test_a_variation_builds_and_learns(name):
 
 def test_what_the_parts_cannot_do_is_named():
     from flowbook.core.errors import ConfigError
-    for config, key in ((pwcnet(dict(in_channels=1)), 'model.encoder.in_channels: found 1'), (pwcnet(dict(strides=(1, 2, 2, 2, 2, 2))), 'model.encoder.strides'),
-                        (pwcnet(dict(norm_cfg=dict(type='LN'))), "norm: found 'LN'"), (pwcnet(dict(act_cfg=dict(type='PReLU'))), "activation: found 'PReLU'")):
-        with pytest.raises(ConfigError, match=key): build_model(dict(model=translate_model(config)[0], runtime={}))
+    for config, key in ((pwcnet(dict(in_channels=1)), 'model.encoder.in_channels: found 1'),
+                        (pwcnet(dict(strides=(1, 2, 2, 2, 2, 2))), 'model.encoder.strides'),
+                        (pwcnet(dict(norm_cfg=dict(type='LN'))), "norm: found 'LN'"),
+                        (pwcnet(dict(act_cfg=dict(type='PReLU'))), "activation: found 'PReLU'")):
+        with pytest.raises(ConfigError, match=key):
+            build_model(dict(model=translate_model(config)[0], runtime={}))
 
 # ---------------------------------------------------------------- snippets
 
@@ -178,21 +205,29 @@ def test_snippets_of_flow_files(tmp_path):
     visualize_flow(result, save_file=str(tmp_path/'map.png'))
     wheel = render_color_wheel(str(tmp_path/'wheel.png'))
     assert wheel.shape == (151, 151, 3) and (tmp_path/'wheel.png').exists() and (tmp_path/'map.png').exists()
-    for slip in (lambda: write_flow(result, flow_fil='x.flo'), lambda: read_flow(nam='x.flo'), lambda: write_flow_kitti(uv=result, file='x.png'), lambda: init_model('flowbook_small', cfg_option={})):
+    for slip in (lambda:
+        write_flow(result, flow_fil='x.flo'), lambda: read_flow(nam='x.flo'),
+                 lambda: write_flow_kitti(uv=result, file='x.png'),
+                 lambda: init_model('flowbook_small', cfg_option={})):
         with pytest.raises(TypeError): slip()
 
 def test_a_run_needs_no_logger_package(tmp_path):
     "MMFlow's configs name TensorBoard; without the package the run says so and goes on"
     import os, subprocess, sys
     from flowbook.data.make import make_dataset
-    for name in ('tensorboard', 'wandb'): (tmp_path/f'{name}.py').write_text('raise ImportError("not installed")')
+    for name in ('tensorboard', 'wandb'):
+        (tmp_path/f'{name}.py').write_text('raise ImportError("not installed")')
     make_dataset('flyingchairs', tmp_path/'data/FlyingChairs_release', n=6)
-    text = CONFIG.replace("dict(type='TextLoggerHook')", "dict(type='TextLoggerHook', by_epoch=False), dict(type='TensorboardLoggerHook'), dict(type='WandbLoggerHook')")
+    text = CONFIG.replace("dict(type='TextLoggerHook')",
+                          "dict(type='TextLoggerHook', by_epoch=False), dict(type='TensorboardLoggerHook'), dict(type='WandbLoggerHook')")
     text = text.replace('data/FlyingChairs/data', 'data/FlyingChairs_release')
     (tmp_path/'pwc.py').write_text(text)
     env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')]))
-    small = ['schedule.iters=1', 'schedule.every=1', 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1']
-    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'pwc.py', *small, '--work-dir', 'run', '--device', 'cpu'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    small = ['schedule.iters=1', 'schedule.every=1', 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0',
+             'data.n_valid=1']
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'pwc.py', *small, '--work-dir',
+                          'run', '--device', 'cpu'], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert res.returncode == 0 and (tmp_path/'run/weights.safetensors').exists(), res.stderr
-    assert [n for n in ('tensorboard', 'wandb') if f"'{n}', but no such package" in res.stderr] == ['tensorboard', 'wandb'] and 'Traceback' not in res.stderr
+    assert [n for n in ('tensorboard', 'wandb')
+            if f"'{n}', but no such package" in res.stderr] == ['tensorboard', 'wandb'] and 'Traceback' not in res.stderr
     assert (tmp_path/'run/log.txt').exists() and (tmp_path/'run/log.csv').exists()

@@ -31,7 +31,8 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope='module')
 def serial(clips, tmp_path_factory):
     out = tmp_path_factory.mktemp('serial')
-    for o in find_clips(clips): run_clip(dict(clip=asdict(o), work='video', options=OPTIONS, out=str(out), settings=''))
+    for o in find_clips(clips):
+        run_clip(dict(clip=asdict(o), work='video', options=OPTIONS, out=str(out), settings=''))
     return results(out)
 
 def results(out):
@@ -45,7 +46,8 @@ def work(tmp_path, monkeypatch):
     (tmp_path/'code'/'deadly_work.py').write_text(WORK)
     monkeypatch.syspath_prepend(str(tmp_path/'code'))
     root = Path(__file__).resolve().parent.parent
-    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path/'code'), str(root), os.environ.get('PYTHONPATH', '')]))
+    monkeypatch.setenv('PYTHONPATH',
+                       os.pathsep.join([str(tmp_path/'code'), str(root), os.environ.get('PYTHONPATH', '')]))
     return dict(work='deadly_work:work', log=str(tmp_path/'log'))
 
 def check(rows, out, serial, log, died):
@@ -80,7 +82,8 @@ def test_a_run_that_is_killed(clips, serial, work, tmp_path):
     rows = process_clips(**args)
     twice = {p.name for p in Path(work['log']).iterdir() if len(p.read_text().splitlines()) > 1}
     assert twice <= begun - done and len(twice) <= 2   # at most what was under way
-    assert [(o.name, o.status) for o in rows] == [(f'clip{n:03}', 'done') for n in range(N)] and results(tmp_path/'out') == serial
+    assert [(o.name, o.status) for o in rows] == [(f'clip{n:03}', 'done')
+                                                  for n in range(N)] and results(tmp_path/'out') == serial
 
 def test_ray_one_of_whose_workers_dies(clips, serial, work, tmp_path, monkeypatch):
     pytest.importorskip('ray', reason='ray is an extra')
@@ -94,4 +97,5 @@ def test_parquet(clips, tmp_path):
     sources = [o.source for o in find_clips(clips)[:2]]
     process_clips(sources, tmp_path/'out', workers=1, manifest='manifest.parquet', **OPTIONS)
     table = parquet.read_table(tmp_path/'out'/'manifest.parquet').to_pylist()
-    assert [(o['name'], o['status'], o['pairs']) for o in table] == [('clip000', 'done', 1), ('clip001', 'done', 1)]
+    assert [(o['name'], o['status'], o['pairs']) for o in table] == [('clip000', 'done', 1),
+        ('clip001', 'done', 1)]

@@ -25,4 +25,5 @@ def test_old_names(module):
             assert found is getattr(importlib.import_module(moved[name][0]), moved[name][1])
 
 def test_nothing_in_the_table_that_never_was():
-    for module, names in moved_names().items(): assert {*names} <= {*OLD[module.removeprefix('flowbook.')]}, module
+    for module, names in moved_names().items():
+        assert {*names} <= {*OLD[module.removeprefix('flowbook.')]}, module

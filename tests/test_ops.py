@@ -28,7 +28,8 @@ def agree(f, *args, dtype=torch.float32, tol=1e-5):
     with use_kernels('require' if cpu_library()[0] else 'auto'): ours = both_ways(f, *args, dtype=dtype)
     with use_kernels('0'): exact = both_ways(f, *(a.to(dtype) for a in args), dtype=torch.float64)
     for a,b in zip(ours, exact):
-        if b.numel(): assert (a - b).abs().max() <= tol*max(1, b.abs().max()), (f, [tuple(x.shape) for x in args])
+        if b.numel():
+            assert (a - b).abs().max() <= tol*max(1, b.abs().max()), (f, [tuple(x.shape) for x in args])
 
 def draw_tensor(draw, *shape, scale=1.):
     return scale*torch.randn(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 2**31))))
@@ -40,22 +41,27 @@ sizes = dict(b=st.integers(0, 2), c=st.integers(1, 37), h=st.integers(1, 19), w=
 
 @compiled
 @loosely
-@given(data=st.data(), r=st.integers(0, 10), step=st.integers(1, 3), dtype=st.sampled_from([torch.float32]*3 + [torch.bfloat16, torch.float16]), **sizes)
+@given(data=st.data(), r=st.integers(0, 10), step=st.integers(1, 3),
+       dtype=st.sampled_from([torch.float32]*3 + [torch.bfloat16, torch.float16]), **sizes)
 def test_correlation(data, b, c, h, w, r, step, dtype):
     f1,f2 = (draw_tensor(data.draw, b, c, h, w) for _ in range(2))
-    agree(lambda p, q: correlation(p, q, max_displacement=r, dilation_patch=step), f1, f2, dtype=dtype, tol=1e-5 if dtype==torch.float32 else 1e-2)
+    agree(lambda p, q: correlation(p, q, max_displacement=r, dilation_patch=step), f1, f2, dtype=dtype,
+          tol=1e-5 if dtype==torch.float32 else 1e-2)
 
 @compiled
 @loosely
-@given(data=st.data(), b=st.integers(0, 2), c=st.integers(1, 5), h=st.integers(5, 12), w=st.integers(5, 20), kernel_size=st.integers(1, 3), max_displacement=st.integers(0, 4),
-       stride=st.integers(1, 3), padding=st.integers(0, 3), dilation=st.integers(1, 2), dilation_patch=st.integers(1, 2))
+@given(data=st.data(), b=st.integers(0, 2), c=st.integers(1, 5), h=st.integers(5, 12), w=st.integers(5, 20),
+       kernel_size=st.integers(1, 3), max_displacement=st.integers(0, 4),
+       stride=st.integers(1, 3), padding=st.integers(0, 3), dilation=st.integers(1, 2),
+       dilation_patch=st.integers(1, 2))
 def test_correlation_with_every_argument(data, b, c, h, w, **numbers):
     f1,f2 = (draw_tensor(data.draw, b, c, h, w) for _ in range(2))
     agree(lambda p, q: correlation(p, q, **numbers), f1, f2)
 
 @compiled
 @loosely
-@given(data=st.data(), levels=st.integers(1, 5), radius=st.integers(0, 5), far=st.sampled_from([.1, 3., 50., 1e9]), corr=st.sampled_from(['volume', 'on_the_fly']), **sizes)
+@given(data=st.data(), levels=st.integers(1, 5), radius=st.integers(0, 5),
+       far=st.sampled_from([.1, 3., 50., 1e9]), corr=st.sampled_from(['volume', 'on_the_fly']), **sizes)
 def test_lookups(data, b, c, h, w, levels, radius, far, corr):
     f1,f2 = (draw_tensor(data.draw, b, c, h, w) for _ in range(2))
     coords = coords_grid(b, h, w) + draw_tensor(data.draw, b, 2, h, w, scale=far)
@@ -66,19 +72,23 @@ def test_lookups(data, b, c, h, w, levels, radius, far, corr):
 @given(data=st.data(), far=st.sampled_from([.5, 4., 1e6]), use_mask=st.booleans(), **sizes)
 def test_warp(data, b, c, h, w, far, use_mask):
     x,flow = draw_tensor(data.draw, b, c, h + 1, w + 1),draw_tensor(data.draw, b, 2, h + 1, w + 1, scale=far)
-    agree(lambda p, q: warp(p, q, use_mask=use_mask), x, flow, tol=5e-5)   # a difference of two neighbours, times the place's rounding
+    agree(lambda p, q: warp(p, q, use_mask=use_mask), x, flow,
+          tol=5e-5)   # a difference of two neighbours, times the place's rounding
 
 @compiled
 @loosely
-@given(data=st.data(), b=st.integers(0, 2), h=st.integers(1, 5), w=st.integers(1, 37), factor=st.integers(1, 8))
+@given(data=st.data(), b=st.integers(0, 2), h=st.integers(1, 5), w=st.integers(1, 37),
+       factor=st.integers(1, 8))
 def test_upsample(data, b, h, w, factor):
-    agree(lambda f, m: convex_upsample(f, m, factor), draw_tensor(data.draw, b, 2, h, w), draw_tensor(data.draw, b, 9*factor**2, h, w, scale=8.))
+    agree(lambda f, m: convex_upsample(f, m, factor), draw_tensor(data.draw, b, 2, h, w),
+          draw_tensor(data.draw, b, 9*factor**2, h, w, scale=8.))
 
 def test_volume_and_fly_agree_to_1e_4():
     torch.manual_seed(0)
     f1,f2 = torch.randn(2, 1, 256, 30, 44)
     coords = coords_grid(1, 30, 44) + 5*torch.randn(1, 2, 30, 44)
-    one,two = (both_ways(lambda p, q: all_pairs(p, q, corr=c)(coords), f1, f2) for c in ('volume', 'on_the_fly'))
+    one,two = (both_ways(lambda p, q: all_pairs(p, q, corr=c)(coords), f1, f2)
+               for c in ('volume', 'on_the_fly'))
     for a,b in zip(one, two): assert (a - b).abs().max() < 1e-4
 
 # ---- hostile numbers ----
@@ -87,11 +97,16 @@ def test_volume_and_fly_agree_to_1e_4():
 def test_views_give_what_copies_give(mode):
     torch.manual_seed(0)
     base,flow = torch.randn(2, 9, 21, 34),torch.randn(2, 2, 21, 34)
-    for view in (base.mT.contiguous().mT, base.to(memory_format=torch.channels_last), base[:1].expand(2, -1, -1, -1), base[..., ::2].repeat_interleave(2, -1), torch.stack([base, base], -1)[..., 0]):
+    for view in (base.mT.contiguous().mT, base.to(memory_format=torch.channels_last),
+                 base[:1].expand(2, -1, -1, -1), base[..., ::2].repeat_interleave(2, -1),
+                 torch.stack([base, base], -1)[..., 0]):
         with use_kernels(mode):
-            torch.testing.assert_close(correlation(view, view, max_displacement=3), correlation(view.clone(memory_format=torch.contiguous_format), view.contiguous(), max_displacement=3))
+            torch.testing.assert_close(correlation(view, view, max_displacement=3),
+                                       correlation(view.clone(memory_format=torch.contiguous_format),
+                                                   view.contiguous(), max_displacement=3))
             torch.testing.assert_close(warp(view, flow), warp(view.contiguous(), flow))
-            torch.testing.assert_close(all_pairs(view, view, 2, 2, corr='on_the_fly')(flow), all_pairs(view, view, 2, 2, corr='volume')(flow), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(all_pairs(view, view, 2, 2, corr='on_the_fly')(flow),
+                                       all_pairs(view, view, 2, 2, corr='volume')(flow), rtol=1e-4, atol=1e-4)
 
 @pytest.mark.parametrize('mode', ['auto', '0'])
 def test_nothing_in_nothing_out(mode):
@@ -121,17 +136,26 @@ def test_numbers_that_are_none(bad):
 
 def test_what_cannot_meet_is_named():
     f = torch.randn(1, 4, 8, 8)
-    for call,text in ((lambda: correlation(f, f[..., 1:]), 'f2 (1, 4, 8, 7)'), (lambda: correlation(f, f.half()), 'the same float type'), (lambda: correlation(f, f.to('meta')), 'the same device'),
-                      (lambda: correlation(f.long(), f.long()), 'float type'), (lambda: warp(f, f), 'flow (1, 4, 8, 8)'), (lambda: warp(f, f[:, :2].to('meta')), 'the same device'),
-                      (lambda: corr_lookup(corr_pyramid(f, f, 2), f[:, :2, 1:]), 'coords'), (lambda: corr_on_the_fly(f, pool_features(f[:, :3], 2), f[:, :2]), 'batch of 1, 3 channels'),
-                      (lambda: convex_upsample(f[:, :2], f), 'mask'), (lambda: plan_corr(f, corr='none'), "corr: found 'none'")):
+    for call,text in ((lambda:
+        correlation(f, f[..., 1:]), 'f2 (1, 4, 8, 7)'),
+                      (lambda: correlation(f, f.half()), 'the same float type'),
+                      (lambda: correlation(f, f.to('meta')), 'the same device'),
+                      (lambda: correlation(f.long(), f.long()), 'float type'),
+                      (lambda: warp(f, f), 'flow (1, 4, 8, 8)'),
+                      (lambda: warp(f, f[:, :2].to('meta')), 'the same device'),
+                      (lambda: corr_lookup(corr_pyramid(f, f, 2), f[:, :2, 1:]), 'coords'),
+                      (lambda: corr_on_the_fly(f, pool_features(f[:, :3], 2), f[:, :2]),
+                       'batch of 1, 3 channels'),
+                      (lambda: convex_upsample(f[:, :2], f), 'mask'),
+                      (lambda: plan_corr(f, corr='none'), "corr: found 'none'")):
         with pytest.raises(FlowbookError) as e: call()
         assert text in str(e.value) and '\n' not in str(e.value)
 
 # ---- which kernel serves ----
 
 def python(code, tmp=None, **env):
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, cwd=tmp, env={k: v for k,v in (os.environ | env).items() if v is not None})
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, cwd=tmp,
+                          env={k: v for k,v in (os.environ | env).items() if v is not None})
 
 look = '''
 import torch
@@ -145,7 +169,8 @@ print(bool(kernel_for('correlation_forward', f)), correlation(f, f)[0, 1, 1, 2, 
 def bare(tmp_path_factory):
     "The package as an install without a compiler leaves it"
     tmp = tmp_path_factory.mktemp('bare')
-    shutil.copytree(root/'flowbook', tmp/'flowbook', ignore=shutil.ignore_patterns('kernels-*', '__pycache__'))
+    shutil.copytree(root/'flowbook', tmp/'flowbook',
+                    ignore=shutil.ignore_patterns('kernels-*', '__pycache__'))
     (tmp/'cache').mkdir()
     return dict(tmp=tmp, PYTHONPATH=str(tmp), FLOWBOOK_CACHE=str(tmp/'cache'))
 
@@ -158,7 +183,8 @@ def test_absent(bare):
     assert res.stdout.startswith('False 2.0 none was built; flowbook build-ops builds them'), res
     res = python(look, **bare, FLOWBOOK_KERNELS='require')
     assert 'KernelError: correlation_forward on cpu: no kernel: none was built' in res.stderr
-    res = python('import sys; sys.argv = ["flowbook", "doctor"]; from flowbook.cli.main import main; main()', **bare)
+    res = python('import sys; sys.argv = ["flowbook", "doctor"]; from flowbook.cli.main import main; main()',
+                 **bare)
     assert res.returncode == 0 and 'flowbook build-ops compiles the CPU kernels' in res.stdout and 'PyTorch' in res.stdout, res
 
 @compiled
@@ -183,7 +209,8 @@ def test_built_later_by_two_at_once_then_damaged(bare):
 @compiler
 def test_unwritable_cache_folder(tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(FlowbookError, match='expected a folder that can be written'): build_kernels(tmp_path/'file'/'cache', variants=['base'])
+    with pytest.raises(FlowbookError, match='expected a folder that can be written'):
+        build_kernels(tmp_path/'file'/'cache', variants=['base'])
 
 def test_nothing_loads_at_import():
     res = python('import flowbook.ops.correlation, flowbook.ops.lookup, flowbook.ops.warp, flowbook.ops.upsample\nfrom flowbook.ops.backend import cpu_library, _gpu\nprint(cpu_library.cache_info().currsize, _gpu.cache_info().currsize)')
@@ -212,10 +239,12 @@ def test_any_number_of_threads_gives_the_same_bits():
     coords,before = coords_grid(1, 50, 70) + 3*torch.randn(1, 2, 50, 70),torch.get_num_threads()
     def everything(n):
         torch.set_num_threads(n)
-        calls = [lambda p, q: correlation(p, q, max_displacement=4), lambda p, q: warp(p, q[:, :2]), *(lambda p, q, c=c: all_pairs(p, q, corr=c)(coords) for c in ('volume', 'on_the_fly'))]
+        calls = [lambda p, q: correlation(p, q, max_displacement=4), lambda p, q: warp(p, q[:, :2]),
+                 *(lambda p, q, c=c: all_pairs(p, q, corr=c)(coords) for c in ('volume', 'on_the_fly'))]
         return [t for f in calls for t in both_ways(f, f1, f2)]
     try:
-        for a,b in zip(everything(1), everything(3)): assert (a - b).abs().max() <= 2e-6*b.abs().max()   # PyTorch's own sums may differ, too
+        for a,b in zip(everything(1), everything(3)):
+            assert (a - b).abs().max() <= 2e-6*b.abs().max()   # PyTorch's own sums may differ, too
     finally: torch.set_num_threads(before)
 
 @pytest.mark.parametrize('mode', ['auto', '0'])
@@ -227,7 +256,8 @@ def test_compiles_as_one_graph_and_under_autocast(mode):
         flow = flow + all_pairs(a, b, 2, 2, corr='on_the_fly')(flow)[:, :2] + all_pairs(a, b, 2, 2, corr='volume')(flow)[:, 2:4]
         return convex_upsample(flow.float(), m).mean() + warp(a, flow).mean()
     with use_kernels(mode):
-        plain,fast = (both_ways(g, f1, f2, mask) for g in (f, torch.compile(f, fullgraph=True, backend='aot_eager')))
+        plain,fast = (both_ways(g, f1, f2, mask)
+                      for g in (f, torch.compile(f, fullgraph=True, backend='aot_eager')))
         for a,b in zip(plain, fast): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
         with torch.autocast('cpu', torch.bfloat16): assert f(f1, f2, mask).isfinite()
 
@@ -279,9 +309,13 @@ def test_sanitizers_find_nothing(variant, tmp_path):
     from flowbook.ops.backend import cpu_variants
     flags = kernel_variants()['base' if variant == 'base' else cpu_variants()[0]].split()
     (tmp_path/'main.cpp').write_text(kernel_source() + harness)
-    command = [find_compiler(), '-O1', '-g', '-std=c++17', '-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-pthread', *flags, str(tmp_path/'main.cpp'), '-o', str(tmp_path/'main')]
+    command = [find_compiler(), '-O1', '-g', '-std=c++17', '-fsanitize=address,undefined',
+               '-fno-sanitize-recover=all', '-pthread', *flags, str(tmp_path/'main.cpp'), '-o',
+               str(tmp_path/'main')]
     res = subprocess.run(command, capture_output=True, text=True)
-    if 'sanitize' in res.stderr or 'asan' in res.stderr: pytest.skip(f'no sanitizers: {res.stderr.splitlines()[0]}')
+    if 'sanitize' in res.stderr or 'asan' in res.stderr:
+        pytest.skip(f'no sanitizers: {res.stderr.splitlines()[0]}')
     assert res.returncode == 0, res.stderr
-    res = subprocess.run([str(tmp_path/'main')], capture_output=True, text=True, timeout=200, env=os.environ | dict(ASAN_OPTIONS='detect_leaks=0'))
+    res = subprocess.run([str(tmp_path/'main')], capture_output=True, text=True, timeout=200,
+                         env=os.environ | dict(ASAN_OPTIONS='detect_leaks=0'))
     assert (res.returncode, res.stdout) == (0, 'clean\n'), res.stderr[:3000]

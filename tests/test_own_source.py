@@ -34,14 +34,21 @@ def root(tmp_path_factory):
     return root
 
 COMMANDS = [
-    'video walk.mp4 --out walk.mp4 --model zero', 'video walk.mp4 --out l.mp4 --model zero', 'video l.mp4 --out walk.mp4 --model zero', 'video walk.mp4 --out h.mp4 --model zero',
-    'video frames --out frames --model zero', 'video frames --out lf --model zero', 'video lf --out frames/../frames --model zero', 'video frames/*.png --out frames --model zero',
+    'video walk.mp4 --out walk.mp4 --model zero', 'video walk.mp4 --out l.mp4 --model zero',
+            'video l.mp4 --out walk.mp4 --model zero', 'video walk.mp4 --out h.mp4 --model zero',
+    'video frames --out frames --model zero', 'video frames --out lf --model zero',
+            'video lf --out frames/../frames --model zero', 'video frames/*.png --out frames --model zero',
     'video frames --out gt.mp4 --gt gt --save-flo --model zero', 'video frames --out gt --gt gt --model zero',
-    'frames2video walk.mp4 --out walk.mp4', 'frames2video walk.mp4 --out ./l.mp4 --scale .5', 'merge walk.mp4 gt --out walk.mp4', 'merge frames gt --out frames', 'merge frames gt --out gt',
-    'infer flow.png b.png --out . --model zero', 'infer b.png side_by_side.png --out . --model zero', 'infer b.png frames/0.png --gt flow.flo --out . --model zero', 'demo b.png flow.png --out .',
-    'convert w.safetensors w.safetensors', 'convert w.safetensors ./l.safetensors', 'convert l.safetensors w.safetensors', 'export flowbook_small --weights w.pt2 --out w.pt2',
-    'slurm plan.json --out plan.json', 'curves run --out run/log.csv', 'test plan.json --save plan.json', 'compare flowbook_small:plan.json --save plan.json',
-    'test flowbook_small --data sintel --root sintel --out-dir sintel/training/clean/{scene}', 'test flowbook_small --data sintel --root sintel --show-dir sintel',
+    'frames2video walk.mp4 --out walk.mp4', 'frames2video walk.mp4 --out ./l.mp4 --scale .5',
+            'merge walk.mp4 gt --out walk.mp4', 'merge frames gt --out frames', 'merge frames gt --out gt',
+    'infer flow.png b.png --out . --model zero', 'infer b.png side_by_side.png --out . --model zero',
+            'infer b.png frames/0.png --gt flow.flo --out . --model zero', 'demo b.png flow.png --out .',
+    'convert w.safetensors w.safetensors', 'convert w.safetensors ./l.safetensors',
+            'convert l.safetensors w.safetensors', 'export flowbook_small --weights w.pt2 --out w.pt2',
+    'slurm plan.json --out plan.json', 'curves run --out run/log.csv', 'test plan.json --save plan.json',
+            'compare flowbook_small:plan.json --save plan.json',
+    'test flowbook_small --data sintel --root sintel --out-dir sintel/training/clean/{scene}',
+            'test flowbook_small --data sintel --root sintel --show-dir sintel',
     'train quickstart --work-dir run --load-from run/weights.safetensors',
 ]
 

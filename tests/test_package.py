@@ -6,13 +6,16 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 
-def python(*args, cwd, env=None): return subprocess.run([sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+def python(*args, cwd, env=None): return subprocess.run([sys.executable, *args], cwd=cwd, env=env,
+                                                        capture_output=True, text=True, timeout=300)
 
 def build_wheel(tmp, env=None):
     "The wheel of this checkout, built from a copy so that nothing an earlier build left gets in"
-    skip = shutil.ignore_patterns('.git', '.venv*', 'build', 'dist', '*.egg-info', '__pycache__', 'kernels-*', '_docs', '_proc', 'work_dirs')
+    skip = shutil.ignore_patterns('.git', '.venv*', 'build', 'dist', '*.egg-info', '__pycache__', 'kernels-*',
+                                  '_docs', '_proc', 'work_dirs')
     shutil.copytree(root, tmp/'src', ignore=skip, symlinks=True)
-    res = python('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(tmp), str(tmp/'src'), cwd=tmp, env=env)
+    res = python('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(tmp),
+                 str(tmp/'src'), cwd=tmp, env=env)
     assert res.returncode==0, res.stdout+res.stderr
     [path] = tmp.glob('*.whl')
     return path
@@ -33,29 +36,35 @@ def read(wheel, name):
 
 def test_wheel_holds_package_and_assets(wheel):
     names = [o for o in wheel.namelist() if '.dist-info/' not in o]
-    assert all(o.startswith('flowbook/') for o in names) # no tests or tools; of the notebooks only the tutorials
+    assert all(o.startswith('flowbook/')
+               for o in names) # no tests or tools; of the notebooks only the tutorials
     code = lambda o: o.endswith(('.py', '.pyi', 'py.typed'))
-    assert {o for o in names if code(o)} == {p.relative_to(root).as_posix() for p in (root/'flowbook').rglob('*') if code(p.name)}
+    assert {o for o in names if code(o)} == {p.relative_to(root).as_posix()
+                                             for p in (root/'flowbook').rglob('*') if code(p.name)}
     assets = [o for o in names if o.startswith('flowbook/assets/')]
     assert [o for o in assets if o.endswith('.safetensors')], 'no weights in the wheel'
     assert len([o for o in assets if o.endswith(('.png', '.jpg'))]) >= 2, 'no demo frames in the wheel'
-    assert {o for o in assets} == {p.relative_to(root).as_posix() for p in (root/'flowbook/assets').rglob('*') if p.is_file()}
+    assert {o for o in assets} == {p.relative_to(root).as_posix() for p in (root/'flowbook/assets').rglob('*')
+                                   if p.is_file()}
 
 def test_wheel_metadata(wheel):
     cfg = ConfigParser(delimiters=['='])
     cfg.read(root/'settings.ini', encoding='utf-8')
     cfg, meta = cfg['DEFAULT'], email.message_from_string(read(wheel, 'METADATA'))
-    assert (meta['Name'], meta['Version'], meta['License-Expression']) == ('flowbook', cfg['version'], 'Apache-2.0')
+    assert (meta['Name'], meta['Version'], meta['License-Expression']) == ('flowbook', cfg['version'],
+        'Apache-2.0')
     assert meta['Requires-Python'] == f">={cfg['min_python']}"
     assert 'Apache License' in read(wheel, 'licenses/LICENSE')
     needs = [o for o in meta.get_all('Requires-Dist') if 'extra ==' not in o]
     assert len(needs)==len(cfg['requirements'].split())
-    assert not [o for o in needs if '<' in o or '==' in o], 'users get open requirements; caps are for developers'
+    assert not [o for o in needs if '<' in o
+                or '==' in o], 'users get open requirements; caps are for developers'
     assert 'flowbook = flowbook.cli.main:main' in read(wheel, 'entry_points.txt')
 
 def test_version_is_the_same_everywhere(tmp_path):
     version = re.search(r'^version = (\S+)', (root/'settings.ini').read_text(), re.M)[1]
-    assert python('-c', 'import flowbook; print(flowbook.__version__)', cwd=tmp_path).stdout.strip() == version
+    assert python('-c', 'import flowbook; print(flowbook.__version__)',
+                  cwd=tmp_path).stdout.strip() == version
     assert version in python('-m', 'flowbook.cli.main', '--version', cwd=tmp_path).stdout
 
 def imported(*args, cwd):
@@ -65,13 +74,15 @@ def imported(*args, cwd):
     return {m for m in re.findall(r'^import time:.*\| +(\S+)$', res.stderr, re.M)}
 
 def test_import_is_light(tmp_path):
-    assert not imported('-c', 'import flowbook', cwd=tmp_path) & {'torch', 'torchvision', 'fastai', 'fastcore', 'matplotlib', 'cv2', 'nbdev'}
+    assert not imported('-c', 'import flowbook', cwd=tmp_path) & {'torch', 'torchvision', 'fastai',
+        'fastcore', 'matplotlib', 'cv2', 'nbdev'}
 
 def test_the_door_is_light(tmp_path):
     "A name brings what it needs, and a room's names nothing before they are asked for"
     ask = "import flowbook, flowbook.data, flowbook.models; dir(flowbook); dir(flowbook.data); flowbook.FlowbookError"
     assert not imported('-c', ask, cwd=tmp_path) & {'torch', 'fastai', 'fastcore', 'matplotlib', 'cv2'}
-    assert not imported('-c', 'from flowbook import estimate_flow, create_model, read_flow', cwd=tmp_path) & {'fastai.learner', 'nbdev'}
+    assert not imported('-c', 'from flowbook import estimate_flow, create_model, read_flow',
+                        cwd=tmp_path) & {'fastai.learner', 'nbdev'}
 
 def test_the_door_opens_quickly(tmp_path):
     "`import flowbook` takes less than a tenth of a second; the best of five, as other programs run on this machine"
@@ -81,12 +92,16 @@ def test_the_door_opens_quickly(tmp_path):
 def test_type_checkers_find_the_door():
     "Stubs name what the doors offer: all of it, and from where it is"
     import ast, flowbook
-    for package in (flowbook, *(__import__(f'flowbook.{o}', fromlist=['x']) for o in ('data', 'infer', 'models'))):
+    for package in (flowbook, *(__import__(f'flowbook.{o}', fromlist=['x'])
+                                for o in ('data', 'infer', 'models'))):
         tree = ast.parse((Path(package.__file__).parent/'__init__.pyi').read_text())
-        named = {o.asname: n.module for n in tree.body if isinstance(n, ast.ImportFrom) for o in n.names if n.module}
+        named = {o.asname: n.module for n in tree.body if isinstance(n, ast.ImportFrom) for o in n.names
+                 if n.module}
         assert sorted(named)==package.__all__
-        for name, module in named.items(): assert hasattr(__import__(f'{package.__name__}.{module}', fromlist=[name]), name)
+        for name, module in named.items():
+            assert hasattr(__import__(f'{package.__name__}.{module}', fromlist=[name]), name)
 
 @pytest.mark.parametrize('args', [['--help'], ['--version'], ['infer', '--help'], ['train', '--help']])
 def test_asking_the_program_is_light(args, tmp_path):
-    assert not imported('-m', 'flowbook.cli.main', *args, cwd=tmp_path) & {'torch', 'torchvision', 'fastai', 'fastcore', 'matplotlib', 'cv2', 'nbdev'}
+    assert not imported('-m', 'flowbook.cli.main', *args, cwd=tmp_path) & {'torch', 'torchvision', 'fastai',
+        'fastcore', 'matplotlib', 'cv2', 'nbdev'}

@@ -26,7 +26,8 @@ def test_extras():
     cfg = settings()
     kinds = [o.removesuffix('_requirements') for o in cfg if o.endswith('_requirements')]
     code = 'import runpy, setuptools, json; setuptools.setup = lambda **kw: print(json.dumps(kw["extras_require"])); runpy.run_path("setup.py")'
-    extras = json.loads(subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True, check=True).stdout)
+    extras = json.loads(subprocess.run([sys.executable, '-c', code], cwd=root, capture_output=True, text=True,
+                                       check=True).stdout)
     assert set(extras) == {*kinds, 'all'}
     assert set(extras['all']) == {o for k in kinds if k != 'dev' for o in cfg[f'{k}_requirements'].split()}
 
@@ -35,13 +36,15 @@ def test_one_opencv():
     assert names == ['opencv-python-headless'] and 'py-opencv' in read('conda/recipe.yaml')
 
 def test_the_conda_recipe_asks_for_the_same():
-    theirs = set(re.findall(r'^    - ([a-z-]+)', read('conda/recipe.yaml').split('  run:')[1].split('tests:')[0], re.M))
+    theirs = set(re.findall(r'^    - ([a-z-]+)',
+                            read('conda/recipe.yaml').split('  run:')[1].split('tests:')[0], re.M))
     called = {'torch': 'pytorch', 'opencv-python-headless': 'py-opencv', 'matplotlib': 'matplotlib-base'}
     ours = {re.match('[A-Za-z-]+', o)[0] for o in settings()['requirements'].split()}
     assert theirs - {'python'} == {called.get(o, o) for o in ours}
 
 def test_release_notes():
-    ask = lambda tag: subprocess.run([sys.executable, 'tools/check.py', '--release', tag], cwd=root, capture_output=True, text=True)
+    ask = lambda tag: subprocess.run([sys.executable, 'tools/check.py', '--release', tag], cwd=root,
+                                     capture_output=True, text=True)
     version = settings()['version']
     good, bad = ask(f'v{version}'), ask('v99.0')
     assert good.returncode == 0 and len(good.stdout) > 100 and not good.stdout.startswith('#')
@@ -59,7 +62,8 @@ def test_workflows_promise_little(path):
 @pytest.mark.parametrize('tool', ['actionlint', 'zizmor'])
 def test_workflows_pass(tool):
     if not shutil.which(tool): pytest.skip(f'no {tool}')
-    done = subprocess.run({'actionlint': ['actionlint'], 'zizmor': ['zizmor', '--offline', '.']}[tool], cwd=root, capture_output=True, text=True)
+    done = subprocess.run({'actionlint': ['actionlint'], 'zizmor': ['zizmor', '--offline', '.']}[tool],
+                          cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 def test_the_bug_form_asks_for_doctor():
@@ -70,5 +74,6 @@ def test_a_narrow_console_is_no_crash(tmp_path):
     "A console of Windows, or of a job without a locale, may know few characters"
     env = {**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0', 'PYTHONPATH': str(root)}
     for args in (['--help'], ['models'], ['video', '--help']):
-        done = subprocess.run([sys.executable, '-m', 'flowbook.cli', *args], cwd=tmp_path, env=env, capture_output=True)
+        done = subprocess.run([sys.executable, '-m', 'flowbook.cli', *args], cwd=tmp_path, env=env,
+                              capture_output=True)
         assert done.returncode == 0 and done.stdout.isascii(), (args, done.stderr[-500:])

@@ -13,18 +13,21 @@ def test_python_runs(tmp_path):
     for p, name in zip(demo_paths(), ('a.png', 'b.png')): shutil.copy(p, tmp_path/name)
     (tmp_path/'snippet.py').write_text(code)
     env = {**os.environ, 'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}
-    res = subprocess.run([sys.executable, 'snippet.py'], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    res = subprocess.run([sys.executable, 'snippet.py'], cwd=tmp_path, env=env, capture_output=True,
+                         text=True, timeout=300)
     assert res.returncode==0, res.stderr
     assert (tmp_path/'out.flo').stat().st_size==12 + 8*256*352
 
 def test_commands_exist():
     from typer.testing import CliRunner
     from flowbook.cli.main import app
-    lines = [l.split('#')[0].split() for lang, text in blocks for l in text.splitlines() if l.startswith('flowbook ')]
+    lines = [l.split('#')[0].split() for lang, text in blocks for l in text.splitlines()
+             if l.startswith('flowbook ')]
     assert len(lines) >= 5
     for words in lines:
         flags = [w for w in words if w.startswith('--')]
-        shown = CliRunner().invoke(app, [*words[1:2], '--help'] if words[1]!='--help' else ['--help'], env=dict(COLUMNS='200', TERMINAL_WIDTH='200'))
+        shown = CliRunner().invoke(app, [*words[1:2], '--help'] if words[1]!='--help' else ['--help'],
+                                   env=dict(COLUMNS='200', TERMINAL_WIDTH='200'))
         assert shown.exit_code==0, words
         for f in flags: assert f in shown.stdout, (words, f)
 
@@ -42,6 +45,7 @@ def test_all_has_everything():
         if m.name.startswith(('flowbook.all', 'flowbook.cli.', *(f'flowbook.{o}' for o in APART))): continue
         module = importlib.import_module(m.name)
         if m.ispkg: continue
-        lacking += [f'{m.name}.{n}' for n in getattr(module, '__all__', ()) if n not in HELPERS and not hasattr(everything, n)]   # where two rooms use a name, the later one has it
+        lacking += [f'{m.name}.{n}' for n in getattr(module, '__all__', ()) if n not in HELPERS
+                    and not hasattr(everything, n)]   # where two rooms use a name, the later one has it
     assert not lacking, lacking
     assert not {*HELPERS} & {*everything.__all__}

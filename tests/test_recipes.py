@@ -22,7 +22,8 @@ trained = [n for n in published if get_recipe(n)['data']['train']]
 def skeleton(model, numbers=()):
     with torch.device('meta'): return create_model(model, **dict(numbers))
 
-of_mmflow = [n for n in published if re.search(r'_\d+x\d+_|_test$', n)]   # as its config files are called: GPUs and pairs on each
+of_mmflow = [n for n in published
+             if re.search(r'_\d+x\d+_|_test$', n)]   # as its config files are called: GPUs and pairs on each
 
 def test_all_are_there(): assert len(of_mmflow) == 72 and len([n for n in of_mmflow if n in trained]) == 63
 
@@ -50,10 +51,12 @@ def test_start_is_published_and_fits(name):
     whole = skeleton(r['model']['name'])
     for part, w in (load.items() if isinstance(load, dict) else [('', load)]):
         model, _, stage = w.partition(':')
-        assert stage in [o.name for o in list_weights(model) if name not in of_mmflow or o.source == 'MMFlow'], w
+        assert stage in [o.name for o in list_weights(model) if name not in of_mmflow
+                         or o.source == 'MMFlow'], w
         mine, theirs = whole.get_submodule(part).state_dict(), skeleton(model).state_dict()
         assert all(k in mine and mine[k].shape == v.shape for k, v in theirs.items()), (name, w)
-    if name in of_mmflow: assert set(load.values() if isinstance(load, dict) else [load]) <= set(made().values())
+    if name in of_mmflow:
+        assert set(load.values() if isinstance(load, dict) else [load]) <= set(made().values())
     assert made().get(name) != load
 
 @lru_cache(None)
@@ -61,23 +64,27 @@ def made():
     "Model and weights that came out of each run, where they are published"
     return {n: f"{get_recipe(n)['model']['name']}:{w.name}" for n in trained if (w := weights_of(n))}
 
-def test_all_mixtures_are_used(): assert {id for id in MIXTURES} == {m for m in MIXTURES if any(_like(m, get_recipe(n)['data']) for n in published)}
+def test_all_mixtures_are_used(): assert {id for id in MIXTURES} == {m for m in MIXTURES
+    if any(_like(m, get_recipe(n)['data']) for n in published)}
 
-def _like(name, data): return {k: v for k, v in data.items() if k != 'bs'} == {k: v for k, v in MIXTURES[name].items()}
+def _like(name, data): return {k: v for k, v in data.items()
+                               if k != 'bs'} == {k: v for k, v in MIXTURES[name].items()}
 
 @pytest.fixture(scope='session')
 def trees(tmp_path_factory):
     "All data sets of the mixtures, small"
     root = tmp_path_factory.mktemp('data')
     sizes = dict(hd1k=(448, 1040))
-    for n in {c['name'] for m in MIXTURES.values() for c in m['train'] + m['valid']}: make_dataset(n, root/FOLDERS.get(n, n), n=4, size=sizes.get(n, (96, 128)))
+    for n in {c['name'] for m in MIXTURES.values() for c in m['train'] + m['valid']}:
+        make_dataset(n, root/FOLDERS.get(n, n), n=4, size=sizes.get(n, (96, 128)))
     return root
 
 @pytest.mark.parametrize('name', trained)
 def test_two_steps(name, trees):
     "Data, model, loss and optimiser go together: the loss is a number and falls nowhere to NaN"
     mixed = any('ratio' in c for c in get_recipe(name)['data']['train'])
-    r = get_recipe(name, [f"data.root={trees}", 'data.crop=(64,64)', f"data.bs={4 if mixed else 2}", 'data.workers=0', 'data.n_valid=1', 'runtime.load_from=None'])
+    r = get_recipe(name, [f"data.root={trees}", 'data.crop=(64,64)', f"data.bs={4 if mixed else 2}",
+                          'data.workers=0', 'data.n_valid=1', 'runtime.load_from=None'])
     for c in r['data']['train']: c.pop('times', None)
     if skeleton(r['model']['name']).iterates: r['model']['iters'] = 2
     learn = build_learner(r, start=False)
@@ -89,8 +96,10 @@ def test_two_steps(name, trees):
         assert loss.isfinite()
     frozen = [k for k, v in model.named_parameters() if not v.requires_grad]
     assert all(torch.equal(before[k], v) for k, v in model.named_parameters() if k in frozen)
-    assert sum(not torch.equal(before[k], v) for k, v in model.named_parameters()) > (len(before) - len(frozen))/2
-    assert [dl.label for dl in getattr(learn.dls.valid, 'loaders', {'': learn.dls.valid}).values()] == [c['label'] for c in r['data']['valid']]
+    assert sum(not torch.equal(before[k], v)
+               for k, v in model.named_parameters()) > (len(before) - len(frozen))/2
+    assert [dl.label for dl in getattr(learn.dls.valid, 'loaders',
+                                       {'': learn.dls.valid}).values()] == [c['label'] for c in r['data']['valid']]
 
 def test_validation_of_a_test_recipe(trees):
     r = get_recipe('pwcnet_kitti_test', [f"data.root={trees}"])
@@ -251,15 +260,22 @@ workflow = [('train', 1)]
 '''
 SITE = 'https://download.openmmlab.com/mmflow'
 CONFIGS = {
-    'flownetc_8x1_slong_flyingchairs_384x448': ('flownetc', 'flyingchairs_384x448', adam(1e-4, 1200000, [400000, 600000, 800000, 1000000], 100000), ''),
+    'flownetc_8x1_slong_flyingchairs_384x448': ('flownetc', 'flyingchairs_384x448',
+                                                adam(1e-4, 1200000, [400000, 600000, 800000, 1000000],
+                                                     100000), ''),
     'pwcnet_ft_4x1_300k_kitti_320x896': ('pwcnet', 'kitti', FT, f'''
 model = dict(decoder=dict(flow_loss=dict(_delete_=True, type='MultiLevelEPE', p=1, q=0.4, eps=0.01, reduction='sum', resize_flow='upsample',
                                          weights={{'level2': 0.005, 'level3': 0.01, 'level4': 0.02, 'level5': 0.08, 'level6': 0.32}})))
 load_from = '{SITE}/pwcnet/pwcnet_8x1_sfine_flyingthings3d_subset_384x768.pth'
 '''),
-    'raft_8x2_100k_flyingthings3d_400x720': ('raft', 'things', CYCLE, f"model = dict(freeze_bn=True, test_cfg=dict(iters=32))\nload_from = '{SITE}/raft/raft_8x2_100k_flyingchairs.pth'"),
-    'irrpwc_8x1_sshort_flyingchairsocc_384x448': ('irrpwc', 'chairsocc', adam(1e-4, 600000, [300000, 400000, 500000], 50000), "custom_hooks = [dict(type='EMAHook', momentum=0.0002)]"),
-    'liteflownet_pre_M5S5R5_8x1_flyingchairs_320x448': ('lite', 'flyingchairs_320x448', adam(1e-4, 240000, [120000, 160000, 200000], 40000), f'''
+    'raft_8x2_100k_flyingthings3d_400x720': ('raft', 'things', CYCLE,
+                                             f"model = dict(freeze_bn=True, test_cfg=dict(iters=32))\nload_from = '{SITE}/raft/raft_8x2_100k_flyingchairs.pth'"),
+    'irrpwc_8x1_sshort_flyingchairsocc_384x448': ('irrpwc', 'chairsocc',
+                                                  adam(1e-4, 600000, [300000, 400000, 500000], 50000),
+                                                  "custom_hooks = [dict(type='EMAHook', momentum=0.0002)]"),
+    'liteflownet_pre_M5S5R5_8x1_flyingchairs_320x448': ('lite', 'flyingchairs_320x448',
+                                                        adam(1e-4, 240000, [120000, 160000, 200000], 40000),
+                                                        f'''
 custom_hooks = dict(type='LiteFlowNetStageLoadHook', src_level='level6', dst_level='level5')
 load_from = '{SITE}/liteflownet/liteflownet_pre_M6S6R6_8x1_flyingchairs_320x448.pth'
 '''),
@@ -269,7 +285,9 @@ def write_tree(root, stem):
     "The files of a config: four bases and itself"
     model, data, plan, more = CONFIGS[stem]
     bs, workers, text = DATA[data]
-    files = {f"_base_/models/{model}.py": MODELS[model], f"_base_/datasets/{data}.py": PIPES % (bs, workers) + text, '_base_/schedules/plan.py': plan, '_base_/default_runtime.py': RUNTIME}
+    files = {f"_base_/models/{model}.py": MODELS[model],
+             f"_base_/datasets/{data}.py": PIPES % (bs, workers) + text, '_base_/schedules/plan.py': plan,
+             '_base_/default_runtime.py': RUNTIME}
     for name, content in files.items():
         (root/name).parent.mkdir(parents=True, exist_ok=True)
         (root/name).write_text(content)
@@ -286,7 +304,10 @@ def test_mmflow_config_is_the_published_recipe(stem, tmp_path):
     expected['runtime']['log'] = ['csv', 'text', 'tensorboard']
     assert r == expected and not said
 
-@pytest.mark.parametrize('model,data,bgr,half', [('irrpwc', 'flyingchairs_384x448', True, False), ('irrpwc', 'chairsocc', False, False), ('pwcnet', 'chairsocc', False, False), ('pwcnet', 'things', True, True)])
+@pytest.mark.parametrize('model,data,bgr,half',
+                         [('irrpwc', 'flyingchairs_384x448', True, False),
+                          ('irrpwc', 'chairsocc', False, False), ('pwcnet', 'chairsocc', False, False),
+                          ('pwcnet', 'things', True, True)])
 def test_a_config_says_what_its_network_sees(model, data, bgr, half, tmp_path):
     "A checkpoint of one's own: channel order and range are those of the config's Normalize"
     from flowbook.mmflow.api import init_model
@@ -299,7 +320,8 @@ def test_a_config_says_what_its_network_sees(model, data, bgr, half, tmp_path):
     with torch.no_grad():
         x1, x2 = ((o - .5)/.5 if half else o for o in (pair.flip(2) if bgr else pair))
         found = mine(*pair).flow
-        assert (found - mine.restore(mine.estimate(x1, x2), (64, 64), pair[0]).flow).abs().max() < 1e-5 and found.abs().max() > 1e-4
+        assert (found - mine.restore(mine.estimate(x1, x2), (64, 64),
+                                     pair[0]).flow).abs().max() < 1e-5 and found.abs().max() > 1e-4
 
 def test_published_weights_fit_either_order():
     "A config in BGR starts from weights that flowbook keeps in RGB, and sees the same"
@@ -314,7 +336,8 @@ def test_mmflow_mixture(tmp_path):
     from flowbook.mmflow.load import load_config
     CONFIGS['mine'] = 'pwcnet', 'sdhom', adam(1e-5, 600000, [200000], 50000), "optimizer = dict(lr=2e-5)"
     said = []
-    r = load_config(write_tree(tmp_path, 'mine'), ['data.train.1.ratio=.5', 'data.train.0.ratio=.5'], say=said.append)
+    r = load_config(write_tree(tmp_path, 'mine'), ['data.train.1.ratio=.5', 'data.train.0.ratio=.5'],
+                    say=said.append)
     assert [c['ratio'] for c in r['data']['train']] == [.5, .5] and r['optimizer']['lr'] == 2e-5 and [o.split(':')[0] for o in said] == ['data.train_dataloader.shuffle=False', 'data.bs=1']
 
 PARTS = '''
@@ -360,8 +383,10 @@ def test_parts_of_a_user(trees, tmp_path):
     write_tree(tmp_path, 'pwcnet_ft_4x1_300k_kitti_320x896')
     (tmp_path/'my_parts.py').write_text(PARTS)
     (tmp_path/'mine.py').write_text(MINE)
-    small = [f"data.root={trees}", 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1', '--work-dir', 'run', '--device', 'cpu']
-    def train(*more): return subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'mine.py', *small, *more], cwd=tmp_path, capture_output=True, text=True)
+    small = [f"data.root={trees}", 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1',
+             '--work-dir', 'run', '--device', 'cpu']
+    def train(*more): return subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'mine.py', *small,
+                                             *more], cwd=tmp_path, capture_output=True, text=True)
     res = train()
     assert res.returncode == 2 and '--allow-imports' in res.stderr and 'Traceback' not in res.stderr
     res = train('--allow-imports')
@@ -372,11 +397,14 @@ def test_parts_of_a_user(trees, tmp_path):
     # the last line runs as printed, from elsewhere too
     line = res.stdout.splitlines()[-1]
     assert line.startswith('next: flowbook infer a.png b.png') and line.endswith('--allow-imports')
-    for name in ('a.png', 'b.png'): cv2.imwrite(str(tmp_path/name), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
+    for name in ('a.png', 'b.png'):
+        cv2.imwrite(str(tmp_path/name), np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
     words = line.removeprefix('next: flowbook ').split()
-    done = subprocess.run([sys.executable, '-m', 'flowbook.cli', *words, '--device', 'cpu'], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'flowbook.cli', *words, '--device', 'cpu'], cwd=tmp_path,
+                          capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path/'flow/flow.flo').exists(), done.stderr
-    refused = subprocess.run([sys.executable, '-m', 'flowbook.cli', *words[:-1], '--device', 'cpu'], cwd=tmp_path, capture_output=True, text=True)
+    refused = subprocess.run([sys.executable, '-m', 'flowbook.cli', *words[:-1], '--device', 'cpu'],
+                             cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 2 and refused.stderr.count('\n') == 1 and '--allow-imports' in refused.stderr
 
 OWN_NET = '''
@@ -403,9 +431,13 @@ def test_an_estimator_of_a_user(trees, tmp_path):
                                    "load_from = None\nrunner = dict(max_iters=2)\nevaluation = dict(interval=2)\nmodel['flow_loss'] = dict(type='MultiLevelEPE', weights=dict(level0=1.))\n" % f.name)
     r = load_config(tmp_path/'own.py', allow_imports=True, say=lambda text: None)
     assert (r['model']['name'], r['model']['width'], r['model']['input']) == ('MyFlow', 4, dict(bgr=True))
-    small = [f"data.root={trees}", 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1', '--work-dir', 'run', '--device', 'cpu', '--allow-imports']
-    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'own.py', *small], cwd=tmp_path, capture_output=True, text=True)
+    small = [f"data.root={trees}", 'data.crop=(64,64)', 'data.bs=2', 'data.workers=0', 'data.n_valid=1',
+             '--work-dir', 'run', '--device', 'cpu', '--allow-imports']
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'train', 'own.py', *small], cwd=tmp_path,
+                         capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
-    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'bench', 'run/recipe.json', '--size', '64', '96', '--runs', '1', '--device', 'cpu', '--allow-imports', '--json'], cwd=tmp_path, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-m', 'flowbook.cli', 'bench', 'run/recipe.json', '--size', '64',
+                          '96', '--runs', '1', '--device', 'cpu', '--allow-imports', '--json'], cwd=tmp_path,
+                         capture_output=True, text=True)
     row, = json.loads(res.stdout)['rows']
     assert row['model'] == 'run/recipe.json' and 'failed' not in row, row

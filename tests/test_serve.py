@@ -11,8 +11,10 @@ START = "import typer; from flowbook.cli.serving import serve; app = typer.Typer
 def start(*args):
     "A server on a free port, and its port"
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'}
-    p = subprocess.Popen([sys.executable, '-c', START, '--port', '0', '--device', 'cpu', *args], env=env, text=True, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    p = subprocess.Popen([sys.executable, '-c', START, '--port', '0', '--device', 'cpu', *args], env=env,
+                         text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     line = p.stdout.readline()
     found = re.search(r'http://127\.0\.0\.1:(\d+)/', line)
     if not found: pytest.fail(f'{line}{p.communicate(timeout=20)}')
@@ -41,7 +43,8 @@ def form(**parts):
     sep,out = 'flowbook-test-boundary',b''
     for k,v in parts.items():
         name = f'; filename="{k}.png"' if isinstance(v, bytes) else ''
-        out += f'--{sep}\r\nContent-Disposition: form-data; name="{k}"{name}\r\n\r\n'.encode() + (v if isinstance(v, bytes) else v.encode()) + b'\r\n'
+        out += f'--{sep}\r\nContent-Disposition: form-data; name="{k}"{name}\r\n\r\n'.encode() + (v
+            if isinstance(v, bytes) else v.encode()) + b'\r\n'
     return out + f'--{sep}--\r\n'.encode(), f'multipart/form-data; boundary={sep}'
 
 def ask(port, method='POST', path='/flow', body=None, headers=None, **parts):
@@ -60,7 +63,8 @@ def healthy(port):
 
 def bomb(w, h):
     block = lambda kind, body: struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
-    return b'\x89PNG\r\n\x1a\n' + block(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0)) + block(b'IDAT', zlib.compress(bytes(10**6))) + block(b'IEND', b'')
+    return b'\x89PNG\r\n\x1a\n' + block(b'IHDR',
+                                        struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0)) + block(b'IDAT', zlib.compress(bytes(10**6))) + block(b'IEND', b'')
 
 def test_flow_comes_back(port):
     from flowbook.io.flowfiles import flow_from_bytes
@@ -94,7 +98,9 @@ def test_hostile_upload(port, name):
     assert got==status and text in json.loads(body)['error'], body
     assert healthy(port)
 
-@pytest.mark.parametrize('body,kind', [(b'', 'multipart/form-data'), (b'garbage', 'multipart/form-data; boundary=x'), (b'{}', 'application/json'),
+@pytest.mark.parametrize('body,kind',
+                         [(b'', 'multipart/form-data'), (b'garbage', 'multipart/form-data; boundary=x'),
+                          (b'{}', 'application/json'),
                                        (b'--x\r\nContent-Disposition: form-data; name="img1"; filename="a"\r\n\r\n', 'multipart/form-data; boundary=x')])
 def test_no_form(port, body, kind):
     status,_ = ask(port, body=body, headers={'Content-Type': kind})
@@ -109,7 +115,8 @@ def test_body_without_a_length(port):
     def endless():
         yield b'--x\r\nContent-Disposition: form-data; name="img1"; filename="a.png"\r\n\r\n'
         for _ in range(60): yield bytes(10**5)
-    status,body = ask(port, body=endless(), headers={'Content-Type': 'multipart/form-data; boundary=x'})   # http.client sends it in chunks
+    status,body = ask(port, body=endless(),
+                      headers={'Content-Type': 'multipart/form-data; boundary=x'})   # http.client sends it in chunks
     assert status==413 and b'at most 2 MB' in body and healthy(port)
 
 def test_slow_sender(port):
@@ -123,7 +130,8 @@ def test_slow_sender(port):
 def test_many_at_once(port):
     "More callers than the queue holds: some are served, the others are told to come again"
     with ThreadPoolExecutor(24) as pool:
-        found = [o.result() for o in [pool.submit(ask, port, img1=picture(), img2=picture(shift=3)) for _ in range(24)]]
+        found = [o.result() for o in [pool.submit(ask, port, img1=picture(), img2=picture(shift=3))
+                                      for _ in range(24)]]
     codes = [s for s,_ in found]
     assert set(codes) <= {200, 503} and 200 in codes and 503 in codes, codes
     assert ask(port, img1=picture(), img2=picture(shift=4))[0]==200
@@ -138,7 +146,8 @@ def test_pace():
 def stall(port, kind):
     "A connection that begins and does not go on"
     s = socket.create_connection(('127.0.0.1', port), timeout=20)
-    begun = dict(nothing=b'', line=b'GET / HT', header=b'GET /health HTTP/1.1\r\nHost: x\r\nX-A', body=b'POST /flow HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000\r\n\r\n--x\r\n')
+    begun = dict(nothing=b'', line=b'GET / HT', header=b'GET /health HTTP/1.1\r\nHost: x\r\nX-A',
+                 body=b'POST /flow HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000\r\n\r\n--x\r\n')
     s.sendall(begun[kind])
     return s
 

@@ -33,7 +33,8 @@ with learn.no_bar(), learn.no_logging():
     run_training(learn, sys.argv[1], dict(iters=24, every=8, lr=dict(policy='one_cycle')), dict(ema=dict(momentum=.05), save_every=3, pictures=1), resume=len(sys.argv) > 2, cbs=[Noise()])
 '''
 
-def start(code, *args): return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(code, *args): return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=ENV,
+                                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 def finish(p, timeout=300):
     out, err = p.communicate(timeout=timeout)
@@ -80,16 +81,20 @@ def test_processes(tmp_path):
     weights, tables = [], []
     for n in (1, 2, 3):
         assert launch(n, ['shared_script', tmp_path/f'run{n}'], cwd=tmp_path)==0
-        weights.append(torch.load(tmp_path/f'run{n}'/'weights.pt', weights_only=True)); tables.append(read_log(tmp_path/f'run{n}'))
+        weights.append(torch.load(tmp_path/f'run{n}'/'weights.pt',
+                                  weights_only=True)); tables.append(read_log(tmp_path/f'run{n}'))
         assert [f.name for f in (tmp_path/f'run{n}'/'pictures').iterdir()] and len(tables[-1])==2
     for w in weights[1:]:
         for k, v in w.items(): torch.testing.assert_close(v, weights[0][k], atol=1e-5, rtol=0)
     for t in tables[1:]:
         for row, one in zip(t, tables[0]): assert row==pytest.approx(one, rel=2e-5), (row, one)
 
-TINY = ['data.n_train=8', 'data.n_valid=3', 'data.bs=4', 'data.scenes.size=(64,96)', 'data.scenes.textures=24']
+TINY = ['data.n_train=8', 'data.n_valid=3', 'data.bs=4', 'data.scenes.size=(64,96)',
+        'data.scenes.textures=24']
 
-def flowbook(*args, cwd): return subprocess.run([sys.executable, '-m', 'flowbook.cli', *map(str, args)], cwd=cwd, env={**ENV, 'COLUMNS': '100'}, capture_output=True, text=True, timeout=300)
+def flowbook(*args, cwd): return subprocess.run([sys.executable, '-m', 'flowbook.cli', *map(str, args)],
+                                                cwd=cwd, env={**ENV, 'COLUMNS': '100'}, capture_output=True,
+                                                text=True, timeout=300)
 
 def inside(*args):
     "The program in this process"
@@ -99,8 +104,10 @@ def inside(*args):
 
 def test_program_with_processes(tmp_path):
     "flowbook train --processes 2, under torchrun's variables; and what --gpus says without a GPU"
-    args = ['train', 'quickstart', *TINY, 'schedule.epochs=1', 'runtime.precision=fp32', '--device', 'cpu', '--json']
-    one, two = inside(*args, '--work-dir', tmp_path/'run1'), flowbook(*args, '--work-dir', 'run2', '--processes', 2, cwd=tmp_path)
+    args = ['train', 'quickstart', *TINY, 'schedule.epochs=1', 'runtime.precision=fp32', '--device', 'cpu',
+            '--json']
+    one, two = inside(*args, '--work-dir', tmp_path/'run1'), flowbook(*args, '--work-dir', 'run2',
+        '--processes', 2, cwd=tmp_path)
     assert (one.exit_code, two.returncode)==(0, 0), one.stderr + two.stderr
     assert json.loads(one.stdout)['epe']==pytest.approx(json.loads(two.stdout)['epe'], rel=1e-4)
     odd = inside(*args, '--work-dir', tmp_path/'run3', '--processes', 3)
@@ -115,28 +122,35 @@ def test_evaluation_with_processes(tmp_path):
     args = 'test', 'flowbook_small', '--n', 4, '--device', 'cpu', '--json'
     for res in (inside(*args), *(flowbook(*args, '--processes', n, cwd=tmp_path) for n in (2, 3))):
         assert getattr(res, 'returncode', 0)==getattr(res, 'exit_code', 0)==0, res.stderr
-        found.append({k: {m: v for m, v in o.items() if m!='ms'} for k, o in json.loads(res.stdout)['methods'].items()})
+        found.append({k: {m: v for m, v in o.items() if m!='ms'}
+                      for k, o in json.loads(res.stdout)['methods'].items()})
     for other in found[1:]:
         for k, scores in found[0].items(): assert other[k]==pytest.approx(scores, rel=1e-6), k
 
 @pytest.mark.skipif(os.name!='posix', reason='signals')
 def test_two_runs_in_one_folder(tmp_path):
     "The second is refused in one line while the first lives; a run that was killed locks nobody out"
-    args = ['-m', 'flowbook.cli', 'train', 'quickstart', *TINY, 'schedule.epochs=400', '--device', 'cpu', '--work-dir', 'run']
-    p = subprocess.Popen([sys.executable, *args], env=ENV, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    args = ['-m', 'flowbook.cli', 'train', 'quickstart', *TINY, 'schedule.epochs=400', '--device', 'cpu',
+            '--work-dir', 'run']
+    p = subprocess.Popen([sys.executable, *args], env=ENV, cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE)
     try:
         wait_for(lambda: (tmp_path/'run/recipe.json').exists())
-        second = subprocess.run([sys.executable, *args], env=ENV, cwd=tmp_path, text=True, capture_output=True)
+        second = subprocess.run([sys.executable, *args], env=ENV, cwd=tmp_path, text=True,
+                                capture_output=True)
         assert second.returncode==2 and second.stderr.count('\n')==1, second.stderr
         assert 'a run that goes on' in second.stderr or 'last.pth of an earlier run' in second.stderr, second.stderr
-        resumed = subprocess.run([sys.executable, *args, '--resume'], env=ENV, cwd=tmp_path, text=True, capture_output=True)
+        resumed = subprocess.run([sys.executable, *args, '--resume'], env=ENV, cwd=tmp_path, text=True,
+                                 capture_output=True)
         assert resumed.returncode==2 and p.poll() is None, resumed.stderr
         wait_for(lambda: (tmp_path/'run/last.pth').exists())
-        resumed = subprocess.run([sys.executable, *args, '--resume'], env=ENV, cwd=tmp_path, text=True, capture_output=True)
+        resumed = subprocess.run([sys.executable, *args, '--resume'], env=ENV, cwd=tmp_path, text=True,
+                                 capture_output=True)
         assert resumed.returncode==2 and f'process {p.pid} on' in resumed.stderr, resumed.stderr
     finally:
         p.kill(); p.communicate()
-    done = subprocess.run([sys.executable, *args, 'schedule.epochs=1', '--resume'], env=ENV, cwd=tmp_path, text=True, capture_output=True)
+    done = subprocess.run([sys.executable, *args, 'schedule.epochs=1', '--resume'], env=ENV, cwd=tmp_path,
+                          text=True, capture_output=True)
     assert 'a run that goes on' not in done.stderr, done.stderr
 
 def wait_for(what, seconds=600):
@@ -147,18 +161,22 @@ def wait_for(what, seconds=600):
 
 def ranks_of(pid):
     "Process numbers of the children of `pid`"
-    return [int(o) for o in subprocess.run(['ps', '-o', 'pid=', '--ppid', str(pid)], capture_output=True, text=True).stdout.split()]
+    return [int(o) for o in subprocess.run(['ps', '-o', 'pid=', '--ppid', str(pid)], capture_output=True,
+                                           text=True).stdout.split()]
 
 def alive(pid):
     try: return open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[0] != 'Z'
     except OSError: return False
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='looks at /proc')
-@pytest.mark.parametrize('whom,number', [('parent', signal.SIGKILL), ('parent', signal.SIGTERM), ('rank', signal.SIGKILL)])
+@pytest.mark.parametrize('whom,number',
+                         [('parent', signal.SIGKILL), ('parent', signal.SIGTERM), ('rank', signal.SIGKILL)])
 def test_no_orphans(tmp_path, whom, number):
     "Ranks end with their parent; a rank that is killed is named"
-    args = ['-m', 'flowbook.cli', 'train', 'quickstart', *TINY, 'schedule.epochs=400', '--device', 'cpu', '--work-dir', 'run', '--processes', '2']
-    p = subprocess.Popen([sys.executable, *args], env=ENV, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    args = ['-m', 'flowbook.cli', 'train', 'quickstart', *TINY, 'schedule.epochs=400', '--device', 'cpu',
+            '--work-dir', 'run', '--processes', '2']
+    p = subprocess.Popen([sys.executable, *args], env=ENV, cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE)
     try:
         wait_for(lambda: (tmp_path/'run/recipe.json').exists())
         ranks = ranks_of(p.pid)

@@ -17,7 +17,8 @@ app(prog_name='flowbook')
 
 def start(*args, code=PROGRAM):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '100', 'PYTHONWARNINGS': 'ignore'}
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
 def finish(p, timeout=300):
@@ -27,7 +28,8 @@ def finish(p, timeout=300):
 def film(n, size=(64,96), seed=0):
     "A smooth texture that glides, and a disc that crosses it"
     h,w = size
-    ground = cv2.resize(np.random.default_rng(seed).integers(0, 255, (h//8,w//8,3), dtype=np.uint8), (w,h), interpolation=cv2.INTER_CUBIC)
+    ground = cv2.resize(np.random.default_rng(seed).integers(0, 255, (h//8,w//8,3), dtype=np.uint8), (w,h),
+                        interpolation=cv2.INTER_CUBIC)
     for i in range(n):
         img = np.roll(ground, (i//2, i), (0,1))
         cv2.circle(img, ((3*i)%w,h//2), h//6, (255,200,0), -1)
@@ -91,7 +93,8 @@ def test_stopped_and_resumed(tmp_path, sign):
 
 def test_killed_and_resumed(tmp_path):
     "kill -9 gives no time to finish anything: every picture is whole or not there, and the run goes on behind the last"
-    for i,o in enumerate(film(40)): write_image(o, (tmp_path/'in').mkdir(exist_ok=True) or tmp_path/'in'/f'{i}.png')
+    for i,o in enumerate(film(40)):
+        write_image(o, (tmp_path/'in').mkdir(exist_ok=True) or tmp_path/'in'/f'{i}.png')
     args = 'video', tmp_path/'in', '--out', tmp_path/'out', '--device', 'cpu', '--iters', 2
     p = start(*args)
     wait_for(tmp_path/'out'/'000004.png', p)

@@ -33,7 +33,8 @@ def test_compiled(name):
     model = create_model(name).eval()
     pair = torch.rand(model.frames, 1, 3, 64, 96)
     torch._dynamo.reset()
-    with torch.no_grad(): flow, compiled = model(*pair).flow, torch.compile(model, backend='eager')(*pair).flow
+    with torch.no_grad():
+        flow, compiled = model(*pair).flow, torch.compile(model, backend='eager')(*pair).flow
     assert (compiled - flow).abs().max() <= 1e-3*max(1., flow.abs().max().item())   # the same operators, in another order at most
 
 @pytest.mark.parametrize('name', sorted({*bundled_models(), 'dis', 'dis_fast', 'farneback', 'variational'}))

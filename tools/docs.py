@@ -79,7 +79,8 @@ def notebook_md(name, picture):
     for c in nb.cells:
         if c.cell_type=='raw': continue # the front matter
         if c.cell_type=='markdown':
-            parts.append(re.sub(r'^(#+ .*) -$', r'\1', c.source, flags=re.M)) # nbdev's mark for headings that only group
+            parts.append(re.sub(r'^(#+ .*) -$', r'\1', c.source,
+                                flags=re.M)) # nbdev's mark for headings that only group
             continue
         off = {k.rstrip(':') for k,v in extract_directives(c).items() if v[:1]==['false']}
         c.source = re.sub(r'^ *#\|.*\n?', '', c.source, flags=re.M)
@@ -90,7 +91,8 @@ def notebook_md(name, picture):
         parts += [s if asis else f'::: cell-output\n{s}\n:::' for s in outs if s]
     md = '\n\n'.join(p.strip('\n') for p in parts)+'\n'
     linked = re.compile(r'\[(`[^`\n]+`)\]\([^)\s]+\)') # nbdev links names inside signatures too, where a link is only noise
-    return dict(getattr(nb, 'frontmatter_', {})), re.sub(r'^(`{3,})python\n.*?^\1$', lambda m: linked.sub(r'\1', m[0]), md, flags=re.M|re.S)
+    return dict(getattr(nb, 'frontmatter_', {})), re.sub(r'^(`{3,})python\n.*?^\1$',
+        lambda m: linked.sub(r'\1', m[0]), md, flags=re.M|re.S)
 
 def outside_code(f, md):
     "Apply `f` to the parts of `md` that are not fenced code"
@@ -137,18 +139,24 @@ def page(name, fm, md, titles, out):
     tpl, promise = (out/page_name(name)).with_suffix('.template'), local_links(fm.get('description', ''), name)
     tpl.parent.mkdir(parents=True, exist_ok=True)
     plain = lambda s: html.escape(re.sub(r'[`*]|\]\([^)]*\)|\[', '', s))
-    vals = dict(title=plain(titles[name]), summary=plain(promise), side=sidebar(titles, name), up='../'*name.count('/'),
-        description=re.sub('</?p>', '', pypandoc.convert_text(promise, 'html', 'markdown', extra_args=['--wrap=none'])).strip())
+    vals = dict(title=plain(titles[name]), summary=plain(promise), side=sidebar(titles, name),
+                up='../'*name.count('/'),
+        description=re.sub('</?p>', '',
+                           pypandoc.convert_text(promise, 'html', 'markdown',
+                                                 extra_args=['--wrap=none'])).strip())
     tpl.write_text(TEMPLATE, encoding='utf-8')
     args = ['--standalone', '--toc', '--toc-depth=3', '--mathml', '--wrap=none', f'--template={tpl}']
     args += [f'--variable={k}:{v}' for k,v in vals.items()]
-    pypandoc.convert_text(local_links(md, name), 'html5', 'markdown', outputfile=str(out/page_name(name)), extra_args=args)
+    pypandoc.convert_text(local_links(md, name), 'html5', 'markdown', outputfile=str(out/page_name(name)),
+                          extra_args=args)
     tpl.unlink()
 
 def search_script(done, titles):
     "The search box's script: finds pages by the words of title, promise and headings"
     heads = lambda md: ' '.join(re.findall(r'^#+ (.*)$', md, re.M))
-    pages = [dict(url=page_name(n), title=titles[n], text=f"{titles[n]} {fm.get('description', '')} {heads(md)}".lower()) for n,(fm,md) in done.items()]
+    pages = [dict(url=page_name(n), title=titles[n],
+                  text=f"{titles[n]} {fm.get('description', '')} {heads(md)}".lower())
+             for n,(fm,md) in done.items()]
     return f'const PAGES = {json.dumps(pages)}\n{SEARCH}'
 
 def api_md():
@@ -160,7 +168,8 @@ def api_md():
         for name,(page,file) in names.items():
             name = name.removeprefix(f'{module}.')
             public = re.search(r'^__all__ = \[(.*?)\]', (root/file).read_text(encoding='utf-8'), re.M|re.S)
-            if public and f"'{name}'" in public[1]: found.setdefault(name, f'[`{name}`]({page.removeprefix(get_config().doc_baseurl).lstrip("/")}) ({module})')
+            if public and f"'{name}'" in public[1]:
+                found.setdefault(name, f'[`{name}`]({page.removeprefix(get_config().doc_baseurl).lstrip("/")}) ({module})')
     rows, last = [], ''
     for name in sorted(found, key=str.lower):
         if name[0].upper()!=last: rows += ['', f'## {(last := name[0].upper())}', '']
@@ -214,7 +223,8 @@ def broken_links(pages):
 def workers():
     "Two processes, a fresh one for each notebook as in the tests; all come from one that has imported what takes long"
     ctx = get_context('forkserver')
-    ctx.set_forkserver_preload(['flowbook.all', 'nbdev.processors', 'nbdev.showdoc', 'execnb.shell', 'pypandoc', 'IPython'])
+    ctx.set_forkserver_preload(['flowbook.all', 'nbdev.processors', 'nbdev.showdoc', 'execnb.shell',
+                                'pypandoc', 'IPython'])
     return ctx.Pool(2, maxtasksperchild=1)
 
 def build(out):
@@ -224,18 +234,24 @@ def build(out):
     for f in files(): # pictures and whatever else pages refer to
         (out/f).parent.mkdir(parents=True, exist_ok=True)
         if not f.endswith(('.ipynb', '.yml')): shutil.copy(nbs/f, out/f)
-    with workers() as pool: res = dict(zip(names, pool.map_async(partial(convert, out=out), names, chunksize=1).get(timeout=1800)))
+    with workers() as pool:
+        res = dict(zip(names, pool.map_async(partial(convert, out=out), names,
+                                             chunksize=1).get(timeout=1800)))
     bad += [f'{n}: does not render: {r}' for n,r in res.items() if isinstance(r, str)]
     done = {n: r for n,r in res.items() if not isinstance(r, str)}
-    bad += [f'{n}: no {k} in the first cell' for n,(fm,_) in done.items() for k in ('title', 'description') if not fm.get(k)]
+    bad += [f'{n}: no {k} in the first cell' for n,(fm,_) in done.items() for k in ('title', 'description')
+            if not fm.get(k)]
     listed = [o for _,contents in pages_listed() for o in contents]
     bad += [f'{n}: not in the sidebar of _quarto.yml' for n in names if n not in listed]
-    bad += [f'{n}: in the sidebar of _quarto.yml, but there is no such notebook' for n in listed if n not in names]
-    done[API] = dict(title='Every name', description='All public functions and classes, and the chapter that explains each'), api_md()
+    bad += [f'{n}: in the sidebar of _quarto.yml, but there is no such notebook' for n in listed
+            if n not in names]
+    done[API] = dict(title='Every name',
+                     description='All public functions and classes, and the chapter that explains each'), api_md()
     titles = {n: fm.get('title', n) for n,(fm,_) in done.items()}
     (out/'llms.txt').write_text(llms_txt(done), encoding='utf-8')
     (out/'search.js').write_text(search_script(done, titles), encoding='utf-8')
-    with workers() as pool: pool.starmap(page, [(n, fm, md, titles, out) for n,(fm,md) in done.items()], chunksize=1)
+    with workers() as pool:
+        pool.starmap(page, [(n, fm, md, titles, out) for n,(fm,md) in done.items()], chunksize=1)
     pages = {out/page_name(n): Links((out/page_name(n)).read_text(encoding='utf-8')) for n in done}
     return bad+[f'{p.relative_to(out)}: {t} leads nowhere' for p,t in broken_links(pages)]
 
@@ -248,7 +264,8 @@ def check_readme():
     page = Links(pypandoc.convert_text(want, 'html', 'gfm-tex_math_dollars'))
     yield from (f'README.md: {t} leads nowhere' for _,t in broken_links({root/'README.md': page}))
     refresh_quarto_yml() # from settings.ini
-    if (nbs/'nbdev.yml').read_text(encoding='utf-8')!=yml: yield 'nbs/nbdev.yml: differed from settings.ini, rewritten'
+    if (nbs/'nbdev.yml').read_text(encoding='utf-8')!=yml:
+        yield 'nbs/nbdev.yml: differed from settings.ini, rewritten'
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

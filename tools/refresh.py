@@ -23,12 +23,15 @@ TIMES = re.compile(r'^ *(CPU times|Wall time|Total time):.*\n?', re.M)
 SCRUB = [(re.compile(r'\x1b\[[0-9;?]*[A-Za-z]'), ''),                              # terminal colours
          (re.compile(r'[^\n]*\r(?!\n)'), ''),                                      # a redrawn line shows what was drawn last
          (re.compile(r'[^\n]*\|[\u2588-]+\| *\d+[.\d]*% *\[[^\]\n]*\]'), ''),       # fastprogress
-         (re.compile(r'^(?=.*[\u2501\u2578\u2588]).*(\d+%|\d+/\d+).*\n?', re.M), ''), # Rich and tqdm, their last state
+         (re.compile(r'^(?=.*[\u2501\u2578\u2588]).*(\d+%|\d+/\d+).*\n?', re.M),
+          ''), # Rich and tqdm, their last state
          (TIMES, ''), (re.compile(r'^(epoch\b.*?) +time *$', re.M), r'\1'),
-         (re.compile(r'^(\d+ .*?) +\d+:\d\d(:\d\d)? *$', re.M), r'\1'),            # the time column of fastai's table
+         (re.compile(r'^(\d+ .*?) +\d+:\d\d(:\d\d)? *$', re.M),
+          r'\1'),            # the time column of fastai's table
          (re.compile(r' at 0x[0-9a-fA-F]{6,}'), ''),
          (re.compile(re.escape(tempfile.gettempdir())+r'/tmp\w{8}'), 'tmp'),
-         (re.compile(re.escape(str(root))+r'/?'), ''), (re.compile(re.escape(str(Path.home()))+r'(?=/)'), '~')]
+         (re.compile(re.escape(str(root))+r'/?'), ''),
+         (re.compile(re.escape(str(Path.home()))+r'(?=/)'), '~')]
 
 def directives(cell):
     from nbdev.process import extract_directives
@@ -37,7 +40,8 @@ def directives(cell):
 def skipped(cell):
     "Does CI leave this cell alone?"
     d = directives(cell)
-    if d.get('eval:', [''])[0].lower()=='false' or 'data' in d or 'nbdev_export'+'(' in cell.source: return True
+    if d.get('eval:', [''])[0].lower()=='false' or 'data' in d or 'nbdev_export'+'(' in cell.source:
+        return True
     if 'cuda' not in d: return False
     import torch
     return not torch.cuda.is_available()
@@ -89,15 +93,18 @@ def small(outputs):
 def mixed(cell):
     "Does a cell import and do other things? The docs run such a cell without the cells before it"
     d = directives(cell)
-    if cell.cell_type!='code' or d.keys()&{'export', 'exporti', 'exports'} or d.get('eval:', [''])[0].lower()=='false': return False
-    kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for tree in cell.parsed_() or [] for o in ast.walk(tree)
+    if cell.cell_type!='code' or d.keys()&{'export', 'exporti', 'exports'} or d.get('eval:', [''])[0].lower()=='false':
+        return False
+    kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for tree in cell.parsed_() or []
+             for o in ast.walk(tree)
              if isinstance(o, (ast.Import, ast.ImportFrom, ast.Expr, ast.Assign))}
     return len(kinds)==2
 
 def notes(nb):
     "What goes beyond the style guide, one line each"
     for i,c in enumerate(nb.cells):
-        if mixed(c): yield f'cell {i}: imports beside other code: the docs run such a cell, move its imports to the top'
+        if mixed(c):
+            yield f'cell {i}: imports beside other code: the docs run such a cell, move its imports to the top'
         for o in c.get('outputs', []):
             text = ''.join(o.get('text') or o.get('data', {}).get('text/plain', ''))
             if (n := text.count('\n')) > MAX_LINES: yield f'cell {i}: {n} lines of text, at most {MAX_LINES}'
@@ -126,7 +133,8 @@ def run_cells(nb, path):
             return f"{path.relative_to(root)} cell {i}:\n{src}\n\n{''.join(format_exc(shell.exc))[-4000:]}"
         took = time.time()-start
         imports = re.match(r'(#.*\n)*(from|import) ', cell.source)
-        if took > 5 and 'slow' not in directives(cell) and not imports: print(f'  note: cell {i} took {took:.0f} s: `#| slow`?')
+        if took > 5 and 'slow' not in directives(cell) and not imports:
+            print(f'  note: cell {i} took {took:.0f} s: `#| slow`?')
         cell.outputs = small(cell.outputs)
 
 def refresh(path):

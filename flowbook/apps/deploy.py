@@ -18,9 +18,13 @@ def _session(path):
     "The ONNX file at `path`, opened"
     check_file(path)
     try: import onnxruntime
-    except ImportError: raise fail(FlowbookError, 'deploy', 'no onnxruntime', 'the packages of pip install "flowbook[export]"') from None
+    except ImportError:
+        raise fail(FlowbookError, 'deploy', 'no onnxruntime',
+                   'the packages of pip install "flowbook[export]"') from None
     try: return onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    except Exception as e: raise fail(FlowbookError, path, f'no model that runs ({str(e)[:100]})', 'an ONNX file of export_model') from None
+    except Exception as e:
+        raise fail(FlowbookError, path, f'no model that runs ({str(e)[:100]})',
+                   'an ONNX file of export_model') from None
 
 def _tensor(node, batched):
     "One input or output in Triton's words; open sizes are -1"
@@ -34,12 +38,14 @@ def triton_config(
     max_batch:int=8 # Most pairs that Triton may join to a batch; a file of one size takes one pair, and this does not count
 )->str:             # The text of `config.pbtxt`
     "Describe an exported network to Triton"
-    if not re.fullmatch(r'[\w-]+', name): raise fail(ConfigError, 'name', repr(name), 'letters, digits, _ and -')
+    if not re.fullmatch(r'[\w-]+', name):
+        raise fail(ConfigError, 'name', repr(name), 'letters, digits, _ and -')
     if max_batch < 1: raise fail(ConfigError, 'max_batch', max_batch, '1 or more')
     session = _session(path)
     nodes = session.get_inputs() + session.get_outputs()
     if [o.name for o in nodes] not in (['img1','img2','flow'], ['img1','img2','start','start_bw','flow']):
-        raise fail(FlowbookError, path, ', '.join(o.name for o in nodes), 'img1, img2 and flow, as export_model writes')
+        raise fail(FlowbookError, path, ', '.join(o.name for o in nodes),
+                   'img1, img2 and flow, as export_model writes')
     open_batch = not isinstance(nodes[0].shape[0], int)
     *ins,out = [_tensor(o, open_batch) for o in nodes]
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', f'max_batch_size: {max_batch if open_batch else 0}',
@@ -57,7 +63,8 @@ def write_triton(
 )->Path:              # The folder of the model
     "Enter an exported network into a repository that Triton serves"
     text,folder = triton_config(path, name, max_batch),Path(repository)/name
-    if not isinstance(version, int) or version < 1: raise fail(ConfigError, 'version', repr(version), 'a whole number, 1 or more')
+    if not isinstance(version, int) or version < 1:
+        raise fail(ConfigError, 'version', repr(version), 'a whole number, 1 or more')
     with atomic_path(ensure_dir(folder/f'{version}')/'model.onnx') as tmp: shutil.copyfile(path, tmp)
     with atomic_path(folder/'config.pbtxt') as tmp: tmp.write_text(text)
     return folder

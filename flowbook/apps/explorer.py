@@ -20,7 +20,8 @@ def playground()->dict: # Name of a transform: its keyword arguments
     change = dict(translates=(.005,.005), zoom=(.98,1.02), shear=(1.,1.), rotate=(-1.,1.))
     return dict(ColorJitter=dict(asymmetric_prob=.2, brightness=.4, contrast=.4, saturation=.4, hue=.16),
                 RandomAffine=dict(global_transform=affine, relative_transform=change, preserve_valid=True),
-                RandomFlip=dict(prob=.5), RandomGamma=dict(gamma_range=(.7,1.5)), GaussianNoise=dict(sigma_range=(0.,.04)),
+                RandomFlip=dict(prob=.5), RandomGamma=dict(gamma_range=(.7,1.5)),
+                GaussianNoise=dict(sigma_range=(0.,.04)),
                 RandomRotation=dict(prob=1., angle=20.), Erase=dict(prob=1., bounds=(30,60), max_num=3))
 
 # %% ../../nbs/apps/30_explorer.ipynb #56292638
@@ -59,7 +60,8 @@ def _slider(w, path, value):
     if not (pair or number(value)): return
     low,high = _limits(path[-1], value)
     whole = all(isinstance(o, int) for o in (value if pair else (value,)))
-    kind = (w.IntRangeSlider if whole else w.FloatRangeSlider) if pair else (w.IntSlider if whole else w.FloatSlider)
+    kind = (w.IntRangeSlider if whole
+            else w.FloatRangeSlider) if pair else (w.IntSlider if whole else w.FloatSlider)
     step = {} if whole else dict(step=(high-low)/100, readout_format='.3f')
     return kind(value=value, min=low, max=high, continuous_update=False, **step, **common)
 
@@ -75,7 +77,8 @@ def _join(values):
     "What `_split` took apart"
     res = _nested(values)
     for part in [o for o in res.values() if isinstance(o, dict)] + [res]:
-        if isinstance(part.get('translates'), dict): part['translates'] = tuple(part['translates'][a] for a in 'xy')
+        if isinstance(part.get('translates'), dict):
+            part['translates'] = tuple(part['translates'][a] for a in 'xy')
     return res
 
 # %% ../../nbs/apps/30_explorer.ipynb #38e87751
@@ -86,7 +89,8 @@ class AugmentExplorer:
         transforms:dict=None,  # Name in the register: keyword arguments; `None`: `playground`
         max_side:int=640       # Longest side of the pictures sent to the browser, pixels
     ):
-        if not isinstance(sample, FlowSample): raise fail(FlowbookError, 'sample', f'a {type(sample).__name__}', 'a FlowSample')
+        if not isinstance(sample, FlowSample):
+            raise fail(FlowbookError, 'sample', f'a {type(sample).__name__}', 'a FlowSample')
         self.sample,self.transforms,self.max_side = sample,playground() if transforms is None else dict(transforms),max_side
         if not self.transforms: raise fail(ConfigError, 'transforms', 'none', 'names and their arguments')
         self.canvas,self.sliders = _canvas_type()(pointer=False),{}
@@ -103,7 +107,8 @@ def _make_controls(self:AugmentExplorer, w):
     self.name = w.Dropdown(options=list(self.transforms), description='transform')
     self.seed = w.IntSlider(0, 0, 100, description='seed', continuous_update=False)
     self.panel = w.VBox([])
-    self.box = w.VBox([w.HBox([self.name, self.seed], layout=dict(flex_flow='row wrap')), self.panel, self.canvas])
+    self.box = w.VBox([w.HBox([self.name, self.seed], layout=dict(flex_flow='row wrap')), self.panel,
+                       self.canvas])
     self.name.observe(lambda change: self._new_transform(), 'value')
     self.seed.observe(lambda change: self._refresh(), 'value')
 
@@ -138,7 +143,8 @@ def _refresh(self:AugmentExplorer):
     except FlowbookError as e: return setattr(self.canvas, 'text', str(e))
     scale = max_motion(self.sample.flow, self.sample.valid) or 1. if self.sample.flow is not None else 1.
     with self.canvas.hold_sync():
-        self.canvas.left = self.canvas.left or _png(_sheet(self.sample, scale), self.max_side)   # never changes
+        self.canvas.left = self.canvas.left or _png(_sheet(self.sample, scale),
+                                                    self.max_side)   # never changes
         self.canvas.right = _png(_sheet(after, scale), self.max_side)
         self.canvas.size,self.canvas.captions = list(self.sample.size),['before','after']
         self.canvas.text = _say(after, scale)
@@ -150,7 +156,8 @@ def _sheet(s, scale):
     frames = label([s.img1, s.img2], ['frame 1', 'frame 2'])
     if s.flow is None: return frames
     back = warp_blink(s.img1, s.img2, s.flow, s.valid)[1]
-    return vstack([frames, label([flow_to_color(s.flow, scale, s.valid), back], ['flow', 'frame 2 warped back'])])
+    return vstack([frames, label([flow_to_color(s.flow, scale, s.valid), back],
+                                 ['flow', 'frame 2 warped back'])])
 
 # %% ../../nbs/apps/30_explorer.ipynb #277234ff
 def _say(after, scale):

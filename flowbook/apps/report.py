@@ -39,7 +39,8 @@ def _pictures(pair, flows, shown, width):
     rgb = lambda t: (_array(t).clip(0, 1)*255).round().astype(np.uint8)
     truth,valid = _array(pair.flow),_array(pair.valid)[..., 0]
     limit = max(max_motion(truth, valid), 1e-3)
-    found = {'frame 1': rgb(pair.img1), 'frame 2': rgb(pair.img2), 'truth': flow_to_color(truth, max_flow=limit, valid=valid)}
+    found = {'frame 1': rgb(pair.img1), 'frame 2': rgb(pair.img2),
+             'truth': flow_to_color(truth, max_flow=limit, valid=valid)}
     for name in shown:
         found[name] = flow_to_color(flows[name], max_flow=limit)
         found[f'{name}: error'] = error_to_color(flows[name], truth, valid)
@@ -72,11 +73,13 @@ def __call__(self:Report,
     flows:dict   # Method to flow `(H,W,2)`
 )->None:
     "Note a pair; to be given to `evaluate_methods` as `each`"
-    row = dict(set=self.label, name=str(pair.name or i), scores={k: _scores_of(f, pair) for k,f in flows.items()}, pictures=None)
+    row = dict(set=self.label, name=str(pair.name or i),
+               scores={k: _scores_of(f, pair) for k,f in flows.items()}, pictures=None)
     self.rows.append(row)
     if self.watch: self.watch(self.label, pair)
     kept = sorted((r for r in self.rows if r['pictures'] or r is row), key=_rank)
-    if any(r is row for r in kept[:self.most]): row['pictures'] = _pictures(pair, flows, list(flows)[:None if self.every else 1], self.width)
+    if any(r is row for r in kept[:self.most]):
+        row['pictures'] = _pictures(pair, flows, list(flows)[:None if self.every else 1], self.width)
     for r in kept[self.most:]: r['pictures'] = None
 
 def _scores_of(flow, pair):
@@ -97,7 +100,8 @@ def worst(self:Report,
     n:int=10  # How many
 )->list:      # Dictionaries of `set`, `name`, `epe`, `fl_all`, of the first method
     "The pairs with the largest errors"
-    return [dict(set=r['set'], name=r['name']) | next(iter(r['scores'].values())) for r in sorted(self.rows, key=_rank)[:n]]
+    return [dict(set=r['set'], name=r['name']) | next(iter(r['scores'].values()))
+            for r in sorted(self.rows, key=_rank)[:n]]
 
 # %% ../../nbs/apps/40_report.ipynb #e3f7efa0
 _STYLE = '''
@@ -136,15 +140,18 @@ def _unit(k): return f"{k} {_UNITS.get(k.split('_')[0], '%')}".strip()
 # %% ../../nbs/apps/40_report.ipynb #d1637f91
 def _summary(label, methods):
     "A table of all scores of one data set"
-    keys = [k for k in dict.fromkeys(k for o in methods.values() for k,v in o.items() if v is not None) if k != 'model']
-    rows = ''.join(f'<tr><td>{_e(m)}</td>' + ''.join(_number(o.get(k, '')) for k in keys) + '</tr>' for m,o in methods.items())
+    keys = [k for k in dict.fromkeys(k for o in methods.values() for k,v in o.items() if v is not None)
+            if k != 'model']
+    rows = ''.join(f'<tr><td>{_e(m)}</td>' + ''.join(_number(o.get(k, '')) for k in keys) + '</tr>'
+                   for m,o in methods.items())
     return f'<h2>{_e(label)}</h2><div class=wrap><table><thead>{_head(["method", *map(_unit, keys)])}</thead><tbody>{rows}</tbody></table></div>'
 
 def _pair_row(r, methods, sets):
     "Name, set, the first method's scores and its pictures, and the errors of the others"
     pics = ''.join(f'<figure><img src="data:image/jpeg;base64,{base64.b64encode(v).decode()}" alt="{_e(k)}"><figcaption>{_e(k)}</figcaption></figure>' for k,v in (r['pictures'] or {}).items())
     cell = lambda m, k: _number(r['scores'].get(m, {}).get(k, ''))
-    own,others = ''.join(cell(methods[0], k) for k in ('epe', 'fl_all')),''.join(cell(m, 'epe') for m in methods[1:])
+    own,others = ''.join(cell(methods[0], k)
+                         for k in ('epe', 'fl_all')),''.join(cell(m, 'epe') for m in methods[1:])
     place = f'<td class=l>{_e(r["set"])}</td>' if sets else ''
     return f'<tr><td class=n>{_e(r["name"])}</td>{place}{own}<td class=l><div class=p>{pics}</div></td>{others}</tr>'
 
@@ -176,9 +183,11 @@ def write_report(
     "Write one self-contained page: all scores, and the pairs, worst first"
     rows,sets = sorted(report.rows, key=_rank),len({r['set'] for r in report.rows}) > 1
     methods = list(dict.fromkeys(m for r in rows for m in r['scores']))
-    heads = ['pair', *['data set']*sets, *(f'{m} {k}' for m in methods[:1] for k in ('EPE px', 'Fl %')), 'pictures', *(f'{m} EPE px' for m in methods[1:])]
+    heads = ['pair', *['data set']*sets, *(f'{m} {k}' for m in methods[:1] for k in ('EPE px', 'Fl %')),
+             'pictures', *(f'{m} EPE px' for m in methods[1:])]
     told = ''.join(f'<li>{_e(k)}: {_e(str(v))}</li>' for k,v in (notes or {}).items())
-    body = ''.join(_summary(k, v) for k,v in found.items()) + ''.join(_trust(k, v) for k,v in (trust or {}).items())
+    body = ''.join(_summary(k, v) for k,v in found.items()) + ''.join(_trust(k, v)
+        for k,v in (trust or {}).items())
     left = f' The {most} worst of {len(rows)} pairs.' if len(rows) > most else ''
     page = f'''<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{_POLICY}"><meta name=viewport content="width=device-width">
 <title>{_e(title)}</title><style>{_STYLE}</style><h1>{_e(title)}</h1><ul class=note>{told}</ul>{body}<h2>Pairs, worst first</h2>

@@ -38,7 +38,8 @@ class ServeLimits:
     def __post_init__(self):
         for k,v in asdict(self).items():
             low = dict(rate=0, max_pixels=64*64, max_frames=2, queue=1, per_address=0).get(k, .001)
-            if not isinstance(v, (int,float)) or not low <= v < np.inf: raise fail(ConfigError, k, repr(v), f'a number, {low} or more')
+            if not isinstance(v, (int,float)) or not low <= v < np.inf:
+                raise fail(ConfigError, k, repr(v), f'a number, {low} or more')
 
 # %% ../../nbs/apps/50_serve.ipynb #ef6addbe
 class Refused(FlowbookError):
@@ -87,15 +88,20 @@ def decode_upload(
 )->np.ndarray:                   # `(H,W,3)` RGB, uint8, or uint16 where the file has 16 bits
     "Decode a picture that came over the network"
     try: im = Image.open(io.BytesIO(data), formats=('PNG','JPEG','WEBP'))
-    except Image.DecompressionBombError: raise refuse(413, name, 'more pixels than any picture has', f'at most {max_pixels}') from None
-    except Exception: raise refuse(415, name, f'{len(data)} bytes that are no picture', 'a PNG, JPEG or WebP file') from None
-    if im.width*im.height > max_pixels: raise refuse(413, name, f'{im.width}x{im.height} pixels', f'at most {max_pixels} pixels')
+    except Image.DecompressionBombError:
+        raise refuse(413, name, 'more pixels than any picture has', f'at most {max_pixels}') from None
+    except Exception:
+        raise refuse(415, name, f'{len(data)} bytes that are no picture',
+                     'a PNG, JPEG or WebP file') from None
+    if im.width*im.height > max_pixels:
+        raise refuse(413, name, f'{im.width}x{im.height} pixels', f'at most {max_pixels} pixels')
     if im.format=='PNG': check_png(data, name, ImageFileError)
     img = decode_pillow(im, name, deep=True)
     return turn_exif(img, image_turn(im)) if upright else img
 
 # %% ../../nbs/apps/50_serve.ipynb #0ed1e9ea
-_containers = {'.mp4': lambda d: d[4:8]==b'ftyp', '.avi': lambda d: d[:4]==b'RIFF' and d[8:12]==b'AVI ', '.mkv': lambda d: d[:4]==b'\x1aE\xdf\xa3'}
+_containers = {'.mp4': lambda d: d[4:8]==b'ftyp', '.avi': lambda d: d[:4]==b'RIFF' and d[8:12]==b'AVI ',
+               '.mkv': lambda d: d[:4]==b'\x1aE\xdf\xa3'}
 
 def _container(data):
     "Suffix of the container that `data` is"
@@ -106,7 +112,8 @@ def _container(data):
 # %% ../../nbs/apps/50_serve.ipynb #6673e418
 def _frames_allowed(w, h, limits):
     "How many frames fit: `max_frames`, and eight pictures of the largest size in all, so that memory is bounded"
-    if w*h > limits.max_pixels: raise refuse(413, 'video', f'frames of {w}x{h} pixels', f'at most {limits.max_pixels} pixels')
+    if w*h > limits.max_pixels:
+        raise refuse(413, 'video', f'frames of {w}x{h} pixels', f'at most {limits.max_pixels} pixels')
     return min(limits.max_frames, 8*limits.max_pixels//max(w*h, 1))
 
 # %% ../../nbs/apps/50_serve.ipynb #d235aaec
@@ -125,8 +132,10 @@ def decode_clip(
             most = _frames_allowed(w, h, limits)
             with read_frames(path, stop=most+1) as frames: found,fps = list(frames),frames.fps or 25.
         except Refused: raise
-        except FlowbookError as e: raise refuse(422, 'video', str(e).replace(f'{path}', 'video'), 'a whole one') from None
-    if len(found) > most: raise refuse(413, 'video', f'more than {most} frames of {w}x{h} pixels', 'a shorter or smaller one')
+        except FlowbookError as e:
+            raise refuse(422, 'video', str(e).replace(f'{path}', 'video'), 'a whole one') from None
+    if len(found) > most:
+        raise refuse(413, 'video', f'more than {most} frames of {w}x{h} pixels', 'a shorter or smaller one')
     if len(found) < 2: raise refuse(422, 'video', f'{len(found)} frame', 'two or more')
     return found,fps
 
@@ -137,13 +146,15 @@ def encode_answer(
     max_flow:float=None    # Speed of full colour, pixels; `None`: the fastest pixel
 )->tuple:                  # Bytes or, for json, a dictionary; and the media type
     "Pack `flow` for the way back"
-    if format=='png': return cv2.imencode('.png', flow_to_color(flow, max_flow)[...,::-1])[1].tobytes(),'image/png'
+    if format=='png':
+        return cv2.imencode('.png', flow_to_color(flow, max_flow)[...,::-1])[1].tobytes(),'image/png'
     known = np.isfinite(flow).all(-1)
     data = flow_to_bytes(flow, 'kitti' if format=='kitti' else 'flo', known)
     if format!='json': return data,'image/png' if format=='kitti' else 'application/octet-stream'
     ranges = {k: [round(float(f(flow[...,i])), 3) for f in (np.min, np.max)] for i,k in enumerate('uv')}
     text = base64.b64encode(data).decode()
-    return dict(width=flow.shape[1], height=flow.shape[0], unit='pixels, img1 to img2', **ranges, max=round(max_motion(flow), 3), flo=text),'application/json'
+    return dict(width=flow.shape[1], height=flow.shape[0], unit='pixels, img1 to img2', **ranges,
+                max=round(max_motion(flow), 3), flo=text),'application/json'
 
 # %% ../../nbs/apps/50_serve.ipynb #cc8f7c34
 class _Desk:
@@ -152,12 +163,15 @@ class _Desk:
 
     async def run(self, job):
         "The result of `job()`"
-        if self.jobs >= self.limits.queue: raise refuse(503, 'queue', f'{self.jobs} jobs', 'room in it: try again in a moment')
+        if self.jobs >= self.limits.queue:
+            raise refuse(503, 'queue', f'{self.jobs} jobs', 'room in it: try again in a moment')
         self.jobs += 1
         loop,future = asyncio.get_running_loop(),self.pool.submit(job)
         future.add_done_callback(lambda o: loop.is_closed() or loop.call_soon_threadsafe(self._done))
         try: return await asyncio.wait_for(asyncio.wrap_future(future), self.limits.timeout)
-        except (TimeoutError,asyncio.TimeoutError): raise refuse(503, 'timeout', f'no answer in {self.limits.timeout:g} s', 'a smaller picture, or less traffic') from None
+        except (TimeoutError,asyncio.TimeoutError):
+            raise refuse(503, 'timeout', f'no answer in {self.limits.timeout:g} s',
+                         'a smaller picture, or less traffic') from None
 
     def _done(self): self.jobs -= 1
 
@@ -167,7 +181,8 @@ class _Gate:
     def __init__(self, app, limits): self.app,self.limits,self.pace = app,limits,RateLimit(limits.rate)
 
     async def __call__(self, scope, receive, send):
-        if scope['type']!='http' or scope['method'] in ('GET','HEAD'): return await self.app(scope, receive, send)
+        if scope['type']!='http' or scope['method'] in ('GET','HEAD'):
+            return await self.app(scope, receive, send)
         door = _Door(self.limits, receive, send)
         try: self.check(scope)
         except Refused as e: return await door.answer(scope, e)
@@ -177,14 +192,19 @@ class _Gate:
     def check(self, scope):
         "Refuse what can be refused unread"
         wait = self.pace((scope.get('client') or ('?',))[0])
-        if wait: raise refuse(429, 'rate', 'too many requests', f'at most {self.limits.rate:g} per minute: try again in {wait:.0f} s')
+        if wait:
+            raise refuse(429, 'rate', 'too many requests',
+                         f'at most {self.limits.rate:g} per minute: try again in {wait:.0f} s')
         length = dict(scope['headers']).get(b'content-length', b'0')
-        if not length.isdigit(): raise refuse(400, 'content-length', length.decode('latin-1')[:20], 'a number of bytes')
+        if not length.isdigit():
+            raise refuse(400, 'content-length', length.decode('latin-1')[:20], 'a number of bytes')
         _check_length(int(length), self.limits)
 
 # %% ../../nbs/apps/50_serve.ipynb #27e1948f
 def _check_length(n, limits):
-    if n > limits.max_mb*1e6: raise refuse(413, 'request', f'{n/1e6:.1f} MB' if n < 1e12 else 'too many bytes', f'at most {limits.max_mb:g} MB')
+    if n > limits.max_mb*1e6:
+        raise refuse(413, 'request', f'{n/1e6:.1f} MB' if n < 1e12 else 'too many bytes',
+                     f'at most {limits.max_mb:g} MB')
 
 # %% ../../nbs/apps/50_serve.ipynb #b1a970e7
 class _Door:
@@ -201,7 +221,8 @@ class _Door:
             _check_length(self.n, self.limits)
             return part
         except Refused as e: self.refused = e
-        except (TimeoutError,asyncio.TimeoutError): self.refused = refuse(408, 'request', f'no end of it in {self.limits.timeout:g} s', 'all of it')
+        except (TimeoutError,asyncio.TimeoutError):
+            self.refused = refuse(408, 'request', f'no end of it in {self.limits.timeout:g} s', 'all of it')
         return {'type': 'http.disconnect'}
 
     async def send(self, part):
@@ -213,7 +234,8 @@ async def _answer(self:_Door, scope, error):
     from starlette.responses import JSONResponse
     if error.status!=408 and not dict(scope['headers']).get(b'expect'): await self._swallow()
     again = {'Retry-After': '5'} if error.status in (429,503) else {}
-    await JSONResponse(dict(error=str(error)), error.status, {'Connection': 'close', **again})(scope, self._receive, self._send)
+    await JSONResponse(dict(error=str(error)), error.status,
+                       {'Connection': 'close', **again})(scope, self._receive, self._send)
 
 # %% ../../nbs/apps/50_serve.ipynb #2b07bba7
 async def _swallow(self:_Door):
@@ -250,7 +272,8 @@ def _home(name, limits, address):
 # %% ../../nbs/apps/50_serve.ipynb #a957a043
 def _pair_job(predictor, img1, img2, format, limits):
     "Two open files in, answer out; read here, so that those who wait take no memory"
-    a,b = (decode_upload(f.read(), name, limits.max_pixels, getattr(predictor, 'upright', False)) for f,name in ((img1,'img1'), (img2,'img2')))
+    a,b = (decode_upload(f.read(), name, limits.max_pixels, getattr(predictor, 'upright', False))
+           for f,name in ((img1,'img1'), (img2,'img2')))
     return encode_answer(np.asarray(predictor(a, b)), format)
 
 # %% ../../nbs/apps/50_serve.ipynb #d82ebb02
@@ -316,9 +339,11 @@ def _add_pages(app, predictor, limits, desk):
     from fastapi.responses import HTMLResponse
     import flowbook
     @app.get('/', response_class=HTMLResponse)
-    async def home(request:Request): return HTMLResponse(_home(predictor.name, limits, str(request.base_url)), headers={'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"})
+    async def home(request:Request): return HTMLResponse(_home(predictor.name, limits, str(request.base_url)),
+        headers={'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"})
     @app.get('/health')
-    async def health(): return dict(status='ok', version=flowbook.__version__, model=predictor.name, device=str(predictor.device), jobs=desk.jobs, limits=asdict(limits))
+    async def health(): return dict(status='ok', version=flowbook.__version__, model=predictor.name,
+                                    device=str(predictor.device), jobs=desk.jobs, limits=asdict(limits))
 
 # %% ../../nbs/apps/50_serve.ipynb #3281adee
 def _add_jobs(app, predictor, limits, desk):
@@ -327,15 +352,18 @@ def _add_jobs(app, predictor, limits, desk):
     from fastapi.responses import JSONResponse, Response
     async def respond(job):
         data,kind = await desk.run(job)
-        name = {'application/octet-stream': 'flow.flo', 'application/zip': 'flow.zip', 'video/mp4': 'flow.mp4'}.get(kind)
+        name = {'application/octet-stream': 'flow.flo', 'application/zip': 'flow.zip',
+                'video/mp4': 'flow.mp4'}.get(kind)
         save = {'Content-Disposition': f'attachment; filename={name}'} if name else {}   # a browser shows the others
         return JSONResponse(data) if isinstance(data, dict) else Response(data, media_type=kind, headers=save)
     @app.post('/flow')
-    async def flow(img1:UploadFile=File(description='frame 1: PNG, JPEG or WebP'), img2:UploadFile=File(description='frame 2, of the same size'),
+    async def flow(img1:UploadFile=File(description='frame 1: PNG, JPEG or WebP'),
+                   img2:UploadFile=File(description='frame 2, of the same size'),
                    format:Literal['flo','kitti','png','json']=Form('flo')):
         return await respond(lambda: _pair_job(predictor, img1.file, img2.file, format, limits))
     @app.post('/video')
-    async def video(video:UploadFile=File(description='MP4, MOV, AVI, MKV or WebM'), format:Literal['mp4','png','flo','kitti']=Form('mp4')):
+    async def video(video:UploadFile=File(description='MP4, MOV, AVI, MKV or WebM'),
+                    format:Literal['mp4','png','flo','kitti']=Form('mp4')):
         return await respond(lambda: _video_job(predictor, video.file, format, limits))
 
 # %% ../../nbs/apps/50_serve.ipynb #39d484bf
@@ -345,8 +373,11 @@ def make_app(
 ): # A FastAPI application, for uvicorn or any other ASGI server
     "Build the server around `predictor`"
     try: import fastapi, python_multipart
-    except ImportError as e: raise fail(FlowbookError, 'serve', f'no {e.name}', 'the packages of pip install "flowbook[serve]"') from None
-    app = fastapi.FastAPI(title='flowbook', docs_url=None, redoc_url=None) # its documentation pages would load scripts from elsewhere
+    except ImportError as e:
+        raise fail(FlowbookError, 'serve', f'no {e.name}',
+                   'the packages of pip install "flowbook[serve]"') from None
+    app = fastapi.FastAPI(title='flowbook', docs_url=None,
+                          redoc_url=None) # its documentation pages would load scripts from elsewhere
     desk = _Desk(limits)
     _add_errors(app)
     _add_pages(app, predictor, limits, desk)
@@ -362,7 +393,9 @@ def open_port(
     "Reserve `port`, or say why that cannot be"
     if not 0 <= port <= 65535: raise fail(ConfigError, 'port', port, '0 to 65535')
     try: return socket.create_server((host,port), family=socket.AF_INET6 if ':' in host else socket.AF_INET)
-    except OSError as e: raise fail(ConfigError, f'{host}:{port}', (e.strerror or str(e)).lower(), 'an address of this machine and a port that is free') from None
+    except OSError as e:
+        raise fail(ConfigError, f'{host}:{port}', (e.strerror or str(e)).lower(),
+                   'an address of this machine and a port that is free') from None
 
 # %% ../../nbs/apps/50_serve.ipynb #2effd408
 def _raw_answer(status, error):

@@ -27,8 +27,11 @@ def _frame_pairs(frames):
         from flowbook.io.video import read_frames
         with read_frames(frames, stop=MAX_FRAMES) as found: items = list(found)
     else: items = list(frames)
-    if items and all(isinstance(o, (tuple,list)) and len(o)==2 for o in items): return [tuple(map(_uint8, o)) for o in items]
-    if len(items) < 2: raise fail(FlowbookError, 'frames', f"{len(items)} of them", 'two frames or more, pairs, or FlowSamples')
+    if items and all(isinstance(o, (tuple,list)) and len(o)==2 for o in items):
+        return [tuple(map(_uint8, o)) for o in items]
+    if len(items) < 2:
+        raise fail(FlowbookError, 'frames', f"{len(items)} of them",
+                   'two frames or more, pairs, or FlowSamples')
     items = list(map(_uint8, items))
     return list(zip(items, items[1:]))
 
@@ -38,7 +41,8 @@ MAX_FRAMES = 100 # of a film; all are kept in memory
 def _sample(pair, flow_gt, name):
     "A `FlowSample` of one pair; `flow_gt` is a path, an array or a tensor"
     if flow_gt is None: return FlowSample(*pair, name=name)
-    if not (isinstance(flow_gt, str) or hasattr(flow_gt, '__fspath__')): return FlowSample(*pair, *known_flow(flow_gt), name=name)
+    if not (isinstance(flow_gt, str) or hasattr(flow_gt, '__fspath__')):
+        return FlowSample(*pair, *known_flow(flow_gt), name=name)
     from flowbook.io.flowfiles import read_flow_valid
     return FlowSample(*pair, *read_flow_valid(flow_gt), name=name)
 
@@ -50,11 +54,14 @@ def as_samples(
     "Bring `frames` and their truth into one form"
     given = [frames] if isinstance(frames, FlowSample) else frames
     if isinstance(given, (list,tuple)) and given and all(isinstance(o, FlowSample) for o in given):
-        if flow_gt is not None: raise fail(ConfigError, 'flow_gt', 'a value', 'None: a FlowSample brings its own truth')
+        if flow_gt is not None:
+            raise fail(ConfigError, 'flow_gt', 'a value', 'None: a FlowSample brings its own truth')
         return list(given)
     pairs = _frame_pairs(given)
-    truths = list(flow_gt) if isinstance(flow_gt, (tuple,list)) else [flow_gt]*(1 if flow_gt is not None else len(pairs))
-    if len(truths)!=len(pairs): raise fail(ConfigError, 'flow_gt', f"{len(truths)} of them", f"{len(pairs)}, one per pair")
+    truths = list(flow_gt) if isinstance(flow_gt, (tuple,list)) else [flow_gt]*(1 if flow_gt is not None
+        else len(pairs))
+    if len(truths)!=len(pairs):
+        raise fail(ConfigError, 'flow_gt', f"{len(truths)} of them", f"{len(pairs)}, one per pair")
     return [_sample(p, t, f'pair {i}') for i,(p,t) in enumerate(zip(pairs, truths))]
 
 # %% ../../nbs/apps/10_views.ipynb #01dae417
@@ -65,8 +72,11 @@ def _named(models):
     name = lambda m: m if isinstance(m, str) else getattr(m, 'name', None) or getattr(m, '__name__', type(m).__name__)
     res = {}
     for m in models:
-        if not (isinstance(m, str) or callable(m)): raise fail(ConfigError, 'models', repr(m), 'names, predictors or functions of two pictures')
-        if name(m) in res: raise fail(ConfigError, 'models', f'{name(m)!r} twice', 'different names: a dictionary gives them')
+        if not (isinstance(m, str) or callable(m)):
+            raise fail(ConfigError, 'models', repr(m), 'names, predictors or functions of two pictures')
+        if name(m) in res:
+            raise fail(ConfigError, 'models', f'{name(m)!r} twice',
+                       'different names: a dictionary gives them')
         res[name(m)] = m
     return res
 
@@ -117,7 +127,8 @@ def flow(self:FlowViews,
     s = self.samples[i]
     def make():
         flow = np.asarray(self._model(model)(s.img1, s.img2), np.float32)
-        if flow.shape!=(*s.size,2): raise fail(FlowbookError, f'{model}', f'shape {flow.shape}', f'{(*s.size,2)}')
+        if flow.shape!=(*s.size,2):
+            raise fail(FlowbookError, f'{model}', f'shape {flow.shape}', f'{(*s.size,2)}')
         return flow
     return self._remember((i,model,'flow'), make)
 
@@ -130,14 +141,17 @@ def occ(self:FlowViews,
     "Occlusion of pair `i`: the truth where it is known, else what the model says when asked both ways"
     s,m = self.samples[i],self._model(model)
     if s.occ is not None: return s.occ
-    return self._remember((i,model,'occ'), lambda: m.predict(s.img1, s.img2, bidirectional=True).occ if hasattr(m, 'predict') else _checked(m, s))
+    return self._remember((i,model,'occ'),
+                          lambda: m.predict(s.img1, s.img2, bidirectional=True).occ if hasattr(m, 'predict')
+                          else _checked(m, s))
 
 # %% ../../nbs/apps/10_views.ipynb #df433ac0
 def _checked(f, s):
     "Occlusion by `fb_consistency` for a plain function `f` of two pictures"
     import torch
     from flowbook.core.grid import fb_consistency
-    both = [torch.from_numpy(np.array(f(*o), np.float32)).permute(2,0,1)[None] for o in ((s.img1, s.img2), (s.img2, s.img1))]
+    both = [torch.from_numpy(np.array(f(*o), np.float32)).permute(2,0,1)[None]
+            for o in ((s.img1, s.img2), (s.img2, s.img1))]
     return fb_consistency(*both)[0,0].numpy()
 
 # %% ../../nbs/apps/10_views.ipynb #1d553ace
@@ -146,7 +160,8 @@ def views_of(self:FlowViews,
     i:int  # Number of the pair
 )->list: # Names for `picture`
     "List the views of pair `i`"
-    return ['frame 1', 'flow', 'overlay', 'arrows', 'blink', 'occlusion'] + ['truth', 'error']*(self.samples[i].flow is not None)
+    return ['frame 1', 'flow', 'overlay', 'arrows', 'blink',
+            'occlusion'] + ['truth', 'error']*(self.samples[i].flow is not None)
 
 # %% ../../nbs/apps/10_views.ipynb #cb83c5d0
 @patch

@@ -18,7 +18,9 @@ def need_jupyter(
 ): # The module
     "Import a package of the extra `jupyter` now that a widget is wanted"
     try: return importlib.import_module(name)
-    except ImportError: raise fail(FlowbookError, 'widgets', f'no {name}', 'it installed: pip install "flowbook[jupyter]"') from None
+    except ImportError:
+        raise fail(FlowbookError, 'widgets', f'no {name}',
+                   'it installed: pip install "flowbook[jupyter]"') from None
 
 # %% ../../nbs/apps/20_widgets.ipynb #9dca1690
 _style = """
@@ -108,7 +110,8 @@ def _canvas_type():
     class FlowCanvas(base):
         "Two pictures with a pointer"
         _esm,_css = _panel_js + _mark_js + _render_js,_style
-        left,blink,right = (t.Bytes().tag(sync=True) for _ in range(3))     # PNG; `blink` alternates with `left`, empty: it does not
+        left,blink,right = (t.Bytes().tag(sync=True)
+                            for _ in range(3))     # PNG; `blink` alternates with `left`, empty: it does not
         size = t.List([1,1]).tag(sync=True)                                # height and width that marks and pointer count in
         marks = t.List([[],[]]).tag(sync=True)                             # per picture: [x, y, colour]
         captions,text = t.List(['','']).tag(sync=True),t.Unicode().tag(sync=True)
@@ -147,10 +150,12 @@ class FlowViewer:
 def _make_controls(self:FlowViewer, w):
     "Slider and drop-downs above the canvas"
     views = self.views
-    self.frame = w.IntSlider(0, 0, len(views)-1, description='pair', continuous_update=False, disabled=len(views)==1)
+    self.frame = w.IntSlider(0, 0, len(views)-1, description='pair', continuous_update=False,
+                             disabled=len(views)==1)
     self.model = w.Dropdown(options=list(views.models), description='model')
     self.view = w.Dropdown(options=views.views_of(0), value='flow', description='view')
-    self.box = w.VBox([w.HBox([self.frame, self.model, self.view], layout=dict(flex_flow='row wrap')), self.canvas])
+    self.box = w.VBox([w.HBox([self.frame, self.model, self.view], layout=dict(flex_flow='row wrap')),
+                       self.canvas])
     self.frame.observe(self._new_pair, 'value')
     for o in self.model,self.view: o.observe(lambda change: self._refresh(), 'value')
     self.canvas.observe(lambda change: self._point(), 'point')
@@ -161,7 +166,8 @@ def _make_controls(self:FlowViewer, w):
 def _new_pair(self:FlowViewer, change):
     "Views come and go with the truth of a pair"
     names,view = self.views.views_of(change.new),self.view.value
-    if list(self.view.options)!=names: self.view.options,self.view.value = names,view if view in names else 'flow'
+    if list(self.view.options)!=names:
+        self.view.options,self.view.value = names,view if view in names else 'flow'
     self._refresh()
 
 # %% ../../nbs/apps/20_widgets.ipynb #8b4a6b12
@@ -176,7 +182,9 @@ def _refresh(self:FlowViewer):
     with c.hold_sync():
         c.size,c.left,c.right = list(s.size),_png(left, self.max_side),_png(s.img2, self.max_side)
         c.blink = b'' if blink is None else _png(blink, self.max_side)
-        c.captions = [self._caption(i, model, view),f'frame 2; red: where {model} says the point lands' + ('; green: where it does' if s.flow is not None else '')]
+        c.captions = [self._caption(i, model, view),
+                      f'frame 2; red: where {model} says the point lands' + ('; green: where it does'
+                          if s.flow is not None else '')]
         self._point()
 
 # %% ../../nbs/apps/20_widgets.ipynb #08c8c200

@@ -22,7 +22,9 @@ def as_rng(
     "Make a random generator of `rng`"
     if isinstance(rng, np.random.Generator): return rng
     try: return np.random.default_rng(rng)
-    except (TypeError,ValueError): raise fail(ConfigError, 'rng', repr(rng), 'a numpy Generator, whole numbers from 0, or None') from None
+    except (TypeError,ValueError):
+        raise fail(ConfigError, 'rng', repr(rng),
+                   'a numpy Generator, whole numbers from 0, or None') from None
 
 # %% ../../nbs/augment/10_base.ipynb #221e33cd
 class Transform:
@@ -59,7 +61,8 @@ class Transform:
 # %% ../../nbs/augment/10_base.ipynb #fd021f22
 def _on_triple(t, sample, params, before):
     "Apply `t` to both pairs of a triple; the second, from the middle frame back, with `before` as its parameters"
-    twin = FlowSample(sample.img1, sample.img0, sample.flow_prev, sample.valid_prev, sparse=sample.sparse, name=sample.name)
+    twin = FlowSample(sample.img1, sample.img0, sample.flow_prev, sample.valid_prev, sparse=sample.sparse,
+                      name=sample.name)
     there = t.apply(replace(sample, img0=None, flow_prev=None, valid_prev=None), **params)
     back = t.apply(twin, **before)
     return replace(there, img0=back.img2, flow_prev=back.flow, valid_prev=back.valid)
@@ -121,10 +124,12 @@ def check_range(
     "Raise unless `bounds` are two ascending numbers from `least` to `most`"
     try: low,high = bounds
     except (TypeError,ValueError): low = high = None
-    numbers = all(isinstance(x, (int,float,np.number)) and np.isfinite(x) and least<=x<=most for x in (low,high))
+    numbers = all(isinstance(x, (int,float,np.number)) and np.isfinite(x) and least<=x<=most
+                  for x in (low,high))
     if numbers and (low<high or low==high and not strict): return low,high
     limits = f" {'from' if most==np.inf else 'between'} {least:g}{'' if most==np.inf else f' and {most:g}'}" if least>-np.inf else ''
-    raise fail(ConfigError, name, repr(bounds), f"(low, high) with low {'<' if strict else '<='} high,{limits or ' any numbers'}")
+    raise fail(ConfigError, name, repr(bounds),
+               f"(low, high) with low {'<' if strict else '<='} high,{limits or ' any numbers'}")
 
 # %% ../../nbs/augment/10_base.ipynb #dacc1b3a
 _transforms = {}
@@ -173,9 +178,11 @@ def _build(name, params):
     sig = inspect.signature(cls)
     if not any(p.kind==p.VAR_KEYWORD for p in sig.parameters.values()):
         for k in params:
-            if k not in sig.parameters: raise unknown(f"{cls.__name__} parameter", k, list(sig.parameters) or ['no parameters'])
+            if k not in sig.parameters:
+                raise unknown(f"{cls.__name__} parameter", k, list(sig.parameters) or ['no parameters'])
     try: sig.bind(**params)
-    except TypeError as e: raise fail(ConfigError, cls.__name__, e, f"{cls.__name__}({', '.join(sig.parameters)})") from None
+    except TypeError as e:
+        raise fail(ConfigError, cls.__name__, e, f"{cls.__name__}({', '.join(sig.parameters)})") from None
     return cls(**params)
 
 # %% ../../nbs/augment/10_base.ipynb #b4374aea
@@ -202,7 +209,8 @@ def create_transform(
     if isinstance(config, Transform): return config
     if isinstance(config, (list,tuple)): return Compose(config)
     if isinstance(config, (str,type)): config = dict(type=config)
-    if isinstance(config, dict) and 'type' in config: return _build(config['type'], {k:v for k,v in config.items() if k!='type'})
+    if isinstance(config, dict) and 'type' in config:
+        return _build(config['type'], {k:v for k,v in config.items() if k!='type'})
     if callable(config) and not _foreign(config): return _Function(config)
     expected = "a dict with 'type', a name, a list, a function or a Transform"
     raise fail(ConfigError, 'transform', f'{_foreign(config)} {config!r}', expected)
@@ -214,7 +222,8 @@ class Compose(Transform):
         transforms:list,  # What `create_transform` accepts; `None` items are skipped
         fuse:bool=True    # False: one warp for each `Geometric`
     ):
-        if not isinstance(transforms, (list,tuple)): raise fail(ConfigError, 'Compose', repr(transforms), 'a list of transforms')
+        if not isinstance(transforms, (list,tuple)):
+            raise fail(ConfigError, 'Compose', repr(transforms), 'a list of transforms')
         self.transforms,self.fuse = [create_transform(o) for o in transforms if o is not None],fuse
         self.steps = _fuse(self.transforms) if fuse else self.transforms
 

@@ -71,7 +71,8 @@ def _version(tfm):
     for c in type(tfm).__mro__:
         if c in _versions: return _versions[c]
         if 'apply' in vars(c) or 'change' in vars(c): break
-    raise fail(ConfigError, 'BatchAugment', repr(tfm), 'a transform with a batch version: apply it to samples, or write one with batch_version')
+    raise fail(ConfigError, 'BatchAugment', repr(tfm),
+               'a transform with a batch version: apply it to samples, or write one with batch_version')
 
 # %% ../../nbs/augment/70_batch.ipynb #abcc2869
 def _images(b, f, params): return replace(b, img1=f(b.img1, params, 0), img2=f(b.img2, params, 1))
@@ -124,7 +125,8 @@ def _jitter(tfm, batch, params):
         orders,factors = ([p[k][img] for p in params] for k in ('order','factors'))
         for place in range(4):
             for k,(f,neutral) in enumerate(_ops):
-                v = [int(o[3]*180) if k==3 else o[k] for o in factors] # hue: whole steps of 2 degrees, as for samples
+                v = [int(o[3]*180) if k==3 else o[k]
+                     for o in factors] # hue: whole steps of 2 degrees, as for samples
                 x = _where(x, [i for i,o in enumerate(orders) if o[place]==k and v[i]!=neutral], f, v)
         return x
     return _images(batch, change, params)
@@ -133,8 +135,10 @@ def _jitter(tfm, batch, params):
 @batch_version(PhotoMetricDistortion)
 def _distort(tfm, batch, params):
     def change(x, params, img):
-        b,c,s,h,first = ([p[k] for p in params] for k in ('brightness','contrast','saturation','hue','contrast_first'))
-        scale = lambda x, when: _where(x, [i for i,o in enumerate(first) if o==when and c[i]!=1], _brightness, c)
+        b,c,s,h,first = ([p[k] for p in params]
+                         for k in ('brightness','contrast','saturation','hue','contrast_first'))
+        scale = lambda x, when: _where(x, [i for i,o in enumerate(first) if o==when and c[i]!=1], _brightness,
+                                       c)
         x = scale(_where(x, [i for i,o in enumerate(b) if o], lambda x, v: (x+v/255).clamp_(0, 1), b), True)
         return scale(_where(x, [i for i in range(len(x)) if h[i] or s[i]!=1], _hsv, h, s), False)
     return _images(batch, change, params)
@@ -142,7 +146,8 @@ def _distort(tfm, batch, params):
 # %% ../../nbs/augment/70_batch.ipynb #383bad34
 @batch_version(RandomGamma)
 def _gamma(tfm, batch, params):
-    return _images(batch, lambda x, params, img: x.clamp(min=0).pow_(_each(x, [p['gamma'] for p in params])), params)
+    return _images(batch, lambda x, params, img: x.clamp(min=0).pow_(_each(x, [p['gamma'] for p in params])),
+                   params)
 
 # %% ../../nbs/augment/70_batch.ipynb #6e9a4e61
 def _signed(x): return (x+2**31)%2**32 - 2**31
@@ -234,7 +239,8 @@ def _grid(moves, like):
     unit = np.array([[2/max(W-1,1),0,-1], [0,2/max(H-1,1),-1], [0,0,1]])
     a,b,c = _matrices([unit@m.back for m in moves], like)[:,None,None].unbind(-1)
     x,y = torch.arange(w).to(like)[:,None],torch.arange(h).to(like)[:,None,None]
-    rim = like.new_tensor([1. if m.inside else np.inf for m in moves]).view(-1, 1, 1, 1) # inside: the nearest pixel, as for samples
+    rim = like.new_tensor([1. if m.inside else np.inf
+                           for m in moves]).view(-1, 1, 1, 1) # inside: the nearest pixel, as for samples
     return torch.addcmul(torch.addcmul(c, b, y), a, x).clamp(-rim, rim)
 
 # %% ../../nbs/augment/70_batch.ipynb #b5ddf008
@@ -264,7 +270,9 @@ def _dense(flow, valid, moves, others, read):
     h,w = flow.shape[-2:]
     x,y = torch.arange(w).to(flow),torch.arange(h).to(flow)[:,None]
     drift = torch.addcmul(torch.addcmul(D[:,:,2,None,None], D[:,:,1,None,None], y), D[:,:,0,None,None], x)
-    for k in 0,1: drift = torch.addcmul(drift, L[:,:,k,None,None], flow[:,k:k+1]) # no matmul: with TF32 it would lose digits
+    for k in 0,1:
+        drift = torch.addcmul(drift, L[:,:,k,None,None],
+                              flow[:,k:k+1]) # no matmul: with TF32 it would lose digits
     return drift.masked_fill_(~known, 0), known
 
 # %% ../../nbs/augment/70_batch.ipynb #0b698bb4
@@ -273,11 +281,13 @@ def _points(flow, valid, moves, others):
     b,_,y,x = valid.nonzero(as_tuple=True)
     q,(n,(h,w)) = torch.stack([x,y], -1).double(),(len(flow),moves[0].size)
     go = lambda A, p: (A[b,:,:2]@p[...,None])[...,0] + A[b,:,2]
-    at,to = (go(_matrices([m.A for m in ms], q), p) for ms,p in ((moves,q), (others,q+flow[b,:,y,x].double())))
+    at,to = (go(_matrices([m.A for m in ms], q), p)
+             for ms,p in ((moves,q), (others,q+flow[b,:,y,x].double())))
     px,py = (at+(.5-1e-6)).floor().long().unbind(-1) # a tie goes left and up, as for samples
     keep = (px>=0) & (px<w) & (py>=0) & (py<h)
     cell = ((b*h+py)*w+px)[keep]
-    last = cell.new_full((n*h*w,), -1).scatter_reduce_(0, cell, torch.arange(len(cell), device=cell.device), 'amax')
+    last = cell.new_full((n*h*w,), -1).scatter_reduce_(0, cell, torch.arange(len(cell), device=cell.device),
+                                                       'amax')
     known = last>=0
     out = flow.new_zeros(n*h*w, 2)
     out[known] = (to-at)[keep][last[known]].to(flow.dtype)
@@ -292,7 +302,9 @@ def _truth(flow, valid, sparse, moves, others, read):
     rows = [i for i,(s,m) in enumerate(zip(sparse, moves)) if s and not m.whole]
     if len(rows)==len(flow): return _points(flow, valid, moves, others)
     out,known = _dense(flow, valid, moves, others, read)
-    if rows: out[rows],known[rows] = _points(flow[rows], valid[rows], [moves[i] for i in rows], [others[i] for i in rows])
+    if rows:
+        out[rows],known[rows] = _points(flow[rows], valid[rows], [moves[i] for i in rows],
+                                        [others[i] for i in rows])
     return out, known
 
 # %% ../../nbs/augment/70_batch.ipynb #78c916fd
@@ -317,7 +329,8 @@ def _warp(tfm, batch, params):
     if tfm.warp_options.get('check_bound'):
         marked = (occ,flow,valid), (occ_bw,flow_bw,valid_bw)
         occ,occ_bw = (o if o is None or f is None else _leaving(f, o, v) for o,f,v in marked)
-    return replace(batch, img1=r1(batch.img1), img2=r2(batch.img2), flow=flow, valid=valid, flow_bw=flow_bw, valid_bw=valid_bw, occ=occ, occ_bw=occ_bw)
+    return replace(batch, img1=r1(batch.img1), img2=r2(batch.img2), flow=flow, valid=valid, flow_bw=flow_bw,
+                   valid_bw=valid_bw, occ=occ, occ_bw=occ_bw)
 
 # %% ../../nbs/augment/70_batch.ipynb #225e71fe
 @batch_version(Compose)
@@ -351,10 +364,12 @@ class BatchAugment(ItemTransform):
         fields:tuple=('flow_bw','valid_bw','occ','occ_bw'), # What the batch holds behind `valid`, in order
         chunk:int=None              # Samples at a time; None: one on a CPU, whose caches are small, all on a GPU
     ):
-        self.tfm = tfms if isinstance(tfms, Compose) else Compose(tfms if isinstance(tfms, (list,tuple)) else [tfms])
+        self.tfm = tfms if isinstance(tfms, Compose) else Compose(tfms if isinstance(tfms, (list,tuple))
+            else [tfms])
         self.seed,self.sparse,self.fields,self.chunk = seed,sparse,tuple(fields),chunk
         for n in self.fields:
-            if n not in _names[4:]: raise fail(ConfigError, 'BatchAugment fields', repr(n), f"some of {', '.join(_names[4:])}")
+            if n not in _names[4:]:
+                raise fail(ConfigError, 'BatchAugment fields', repr(n), f"some of {', '.join(_names[4:])}")
         for t in _steps(self.tfm): _version(t)
         self.reset()
 
@@ -389,13 +404,17 @@ BatchAugment.rng = _rng
 def _named(self, batch):
     "The tuple `batch` as a `FlowBatch`"
     names = ('img1','img2','flow','valid')+self.fields
-    if len(batch) not in (2, *range(4, len(names)+1)): raise fail(FlowbookError, 'batch', f"{len(batch)} tensors", f"2, or 4 to {len(names)}: {', '.join(names)}")
+    if len(batch) not in (2, *range(4, len(names)+1)):
+        raise fail(FlowbookError, 'batch', f"{len(batch)} tensors",
+                   f"2, or 4 to {len(names)}: {', '.join(names)}")
     b = FlowBatch(**dict(zip(names, batch)))
     for n in names[:len(batch)]:
         t,c = getattr(b, n),3 if n[:3]=='img' else 2 if n[:4]=='flow' else 1
         want = (len(b.img1), c, *b.img1.shape[-2:])
-        if t is not None and tuple(t.shape)!=want: raise fail(FlowbookError, f'batch {n}', f"shape {tuple(t.shape)}", f"{want}; see fields")
-    if not b.img1.is_floating_point(): raise fail(FlowbookError, 'batch img1', b.img1.dtype, 'floats in [0,1]')
+        if t is not None and tuple(t.shape)!=want:
+            raise fail(FlowbookError, f'batch {n}', f"shape {tuple(t.shape)}", f"{want}; see fields")
+    if not b.img1.is_floating_point():
+        raise fail(FlowbookError, 'batch img1', b.img1.dtype, 'floats in [0,1]')
     return replace(b, sparse=self._flags(b))
 
 # %% ../../nbs/augment/70_batch.ipynb #c8eef057
@@ -417,7 +436,9 @@ def _augment(self:BatchAugment,
     b = self._named(batch)
     params = [self.tfm.draw(self.rng(i), b.size) for i in range(len(b))]
     for t,sizes in _sizes(self.tfm, b.size, params):
-        if len(set(sizes)) > 1: raise fail(FlowbookError, f'BatchAugment, after {t!r}', f"sizes {sorted(set(sizes))}", 'one size for the whole batch: let RandomCrop or CenterCrop follow at once')
+        if len(set(sizes)) > 1:
+            raise fail(FlowbookError, f'BatchAugment, after {t!r}', f"sizes {sorted(set(sizes))}",
+                       'one size for the whole batch: let RandomCrop or CenterCrop follow at once')
     self.count += 1
     n = self.chunk or (1 if b.img1.device.type=='cpu' else len(b))
     out = _join([_compose(self.tfm, _rows(b, i, i+n), params[i:i+n]) for i in range(0, len(b), n)])

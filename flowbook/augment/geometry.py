@@ -74,7 +74,8 @@ class _Move:
         q,last,rim = (self.back@corners)[:2],np.array([[src[1]-1],[src[0]-1]]),1e-6+.5*straight
         self.inside = bool((q >= -rim).all() and (q <= last+rim).all())
         more = 1 + np.abs(self.back[:2,:2]).sum(1)/2 # half a pixel of the window, and a neighbour for interpolation
-        lo,hi = (np.clip(o, 0, last[:,0]).astype(int) for o in (np.floor(q.min(1)-more), np.ceil(q.max(1)+more)))
+        lo,hi = (np.clip(o, 0, last[:,0]).astype(int)
+                 for o in (np.floor(q.min(1)-more), np.ceil(q.max(1)+more)))
         self.box = slice(lo[1], hi[1]+1),slice(lo[0], hi[0]+1)    # all of the source that is needed
         self.near = self.back[:2] - np.array([[0,0,lo[0]],[0,0,lo[1]]]) # the way back into that box
 
@@ -90,7 +91,8 @@ def _span(sign, t, n, m):
 def _mirror(x, vertical, horizontal):
     "A copy of `x`, mirrored; `cv2.flip` is 40 times faster than a copy of `x[:,::-1]`"
     if not x.size or not (vertical or horizontal): return x.copy()
-    out = cv2.flip(x.view(np.uint8) if x.dtype==bool else x, 1-vertical if not (vertical and horizontal) else -1)
+    out = cv2.flip(x.view(np.uint8) if x.dtype==bool else x,
+                   1-vertical if not (vertical and horizontal) else -1)
     return out.view(bool) if x.dtype==bool else out
 
 # %% ../../nbs/augment/30_geometry.ipynb #90bdd326
@@ -109,7 +111,8 @@ def _window(x, m):
 def _read(x, m):
     "Read `x`, the box of `m` in one or four channels, where the window's pixels come from; beyond the frame it is 0"
     border = cv2.BORDER_REPLICATE if m.inside else cv2.BORDER_CONSTANT
-    return cv2.warpAffine(x, m.near, m.size[::-1], flags=cv2.INTER_LINEAR|cv2.WARP_INVERSE_MAP, borderMode=border)
+    return cv2.warpAffine(x, m.near, m.size[::-1], flags=cv2.INTER_LINEAR|cv2.WARP_INVERSE_MAP,
+                          borderMode=border)
 
 # %% ../../nbs/augment/30_geometry.ipynb #d0900edf
 def _image(x, m):
@@ -182,7 +185,9 @@ def _truth(flow, valid, m, other, sparse):
     flow,full = np.ascontiguousarray(flow, np.float32),valid is None or valid.all()
     if sparse and not m.whole: return _points(flow, valid, m, other)
     if not m.whole: new,known = _dense(flow, None if full else valid, m)
-    else: new,known = _window(flow, m),None if full and m.inside else _window(np.ones(m.src, bool) if full else valid, m)
+    else:
+        new,known = _window(flow, m),None if full and m.inside else _window(np.ones(m.src, bool) if full
+            else valid, m)
     new = _carry(new, m, other)
     if known is None: return new, None if valid is None else np.ones(m.size, bool)
     _complex(new)[~known] = 0
@@ -223,7 +228,8 @@ def _warp(sample, m1, m2):
     flow_bw,valid_bw = _truth(sample.flow_bw, sample.valid_bw, m2, m1, s)
     occ,occ_bw = (None if x is None else _mask(x, m) for x,m in ((sample.occ,m1),(sample.occ_bw,m2)))
     return replace(sample, img1=_image(sample.img1, m1), img2=_image(sample.img2, m2), occ=occ, occ_bw=occ_bw,
-                   flow=flow, valid=valid, flow_bw=flow_bw, valid_bw=valid_bw, sparse=s) # holes may come from the border
+                   flow=flow, valid=valid, flow_bw=flow_bw, valid_bw=valid_bw,
+                   sparse=s) # holes may come from the border
 
 # %% ../../nbs/augment/30_geometry.ipynb #78c916fd
 def _leaving(flow, occ, valid):
@@ -298,7 +304,8 @@ def check_geometric(
         assert np.array_equal(v, getattr(sample, k)), f"{tfm} wrote into {k}"
         assert (x.shape[:2],x.dtype)==(out.size,v.dtype), f"{tfm} made {k} {x.dtype} of {x.shape}"
         assert np.array_equal(x, getattr(again, k)), f"{tfm} gives another sample for the same seed"
-    for bw in (False,True) if 'flow_bw' in names else (False,): _check_residual(tfm, sample, out, blank, bw, slack)
+    for bw in (False,True) if 'flow_bw' in names else (False,):
+        _check_residual(tfm, sample, out, blank, bw, slack)
     return out
 
 # %% ../../nbs/augment/30_geometry.ipynb #982afecd

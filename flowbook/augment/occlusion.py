@@ -16,7 +16,8 @@ def _whole(*x): return all(isinstance(o, (int,np.integer)) for o in x)
 
 def _whole_bounds(bounds):
     "`bounds` as a tuple, checked"
-    if isinstance(bounds, (tuple,list)) and len(bounds)==2 and _whole(*bounds) and 1<=bounds[0]<bounds[1]: return tuple(bounds)
+    if isinstance(bounds, (tuple,list)) and len(bounds)==2 and _whole(*bounds) and 1<=bounds[0]<bounds[1]:
+        return tuple(bounds)
     raise fail(ConfigError, 'Erase bounds', repr(bounds), 'whole numbers (low, high) with 1 <= low < high')
 
 # %% ../../nbs/augment/50_occlusion.ipynb #943165d7
@@ -32,7 +33,9 @@ class Erase(Transform):
     ):
         self.prob,self.mark_occ = check_prob('Erase prob', prob),mark_occ
         self.bounds,self.max_num = _whole_bounds(bounds),max_num
-        if not _whole(max_num) or max_num<2: raise fail(ConfigError, 'Erase max_num', repr(max_num), 'a whole number from 2, one more than the most boxes')
+        if not _whole(max_num) or max_num<2:
+            raise fail(ConfigError, 'Erase max_num', repr(max_num),
+                       'a whole number from 2, one more than the most boxes')
 
     def draw(self, rng, size):
         if rng.random() >= self.prob: return dict(boxes=[])
@@ -63,7 +66,8 @@ def _ends_in(mask, flow, valid):
     "Pixels whose known flow ends in `mask`, `(H,W)` bool"
     h,w = mask.shape
     known = np.isfinite(flow).all(-1) if valid is None else valid
-    x,y = (np.rint(np.where(known, f, -1).clip(-9e8, 9e8)).astype(int) for f in np.moveaxis(flow + _grid(h, w), -1, 0))
+    x,y = (np.rint(np.where(known, f, -1).clip(-9e8, 9e8)).astype(int)
+           for f in np.moveaxis(flow + _grid(h, w), -1, 0))
     inside = (x>=0) & (x<w) & (y>=0) & (y<h)
     return inside & mask[y.clip(0, h-1), x.clip(0, w-1)]
 
@@ -76,13 +80,15 @@ class Validation(Transform):
     def __init__(self,
         max_flow:float # Pixels; u and v must both be below, RAFT: 1000
     ):
-        if not (isinstance(max_flow, (int,float,np.number)) and max_flow>0): raise fail(ConfigError, 'Validation max_flow', repr(max_flow), 'a number of pixels above 0')
+        if not (isinstance(max_flow, (int,float,np.number)) and max_flow>0):
+            raise fail(ConfigError, 'Validation max_flow', repr(max_flow), 'a number of pixels above 0')
         self.max_flow = max_flow
 
     def apply(self, sample):
         valid,valid_bw = self.known(sample.flow, sample.valid),self.known(sample.flow_bw, sample.valid_bw)
         if valid is sample.valid and valid_bw is sample.valid_bw: return sample
-        return replace(sample, valid=valid, valid_bw=valid_bw, sparse=sample.is_sparse) # the new holes make no points of a dense field
+        return replace(sample, valid=valid, valid_bw=valid_bw,
+                       sparse=sample.is_sparse) # the new holes make no points of a dense field
 
     def known(self, flow, valid):
         top = self.max_flow

@@ -66,7 +66,8 @@ _levels = np.arange(256)
 
 def _adjust_hsv(img, shift=0, scale=1., out=None):
     "Turn H (0-179) by `shift` steps and multiply S by `scale`"
-    tables = ([(0, (_levels+shift) % 180)] if shift%180 else []) + ([(1, np.minimum(_levels*scale+1e-4, 255))] if scale!=1 else [])
+    tables = ([(0, (_levels+shift) % 180)] if shift%180 else []) + ([(1, np.minimum(_levels*scale+1e-4, 255))]
+        if scale!=1 else [])
     if not tables: return img # the way to HSV and back would cost a level or two
     hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV, out)
     for channel,table in tables:
@@ -106,7 +107,8 @@ def _factors(name, value, center=1., low=0., high=np.inf):
 # %% ../../nbs/augment/20_photometric.ipynb #eef6ddac
 class _Photometric(Transform):
     "Change `img1` and `img2`, nothing else"
-    def apply(self, sample, **params): return replace(sample, img1=self.change(sample.img1, 0, **params), img2=self.change(sample.img2, 1, **params))
+    def apply(self, sample, **params): return replace(sample, img1=self.change(sample.img1, 0, **params),
+                                                      img2=self.change(sample.img2, 1, **params))
 
 # %% ../../nbs/augment/20_photometric.ipynb #44862cce
 @register_transform
@@ -121,7 +123,8 @@ class ColorJitter(_Photometric):
     ):
         self.asymmetric_prob = check_prob('ColorJitter asymmetric_prob', asymmetric_prob)
         self.brightness,self.contrast,self.saturation,self.hue = brightness,contrast,saturation,hue
-        bounds = [_factors(f'ColorJitter {n}', getattr(self, n)) for n in ('brightness','contrast','saturation')]
+        bounds = [_factors(f'ColorJitter {n}', getattr(self, n))
+                  for n in ('brightness','contrast','saturation')]
         self.low,self.high = zip(*bounds, _factors('ColorJitter hue', hue, 0., -.5, .5))
 
     def draw(self, rng, size):
@@ -147,10 +150,13 @@ class PhotoMetricDistortion(_Photometric):
         saturation_range:tuple=(.5,1.5),   # Lowest and highest factor of the S of HSV
         hue_delta:int=18                   # Largest step of hue, in units of 2 degrees
     ):
-        self.brightness_delta,self.hue_delta = check_range('PhotoMetricDistortion brightness_delta', (0,brightness_delta))[1],int(hue_delta)
+        self.brightness_delta,self.hue_delta = check_range('PhotoMetricDistortion brightness_delta',
+            (0,brightness_delta))[1],int(hue_delta)
         self.contrast_range = check_range('PhotoMetricDistortion contrast_range', contrast_range, 0)
         self.saturation_range = check_range('PhotoMetricDistortion saturation_range', saturation_range, 0)
-        if not 0<=hue_delta<=90: raise fail(ConfigError, 'PhotoMetricDistortion hue_delta', hue_delta, '0 to 90 steps of 2 degrees')
+        if not 0<=hue_delta<=90:
+            raise fail(ConfigError, 'PhotoMetricDistortion hue_delta', hue_delta,
+                       '0 to 90 steps of 2 degrees')
 
     def draw(self, rng, size):
         on = rng.integers(2, size=5)
@@ -203,7 +209,9 @@ def _pick(table, index):
 def _noisy_uint8(img, sigma, seed, part):
     "`img` plus noise of `sigma` levels, rounded and cut"
     table = np.rint(_quantiles()*sigma)
-    if table[-1]>127: return cv2.add(img, _lookup(table.astype(np.int16), img.size, seed, part).reshape(img.shape), dtype=cv2.CV_8U)
+    if table[-1]>127:
+        return cv2.add(img, _lookup(table.astype(np.int16), img.size, seed, part).reshape(img.shape),
+                       dtype=cv2.CV_8U)
     noise = _lookup(table.astype(np.int8), img.size, seed, part).reshape(img.shape)
     noise = cv2.add((img^128).view(np.int8), noise, noise).view(np.uint8) # minus 128, int8 saturates where uint8 does: 10 times as fast
     return np.bitwise_xor(noise, 128, out=noise)
@@ -219,9 +227,12 @@ class GaussianNoise(_Photometric):
     ):
         self.sigma_range = check_range('GaussianNoise sigma_range', sigma_range, 0)
         low,high = self.clamp_range = tuple(clamp_range)
-        if not low<high: raise fail(ConfigError, 'GaussianNoise clamp_range', repr(clamp_range), '(low, high) with low < high')
+        if not low<high:
+            raise fail(ConfigError, 'GaussianNoise clamp_range', repr(clamp_range),
+                       '(low, high) with low < high')
 
-    def draw(self, rng, size): return dict(sigma=rng.uniform(*self.sigma_range), seed=int(rng.integers(2**62)))
+    def draw(self, rng, size): return dict(sigma=rng.uniform(*self.sigma_range),
+                                           seed=int(rng.integers(2**62)))
 
     def change(self, img, i, sigma, seed):
         (lo,hi),unit = self.clamp_range,1
@@ -243,7 +254,9 @@ class Normalize(_Photometric):
     ):
         for name,x in ('mean',mean),('std',std):
             good = np.shape(x)==(3,) and np.isfinite(x).all() and (name=='mean' or min(x)>0)
-            if not good: raise fail(ConfigError, f'Normalize {name}', repr(x), f"three numbers{' above 0'*(name=='std')}, for R, G, B")
+            if not good:
+                raise fail(ConfigError, f'Normalize {name}', repr(x),
+                           f"three numbers{' above 0'*(name=='std')}, for R, G, B")
         self.mean,self.std = tuple(mean),tuple(std)
         self.matrix = np.column_stack([np.diag(1/np.array(std, float)), -np.array(mean, float)/std])
 
@@ -264,5 +277,6 @@ class Rerange(_Photometric):
         low,high = float(img.min()),float(img.max())
         scale = (self.max_value-self.min_value)/(high-low) if high>low else 0. # one colour: `min_value` all over
         shift = self.min_value - low*scale
-        if img.dtype==np.uint8 and (self.min_value,self.max_value)==(0,255): return _mix(img, scale, img, 0, shift)
+        if img.dtype==np.uint8 and (self.min_value,self.max_value)==(0,255):
+            return _mix(img, scale, img, 0, shift)
         return cv2.addWeighted(img, scale, img, 0, shift, dtype=cv2.CV_32F)

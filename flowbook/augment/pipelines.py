@@ -23,7 +23,8 @@ _small = dict(translates=(.00375,.00375), zoom=(.985,1.015), rotate=(-1.,1.)) # 
 _affines = { # for both frames; for the second
     'strong': (dict(translates=(.05,.05), zoom=(1.,1.5), shear=(.86,1.16), rotate=(-10.,10.)), _small),
     'mid':    (dict(translates=(.05,.05), zoom=(1.,1.2), shear=(.95,1.1), rotate=(-5.,5.)), _small),
-    'kitti':  (dict(translates=(.02,.02), zoom=(.98,1.02), rotate=(-.5,.5)), dict(translates=(.0025,.0025), zoom=(.99,1.01), rotate=(-.5,.5)))}
+    'kitti':  (dict(translates=(.02,.02), zoom=(.98,1.02), rotate=(-.5,.5)),
+               dict(translates=(.0025,.0025), zoom=(.99,1.01), rotate=(-.5,.5)))}
 
 _colors = {'strong': (.5,.5,.5,.5), 'kitti': (.05,.2,.25,.1)} # brightness, contrast, saturation, hue
 
@@ -43,8 +44,10 @@ def pwc_augmentation(
     "Build the augmentation of PWC-Net and its kin"
     first,second = _pick('affine', affine, _affines)
     return Compose([None if first_crop is None else RandomCrop(first_crop),
-                    ColorJitter(0., *_pick('color', color, _colors)), RandomGamma((.7,1.5)), None if noise is None else GaussianNoise((0,noise), (0,1)),
-                    RandomFlip(.5), RandomFlip(.5, 'vertical'), RandomAffine(first, second, check_bound=check_bound),
+                    ColorJitter(0., *_pick('color', color, _colors)), RandomGamma((.7,1.5)),
+                    None if noise is None else GaussianNoise((0,noise), (0,1)),
+                    RandomFlip(.5), RandomFlip(.5, 'vertical'),
+                    RandomAffine(first, second, check_bound=check_bound),
                     None if crop is None else RandomCrop(crop)])
 
 # %% ../../nbs/augment/60_pipelines.ipynb #a3f20beb
@@ -71,7 +74,8 @@ def light_augmentation(
     crop:tuple=None  # `(height, width)` of the result; None: not cropped
 )->Compose: # From sample to sample
     "Build a mild augmentation that suits most data"
-    return Compose([ColorJitter(.1, .2, .2, .2, .05), RandomFlip(.5), None if crop is None else RandomCrop(crop)])
+    return Compose([ColorJitter(.1, .2, .2, .2, .05), RandomFlip(.5),
+                    None if crop is None else RandomCrop(crop)])
 
 # %% ../../nbs/augment/60_pipelines.ipynb #1df2440b
 _entries = {}
@@ -122,9 +126,12 @@ for _name,_source,_params in (
     ('pwc_sintel', 'sintel_pwcnet_384x768, sintel_final_pwcnet_384x768', dict(crop=(384,768), noise=None)),
     ('pwc_kitti', 'kitti2012_kitti2015_320x896', dict(crop=(320,896), color='kitti', affine='kitti')),
     ('pwcplus_sintel', 'sintel_kitti2015_hd1k_320x768', dict(crop=(320,768), affine='mid')),
-    ('pwcplus_kitti', 'sintel_kitti2015_hd1k_320x768', dict(crop=(320,768), color='kitti', affine='kitti', noise=.02)),
-    ('pwcplus_hd1k', 'sintel_kitti2015_hd1k_320x768', dict(crop=(320,768), color='kitti', affine='kitti', noise=.02, first_crop=(436,1024))),
-    ('liteflownet2_sintel', 'sintel_kitti_liteflownet2_320x768', dict(crop=(320,768), affine='mid', noise=None)),
+    ('pwcplus_kitti', 'sintel_kitti2015_hd1k_320x768',
+     dict(crop=(320,768), color='kitti', affine='kitti', noise=.02)),
+    ('pwcplus_hd1k', 'sintel_kitti2015_hd1k_320x768',
+     dict(crop=(320,768), color='kitti', affine='kitti', noise=.02, first_crop=(436,1024))),
+    ('liteflownet2_sintel', 'sintel_kitti_liteflownet2_320x768',
+     dict(crop=(320,768), affine='mid', noise=None)),
     ('liteflownet2_kitti', 'sintel_kitti_liteflownet2_320x768', dict(crop=(320,768), affine='kitti')),
 ): register_augmentation(_name, pwc_augmentation, _source, **_params)
 
@@ -132,8 +139,10 @@ for _name,_source,_params in (
 for _name,_source,_params in ( # IRR-PWC learns occlusions
     ('irr_chairsocc', 'flyingchairsocc_bi_occ_384x448', dict(check_bound=True)),
     ('irr_things', 'flyingthings3d_subset_bi_with_occ_384x768', dict(crop=(384,768), check_bound=True)),
-    ('irr_sintel', 'sintel_irr_with_occ_384x768, sintel_final_irr_with_occ_384x768', dict(crop=(384,768), check_bound=True)),
-    ('irr_kitti', 'kitti2012_kitti2015_irr_320x896', dict(crop=(320,896), color='kitti', affine='kitti', check_bound=True)),
+    ('irr_sintel', 'sintel_irr_with_occ_384x768, sintel_final_irr_with_occ_384x768',
+     dict(crop=(384,768), check_bound=True)),
+    ('irr_kitti', 'kitti2012_kitti2015_irr_320x896',
+     dict(crop=(320,896), color='kitti', affine='kitti', check_bound=True)),
 ): register_augmentation(_name, pwc_augmentation, _source, **_params)
 
 # %% ../../nbs/augment/60_pipelines.ipynb #e21df22c
@@ -141,10 +150,14 @@ for _name,_source,_params in (
     ('raft_chairs', 'flyingchairs_raft_368x496', dict(crop=(368,496), scale=(-.1,1.))),
     ('raft_things', 'flyingthings3d_raft_400x720', dict(crop=(400,720), scale=(-.4,.8))),
     ('raft_sintel', 'sintel_cleanx100_..._raft_368x768 and _384x768', dict(crop=(368,768), scale=(-.2,.6))),
-    ('raft_sintel_things', 'sintel_cleanx100_..._raft_368x768 and _384x768', dict(crop=(368,768), scale=(-.4,.8))),
-    ('raft_sintel_kitti', 'sintel_cleanx100_..._raft_384x768', dict(crop=(368,768), scale=(-.3,.5), asymmetric=0., max_flow=None)),
-    ('raft_hd1k', 'sintel_cleanx100_..._raft_384x768', dict(crop=(368,768), scale=(-.5,.2), asymmetric=0., max_flow=None)),
-    ('raft_kitti', 'kitti2015_raft_288x960', dict(crop=(288,960), scale=(-.2,.4), asymmetric=0., flips=None, max_flow=None)),
+    ('raft_sintel_things', 'sintel_cleanx100_..._raft_368x768 and _384x768',
+     dict(crop=(368,768), scale=(-.4,.8))),
+    ('raft_sintel_kitti', 'sintel_cleanx100_..._raft_384x768',
+     dict(crop=(368,768), scale=(-.3,.5), asymmetric=0., max_flow=None)),
+    ('raft_hd1k', 'sintel_cleanx100_..._raft_384x768',
+     dict(crop=(368,768), scale=(-.5,.2), asymmetric=0., max_flow=None)),
+    ('raft_kitti', 'kitti2015_raft_288x960',
+     dict(crop=(288,960), scale=(-.2,.4), asymmetric=0., flips=None, max_flow=None)),
     ('raft_tartan', 'tartanair_480x640', dict(crop=(480,640), scale=(-.2,.4))),
     ('raft_spring', 'spring_540x960', dict(crop=(540,960), scale=(-1.,-.8))),
 ): register_augmentation(_name, raft_augmentation, _source, **_params)
@@ -182,7 +195,8 @@ class AugmentationTable:
     def call(self, n): return f"{n}: {_entries[n][0].__name__}({', '.join(f'{k}={v!r}' for k,v in _entries[n][1].items())})"
     def _repr_markdown_(self):
         rows = [(n, self.call(n).split(': ', 1)[1], _entries[n][2]) for n in self.names]
-        return '\n'.join(['| name | built by | source |', '| --- | --- | --- |'] + [f'| {a} | `{b}` | {c} |' for a,b,c in rows])
+        return '\n'.join(['| name | built by | source |',
+                          '| --- | --- | --- |'] + [f'| {a} | `{b}` | {c} |' for a,b,c in rows])
 
 # %% ../../nbs/augment/60_pipelines.ipynb #0ece040f
 def augmentation_table(

@@ -28,7 +28,8 @@ class SpatialTransform(Geometric):
         name = 'SpatialTransform'
         self.spacial_prob = check_prob(f'{name} spacial_prob', spacial_prob)
         self.stretch_prob = check_prob(f'{name} stretch_prob', stretch_prob)
-        self.min_scale,self.max_scale = check_range(f'{name} (min_scale, max_scale)', (min_scale,max_scale), -8, 8)
+        self.min_scale,self.max_scale = check_range(f'{name} (min_scale, max_scale)', (min_scale,max_scale),
+                                                    -8, 8)
         self.max_stretch = check_range(f'{name} max_stretch', (0,max_stretch), 0, 8)[1]
         self.crop_size = _size(crop_size)
 
@@ -57,7 +58,8 @@ SpatialTransform.draw, SpatialTransform.maps = _draw_stretch, _stretch_maps
 # %% ../../nbs/augment/45_resize.ipynb #2447fafa
 def _multiple(exponent):
     if isinstance(exponent, (int,np.integer)) and 0 <= exponent <= 12: return 2**int(exponent)
-    raise fail(ConfigError, 'exponent', repr(exponent), 'a whole number from 0 to 12: sides will divide by 2**exponent')
+    raise fail(ConfigError, 'exponent', repr(exponent),
+               'a whole number from 0 to 12: sides will divide by 2**exponent')
 
 # %% ../../nbs/augment/45_resize.ipynb #7e99b8b4
 def _fits(flow, size):
@@ -100,7 +102,8 @@ class InputPad(Transform):
         self.multiple,self.exponent,self.mode,self.position = _multiple(exponent),exponent,mode,position
         self.pad_options = options
 
-    def __repr__(self): return super().__repr__()[:-1] + ''.join(f', {k}={v!r}' for k,v in self.pad_options.items()) + ')'
+    def __repr__(self): return super().__repr__()[:-1] + ''.join(f', {k}={v!r}'
+        for k,v in self.pad_options.items()) + ')'
 
     def out_size(self, size): return tuple(n + -n%self.multiple for n in size)
 
@@ -109,7 +112,8 @@ def _border(self:InputPad,
     size:tuple # `(h,w)` of the picture
 )->list: # `[[top,bottom],[left,right]]` pixels
     "Compute the border of a picture of `size`"
-    first = {'left':(None,0), 'right':(None,1), 'top':(0,None), 'down':(1,None)}.get(self.position, (None,None))
+    first = {'left':(None,0), 'right':(None,1), 'top':(0,None),
+             'down':(1,None)}.get(self.position, (None,None))
     total = [-n%self.multiple for n in size]
     return [[t//2,t-t//2] if f is None else [f*t,t-f*t] for t,f in zip(total, first)]
 
@@ -132,7 +136,8 @@ def _pad_sample(self:InputPad, sample):
     if not np.any(pad): return sample
     images = [self.pad_image(x, pad) for x in (sample.img1,sample.img2)]
     zeros = lambda x: None if x is None else np.pad(x, pad+[[0,0]]*(x.ndim-2))
-    known = lambda flow,valid: zeros(np.ones(sample.size, bool) if valid is None and flow is not None else valid)
+    known = lambda flow,valid: zeros(np.ones(sample.size, bool) if valid is None and flow is not None
+                                     else valid)
     rest = {k: zeros(getattr(sample, k)) for k in ('flow','flow_bw','occ','occ_bw')}
     return replace(sample, img1=images[0], img2=images[1], **rest, sparse=sample.is_sparse,
                    valid=known(sample.flow, sample.valid), valid_bw=known(sample.flow_bw, sample.valid_bw))

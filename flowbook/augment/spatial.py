@@ -33,7 +33,8 @@ class RandomFlip(Geometric):
 def _size(crop_size):
     try: h,w = (int(o) for o in crop_size)
     except (TypeError,ValueError): h = w = 0
-    if min(h, w) < 1: raise fail(ConfigError, 'crop_size', repr(crop_size), '(height, width), 1 pixel or more')
+    if min(h, w) < 1:
+        raise fail(ConfigError, 'crop_size', repr(crop_size), '(height, width), 1 pixel or more')
     return h,w
 
 # %% ../../nbs/augment/40_spatial.ipynb #9b362de3
@@ -81,7 +82,8 @@ class RandomTranslate(Geometric):
         y_offset=0.      # The same for the height
     ):
         self.prob,self.x_offset,self.y_offset = check_prob('RandomTranslate prob', prob),x_offset,y_offset
-        self.ranges = [check_range(f'RandomTranslate {n}', v if isinstance(v, (tuple,list)) else (-v,v), -1, 1)
+        self.ranges = [check_range(f'RandomTranslate {n}', v if isinstance(v, (tuple,list)) else (-v,v), -1,
+                                   1)
                        for n,v in (('y_offset',y_offset),('x_offset',x_offset))]
 
     def draw(self, rng, size):
@@ -129,10 +131,12 @@ def _ranges(name, given):
         if k not in _neutral: raise unknown(f'RandomAffine {name}', k, list(_neutral))
     r = {**_neutral, **(given or {})}
     where = lambda k: f"RandomAffine {name}['{k}']"
-    for k,limits in ('zoom',(.01,100)),('shear',(.01,100)),('rotate',(-360,360)): check_range(where(k), r[k], *limits)
+    for k,limits in ('zoom',(.01,100)),('shear',(.01,100)),('rotate',(-360,360)):
+        check_range(where(k), r[k], *limits)
     try: tx,ty = (check_range('', (-t,t), -1, 1)[1] for t in r['translates'])
     except (TypeError,ValueError):
-        raise fail(ConfigError, where('translates'), repr(r['translates']), '(tx, ty), fractions between 0 and 1') from None
+        raise fail(ConfigError, where('translates'), repr(r['translates']),
+                   '(tx, ty), fractions between 0 and 1') from None
     return np.array([r['zoom'], r['shear'], (-tx,tx), (-ty,ty), r['rotate']]).T
 
 # %% ../../nbs/augment/40_spatial.ipynb #444e66b7

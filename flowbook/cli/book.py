@@ -24,8 +24,10 @@ def tutorial_files(
     folder,listed = package/'tutorials', package/'tutorials'/'_quarto.yml'
     if not folder.is_dir(): folder,listed = package.parent/'nbs'/'tutorials', package.parent/'_quarto.yml'
     found = sorted(folder.glob('[!_.]*.ipynb'))
-    if not found: raise fail(FlowbookError, folder, 'no notebooks', 'the tutorials of the package: reinstall flowbook')
-    order = re.findall(r'tutorials/(\w+)\.ipynb', listed.read_text(encoding='utf-8')) if listed.exists() else []
+    if not found:
+        raise fail(FlowbookError, folder, 'no notebooks', 'the tutorials of the package: reinstall flowbook')
+    order = re.findall(r'tutorials/(\w+)\.ipynb',
+                       listed.read_text(encoding='utf-8')) if listed.exists() else []
     return sorted(found, key=lambda p: order.index(p.stem) if p.stem in order else len(order))
 
 # %% ../../nbs/cli/56_book.ipynb #3b3e3b38
@@ -49,8 +51,10 @@ def _site():
 def _copy(path, target, site):
     nb = json.loads(path.read_text(encoding='utf-8'))
     for c in nb['cells']:
-        if c['cell_type']=='markdown': c['source'] = web_links(''.join(c['source']), site).splitlines(keepends=True)
-    with atomic_path(target) as tmp: tmp.write_text(json.dumps(nb, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
+        if c['cell_type']=='markdown':
+            c['source'] = web_links(''.join(c['source']), site).splitlines(keepends=True)
+    with atomic_path(target) as tmp:
+        tmp.write_text(json.dumps(nb, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
     first = ''.join(next((c['source'] for c in nb['cells'] if c['cell_type']=='markdown'), ''))
     title,_,promise = (first+'\n').partition('\n')
     return dict(file=target.name, title=title.lstrip('# '), promise=promise.strip().lstrip('> '))
@@ -63,7 +67,8 @@ def copy_book(
     "Copy the tutorials to `out`, with a page that lists them"
     found,out = tutorial_files(),Path(out)
     taken = [p for p in (out/'start.ipynb', *(out/f.name for f in found)) if p.exists()]
-    if taken and not force: raise fail(FlowbookError, taken[0], 'a file', 'a new folder, or --force to replace it')
+    if taken and not force:
+        raise fail(FlowbookError, taken[0], 'a file', 'a new folder, or --force to replace it')
     ensure_dir(out)
     rows = [_copy(f, out/f.name, _site()) for f in found]
     text = f"# The book\n\nflowbook {flowbook.__version__}, in reading order. All chapters: {_site()}\n\n"
@@ -71,7 +76,8 @@ def copy_book(
     cell = dict(cell_type='markdown', id='start', metadata={}, source=text.splitlines(keepends=True))
     kernel = dict(display_name='python3', language='python', name='python3')
     with atomic_path(out/'start.ipynb') as tmp:
-        tmp.write_text(json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5), indent=1)+'\n', encoding='utf-8')
+        tmp.write_text(json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4,
+                                       nbformat_minor=5), indent=1)+'\n', encoding='utf-8')
     return rows
 
 # %% ../../nbs/cli/56_book.ipynb #b0886504

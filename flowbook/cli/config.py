@@ -19,16 +19,19 @@ config = typer.Typer(cls=Program, no_args_is_help=True, rich_markup_mode='rich')
 def _start(): "Recipes and config files: show, list, diff, export."
 
 # %% ../../nbs/cli/46_config.ipynb #80e4b2af
-_Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE', help="One of flowbook config list, or a config file: flowbook's or MMFlow's.",
+_Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE',
+                                        help="One of flowbook config list, or a config file: flowbook's or MMFlow's.",
                                         show_default=False)]
 
 def _load(config, changes=None, allow_imports=False):
     with working('reading'):
         from flowbook.mmflow.load import load_config
-        return load_config(config, changes or [], allow_imports, lambda text: typer.echo(f'note: {text}', err=True))
+        return load_config(config, changes or [], allow_imports,
+                           lambda text: typer.echo(f'note: {text}', err=True))
 
 # %% ../../nbs/cli/46_config.ipynb #c5e8cab6
-@config.command('show', epilog=example('flowbook config show quickstart', 'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
+@config.command('show', epilog=example('flowbook config show quickstart',
+                                       'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
                                'flowbook config show configs/raft/raft_8x2_100k_flyingchairs.py'))
 def _show(name:_Config, changes:Changes=None, cfg_options:CfgOptions=None, allow_imports:Imports=False,
     as_json:Json=False):
@@ -40,13 +43,15 @@ def _show(name:_Config, changes:Changes=None, cfg_options:CfgOptions=None, allow
 
 # %% ../../nbs/cli/46_config.ipynb #94d746be
 @config.command('list', epilog=example('flowbook config list', "flowbook config list 'raft*'"))
-def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For example 'raft*'.")]='*', as_json:Json=False):
+def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For example 'raft*'.")]='*',
+          as_json:Json=False):
     "The recipes there are: family, iterations, data."
     from flowbook.recipes.base import list_recipes
     rows = [_summary(n) for n in list_recipes(pattern)]
     if not rows: raise fail(FlowbookError, 'config list', f"no recipe like {pattern}", 'another pattern')
     if as_json: return print_json(rows)
-    print_table('', ['name', 'model', 'iterations', 'description'], [[r['name'], r['model'], _thousands(r), r['data']] for r in rows])
+    print_table('', ['name', 'model', 'iterations', 'description'],
+                [[r['name'], r['model'], _thousands(r), r['data']] for r in rows])
 
 def _summary(name):
     from flowbook.models.registry import model_builder
@@ -56,7 +61,8 @@ def _summary(name):
     sets = list(dict.fromkeys(c['name'] for c in d.get('train') or d.get('valid', []))) or ['scenes']
     family = 'scenes' if 'scenes' in d else model_builder(r['model']['name']).__module__.rpartition('.')[2]
     return dict(name=name, family=family, model=r['model']['name'],
-                iterations=s['epochs']*(d['n_train']//d['bs']) if 'epochs' in s else s['iters'], data=', '.join(sets))
+                iterations=s['epochs']*(d['n_train']//d['bs']) if 'epochs' in s else s['iters'],
+                data=', '.join(sets))
 
 def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterations']/1000:g}k"
 
@@ -67,7 +73,8 @@ def _diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False)
     "The values in which two recipes differ."
     from flowbook.recipes.base import flat_recipe
     one, two = (flat_recipe(_load(o, None, allow_imports)) for o in (a, b))
-    found = {k: (one.get(k), two.get(k)) for k in dict.fromkeys([*one, *two]) if (k in one) != (k in two) or _plain(one[k]) != _plain(two[k])}
+    found = {k: (one.get(k), two.get(k)) for k in dict.fromkeys([*one, *two]) if (k in one) != (k in two)
+             or _plain(one[k]) != _plain(two[k])}
     if as_json: return print_json({k: dict(a=x, b=y) for k, (x, y) in found.items()})
     if not found: return typer.echo('no difference')
     for k, _ in found.items():
@@ -77,7 +84,8 @@ def _diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False)
 def _plain(v): return [*map(_plain, v)] if isinstance(v, (list, tuple)) else v   # a JSON file has no tuples
 
 # %% ../../nbs/cli/46_config.ipynb #53c02007
-@config.command('export', epilog=example('flowbook config export raft_8x2_100k_flyingchairs_368x496 mine.py', 'flowbook train mine.py --work-dir run'))
+@config.command('export', epilog=example('flowbook config export raft_8x2_100k_flyingchairs_368x496 mine.py',
+                                         'flowbook train mine.py --work-dir run'))
 def _export(
     name:_Config,
     out:Annotated[Path, typer.Argument(metavar='OUT', help='Python file to write.', show_default=False)],

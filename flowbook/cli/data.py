@@ -29,15 +29,20 @@ def list_(as_json:Json=False):
     with working('importing'):
         from flowbook.data.base import dataset_class, list_datasets
         found = [dataset_class(n) for n in list_datasets()]
-    rows = [dict(name=c.name, title=c.title, pairs=c.counts.get(c.splits[0]), splits=list(c.splits), licence=c.licence, page=c.page) for c in found]
+    rows = [dict(name=c.name, title=c.title, pairs=c.counts.get(c.splits[0]), splits=list(c.splits),
+                 licence=c.licence, page=c.page) for c in found]
     if as_json: return print_json(rows)
-    print_table('', ['name', 'description', 'pairs'], [[r['name'], f"{r['title']}: {r['page']}", '' if r['pairs'] is None else str(r['pairs'])] for r in rows])
+    print_table('', ['name', 'description', 'pairs'],
+                [[r['name'], f"{r['title']}: {r['page']}", '' if r['pairs'] is None else str(r['pairs'])]
+                 for r in rows])
 
 # %% ../../nbs/cli/30_data.ipynb #7da0cea1
-@data.command(epilog=example('flowbook data make sintel sintel-small --n 8', 'flowbook train quickstart data=sintel data.root=sintel-small --work-dir run'))
+@data.command(epilog=example('flowbook data make sintel sintel-small --n 8',
+                             'flowbook train quickstart data=sintel data.root=sintel-small --work-dir run'))
 def make(
     name:_Name,
-    out:Annotated[Path, typer.Argument(metavar='OUT', help='Folder to make; it must be new or empty.', show_default=False)],
+    out:Annotated[Path, typer.Argument(metavar='OUT', help='Folder to make; it must be new or empty.',
+                                       show_default=False)],
     n:Annotated[int, typer.Option(min=1, max=1000, help='Pairs in the default split, at least.')]=8,
     size:Annotated[tuple[int,int], typer.Option(help='Height and width of the frames, px.')]=(96,128),
     seed:Annotated[int, typer.Option(min=0, help='Other seeds, other scenes.')]=0,
@@ -83,27 +88,36 @@ def _show(report):
     typer.echo(f"{report.files} files, {len(report.problems)} problems")
 
 # %% ../../nbs/cli/30_data.ipynb #05e871ea
-@data.command(epilog=example('flowbook data convert data/flyingthings3d', 'flowbook data convert data/FlyingChairs_release --to png --delete'))
+@data.command(epilog=example('flowbook data convert data/flyingthings3d',
+                             'flowbook data convert data/FlyingChairs_release --to png --delete'))
 def convert(
     root:_Root,
     to:Annotated[str, typer.Option(help='flo (from .pfm), png (from .ppm) or ppm (from .png); only flow and 8-bit colour frames.')]='flo',
-    delete:Annotated[bool, typer.Option('--delete', help='Remove each old file once its new one reads back equal.')]=False,
-    workers:Annotated[Optional[int], typer.Option(min=1, help='Threads; default: twice the cores.', show_default=False)]=None,
+    delete:Annotated[bool, typer.Option('--delete',
+                                        help='Remove each old file once its new one reads back equal.')]=False,
+    workers:Annotated[Optional[int],
+                      typer.Option(min=1, help='Threads; default: twice the cores.',
+                                   show_default=False)]=None,
     as_json:Json=False):
     "Write slow formats as quick ones, or large ones as small ones, beside the old files."
     with working('importing PyTorch'):
         from flowbook.data.check import convert_files
     left = []
-    with Counting('converting', 'files') as progress: n = convert_files(root, to, delete, workers, progress, left)
+    with Counting('converting', 'files') as progress:
+        n = convert_files(root, to, delete, workers, progress, left)
     if as_json: return print_json(dict(root=root, to=to, written=n, left=left))
-    if left: typer.echo(f"left {len(left)} files as they are, for example {left[0]}: truth, or more than 8-bit colour", err=True)
+    if left:
+        typer.echo(f"left {len(left)} files as they are, for example {left[0]}: truth, or more than 8-bit colour", err=True)
     typer.echo(f"wrote {n} .{to} files below {root}")
 
 # %% ../../nbs/cli/30_data.ipynb #a665ddae
-@data.command(epilog=example('flowbook data prepare sintel data/Sintel', 'flowbook data prepare flyingthings3d data/flyingthings3d --convert flo'))
+@data.command(epilog=example('flowbook data prepare sintel data/Sintel',
+                             'flowbook data prepare flyingthings3d data/flyingthings3d --convert flo'))
 def prepare(
     name:_Name, root:_Root,
-    to:Annotated[Optional[str], typer.Option('--convert', help='First convert files to this format: flo, png or ppm.', show_default=False)]=None,
+    to:Annotated[Optional[str],
+                 typer.Option('--convert', help='First convert files to this format: flo, png or ppm.',
+                              show_default=False)]=None,
     full:Annotated[bool, typer.Option('--full', help='Decode every file, not only its header.')]=False):
     "Convert if asked, look at every file, and write the index that the data set reads from then on."
     from flowbook.data.base import dataset_class

@@ -19,12 +19,16 @@ def export(
         help='One of flowbook models; or a recipe, or a config file.', show_default=False)],
     out:Annotated[Path, typer.Option(help='File to write: .onnx or, for torch_export, .pt2.', show_default=False)],
     size:Annotated[tuple[int,int], typer.Option(help='Height and width of the images, px.')]=(448,1024),
-    format:Annotated[Optional[str], typer.Option(help='onnx or torch_export; default: by the suffix of FILE.', show_default=False)]=None,
-    dynamic:Annotated[bool, typer.Option('--dynamic', help="Take any batch, height and width; in a .pt2 file sides must be multiples of the model's stride.")]=False,
+    format:Annotated[Optional[str],
+                     typer.Option(help='onnx or torch_export; default: by the suffix of FILE.',
+                                  show_default=False)]=None,
+    dynamic:Annotated[bool, typer.Option('--dynamic',
+                                         help="Take any batch, height and width; in a .pt2 file sides must be multiples of the model's stride.")]=False,
     iters:Iters=None,
     weights:Weights=None,
     allow_imports:Imports=False,
-    untrained:Annotated[bool, typer.Option('--untrained', help='Freshly drawn weights, to try a runtime.')]=False,
+    untrained:Annotated[bool, typer.Option('--untrained',
+                                           help='Freshly drawn weights, to try a runtime.')]=False,
     as_json:Json=False):
     "Write a network as one file that runs without flowbook, and run that beside the model."
     if untrained and weights: raise typer.BadParameter('both', param_hint='--weights --untrained')
@@ -35,7 +39,8 @@ def export(
         net,iters = _network(model, weights, untrained, iters, allow_imports)
         say(f'recording {model} and running the file: a minute or more')
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):   # the exporters talk to their developers
-            found = export_model(net, out, size, format or ('torch_export' if out.suffix=='.pt2' else 'onnx'), dynamic, iters)
+            found = export_model(net, out, size, format or ('torch_export' if out.suffix=='.pt2' else 'onnx'),
+                                 dynamic, iters)
     _show(found, model, as_json)
 
 # %% ../../nbs/cli/42_export.ipynb #b3e3aeed
@@ -57,7 +62,9 @@ def _network(model, weights, untrained, iters, allow_imports):
 # %% ../../nbs/cli/42_export.ipynb #b440a332
 def _show(found, model, as_json):
     runs = [dict(batch=b, size=[h, w], delta=d, largest=m) for b,h,w,d,m in found.checks]
-    if as_json: return print_json(dict(model=model, path=found.path, format=found.format, dynamic=found.dynamic, bytes=found.bytes, delta=f'{found.delta:.2e}', runs=runs))
+    if as_json:
+        return print_json(dict(model=model, path=found.path, format=found.format, dynamic=found.dynamic,
+                               bytes=found.bytes, delta=f'{found.delta:.2e}', runs=runs))
     for r in runs:
         typer.echo(f"{r['batch']} pair{'s'*(r['batch']>1)} of {r['size'][1]}x{r['size'][0]}: file and model differ by at most {r['delta']:.1e} px, flow up to {r['largest']:.1f} px")
     typer.echo(f'wrote {found.path}, {found.bytes/1e6:.1f} MB')

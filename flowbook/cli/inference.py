@@ -11,7 +11,8 @@ from typing import Annotated, Optional
 import numpy as np
 import typer
 from ..core.errors import ConfigError, fail
-from .terminal import (Counting, Device, Imports, Iters, Json, Model, Precision, Range, Tile, Upright, Weights,
+from .terminal import (Counting, Device, Imports, Iters, Json, Model, Precision, Range, Tile,
+                                   Upright, Weights,
                                    open_predictor, parse_range, parse_tile, print_json, print_table, working)
 
 
@@ -31,7 +32,8 @@ _N = Annotated[Optional[int], typer.Option(min=1, help='How many pairs; default:
 
 
 # %% ../../nbs/cli/22_inference.ipynb #ae5d8d25
-_units = dict(epe=('EPE px', '.2f'), fl_all=('Fl-all %', '.1f'), mean=('mean px', '.2f'), max=('max px', '.1f'), ms=('ms', '.0f'))
+_units = dict(epe=('EPE px', '.2f'), fl_all=('Fl-all %', '.1f'), mean=('mean px', '.2f'),
+              max=('max px', '.1f'), ms=('ms', '.0f'))
 
 def _print_methods(title, found):
     "One row per method, one column per score that all of them have"
@@ -43,8 +45,12 @@ def _print_methods(title, found):
 
 # %% ../../nbs/cli/22_inference.ipynb #0a62b1b3
 def demo(
-    img1:Annotated[Optional[Path], typer.Argument(metavar='IMG1', help='First frame; without it, the pair of the package.', show_default=False)]=None,
-    img2:Annotated[Optional[Path], typer.Argument(metavar='IMG2', help='Second frame, as large as the first.', show_default=False)]=None,
+    img1:Annotated[Optional[Path],
+                   typer.Argument(metavar='IMG1', help='First frame; without it, the pair of the package.',
+                                  show_default=False)]=None,
+    img2:Annotated[Optional[Path],
+                   typer.Argument(metavar='IMG2', help='Second frame, as large as the first.',
+                                  show_default=False)]=None,
     out:Annotated[Path, typer.Option(help='Folder for flow.flo, flow.png and side_by_side.png.')]=Path('flowbook-demo'),
     upright:Upright=False, value_range:Range='full',
     device:Device='auto',
@@ -64,7 +70,8 @@ def demo(
             found = compare_methods(predictor, sample, say)
             say('writing pictures')
             flow = found[predictor.name]['flow']
-            files = [out/o.name for o in save_results(stage, sample.img1, sample.img2, flow, sample.flow, sample.valid)]
+            files = [out/o.name
+                     for o in save_results(stage, sample.img1, sample.img2, flow, sample.flow, sample.valid)]
     _show_demo(sample, predictor, found, files, as_json)
 
 # %% ../../nbs/cli/22_inference.ipynb #c571a792
@@ -75,11 +82,15 @@ def _show_demo(sample, predictor, found, files, as_json):
         flow = o.pop('flow')
         if not known: o |= flow_motion(flow)
     h,w = sample.size
-    if as_json: return print_json(dict(pair=sample.name, size=[h, w], device=predictor.device, methods=found, files=files))
+    if as_json:
+        return print_json(dict(pair=sample.name, size=[h, w], device=predictor.device, methods=found,
+                               files=files))
     what = 'errors against the true flow' if known else 'motion; the true flow is unknown'
-    _print_methods(f'{sample.name}, {w}x{h} pixels, on {predictor.device}: {what}', found if known else {k: v for k,v in found.items() if k!='zero flow'})
+    _print_methods(f'{sample.name}, {w}x{h} pixels, on {predictor.device}: {what}',
+                   found if known else {k: v for k,v in found.items() if k!='zero flow'})
     typer.echo(f"wrote {files[0]}, {', '.join(o.name for o in files[1:])}")
-    typer.echo('next: flowbook infer a.png b.png --out flow, with two frames of your own' if sample.name=='demo' else 'next: flowbook models, for other networks')
+    typer.echo('next: flowbook infer a.png b.png --out flow, with two frames of your own'
+               if sample.name=='demo' else 'next: flowbook models, for other networks')
 
 # %% ../../nbs/cli/22_inference.ipynb #1e4adf29
 def _pictures(img1, img2, options, data):
@@ -122,8 +133,10 @@ def infer(
     data:_Data=None, root:_Root=None, split:_Split=None, n:_N=None,
     model:Model='flowbook_small',
     weights:Weights=None,
-    gt:Annotated[Optional[Path], typer.Option(help='True flow to compare with: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]=None,
-    bidirectional:Annotated[bool, typer.Option('--bidirectional', help='The flow back, occlusion and confidence too: flow_bw.flo, occ.png, occ_bw.png, confidence.png.')]=False,
+    gt:Annotated[Optional[Path],
+                 typer.Option(help='True flow to compare with: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]=None,
+    bidirectional:Annotated[bool, typer.Option('--bidirectional',
+                                               help='The flow back, occlusion and confidence too: flow_bw.flo, occ.png, occ_bw.png, confidence.png.')]=False,
     exr:Annotated[Optional[str], typer.Option(show_default=False,
         help='Motion vectors for compositing programs too, motion.exr: nuke, blender or flowbook.')]=None,
     iters:Iters=None,
@@ -148,7 +161,8 @@ def infer(
             if data: return _infer_set(predictor, out, data, root, split, n, words, as_json)
             tick = lambda i, n: say(f'tile {i} of {n}')
             *before,a,b = words
-            saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, tick, *(before or [None]), out_prefix, exr)
+            saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, tick, *(before or [None]),
+                                      out_prefix, exr)
     _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
 
 
@@ -157,7 +171,8 @@ def _show_infer(pair, res, files, as_json):
     if as_json: return print_json(res | dict(files=files))
     h,w = res['size']
     typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}, {res['ms']:.0f} ms")
-    if 'orientation' in res: typer.echo(f"photos {'turned upright' if res['upright'] else 'as they are stored, not upright'} (EXIF orientation {res['orientation'][0]}, {res['orientation'][1]})")
+    if 'orientation' in res:
+        typer.echo(f"photos {'turned upright' if res['upright'] else 'as they are stored, not upright'} (EXIF orientation {res['orientation'][0]}, {res['orientation'][1]})")
     if 'plan' in res: typer.echo(res['plan'])
     typer.echo(f"motion: mean {res['mean']:.2f} px, max {res['max']:.1f} px")
     known = dict(occluded='occluded: {:.1f} %', confidence='confidence: mean {:.2f}')

@@ -28,16 +28,22 @@ def _show(found, as_json):
         typer.echo(f'{k:11} {found[k]}')
     typer.echo(f"{'packages':11} {', '.join(f'{k} {v}' for k,v in found['packages'].items())}")
     for k in ('cpu_kernels', 'gpu_kernels'): typer.echo(f"{k.replace('_', ' '):11} {found[k]}")
-    rows = [[c.op, c.device, c.served, f'{c.delta:.0e}', 'right' if c.ok else c.error or 'WRONG'] for c in found['checks']]
-    print_table('operators and their gradients, beside PyTorch in float64', ['operator', 'device', 'served by', 'difference', ''], rows)
+    rows = [[c.op, c.device, c.served, f'{c.delta:.0e}', 'right' if c.ok else c.error or 'WRONG']
+            for c in found['checks']]
+    print_table('operators and their gradients, beside PyTorch in float64',
+                ['operator', 'device', 'served by', 'difference', ''], rows)
     for line in found['advice'] or ['nothing to mend']: typer.echo(line)
     for i,line in enumerate(found['next']): typer.echo(f"{'next:' if not i else '':5} {line}")
 
 # %% ../../nbs/cli/48_kernels.ipynb #46626dfa
 def build_ops(
-    native:Annotated[bool, typer.Option('--native', help='For this processor alone (-march=native), instead of for all of its kind.')]=False,
-    cuda:Annotated[bool, typer.Option('--cuda', help='Build the CUDA kernels as a classical extension, with nvcc: for places where they may not be compiled when first used.')]=False,
-    source:Annotated[Optional[Path], typer.Option(help='Write the source to this file, and build nothing.', show_default=False)]=None):
+    native:Annotated[bool, typer.Option('--native',
+                                        help='For this processor alone (-march=native), instead of for all of its kind.')]=False,
+    cuda:Annotated[bool, typer.Option('--cuda',
+                                      help='Build the CUDA kernels as a classical extension, with nvcc: for places where they may not be compiled when first used.')]=False,
+    source:Annotated[Optional[Path],
+                     typer.Option(help='Write the source to this file, and build nothing.',
+                                  show_default=False)]=None):
     "Compile the kernels; needs a C++ compiler. pip does it when one is there at install time."
     from flowbook.ops.build import build_kernels, cache_folder, kernel_source
     if source: return _write(source, kernel_source())

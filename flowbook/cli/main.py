@@ -47,14 +47,17 @@ def _version(wanted):
 
 @app.callback(invoke_without_command=True, epilog='\n\n'.join(_session))
 def _start(ctx:typer.Context,
-           version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Print the version and leave.')]=False):
+           version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True,
+                                                help='Print the version and leave.')]=False):
     "Optical flow: how far, and where to, did each pixel move between two pictures?"
     if ctx.invoked_subcommand is None: typer.echo(ctx.get_help())
 
 # %% ../../nbs/cli/10_main.ipynb #98dd63d6
 def models(
-    weights:Annotated[bool, typer.Option('--weights', help='Their published weights instead: figures and licences.')]=False,
-    flops:Annotated[bool, typer.Option('--flops', help='Count operations at 448x1024 too; takes half a minute.')]=False,
+    weights:Annotated[bool, typer.Option('--weights',
+                                         help='Their published weights instead: figures and licences.')]=False,
+    flops:Annotated[bool, typer.Option('--flops',
+                                       help='Count operations at 448x1024 too; takes half a minute.')]=False,
     as_json:Json=False):
     "The models there are, networks and classical methods."
     if weights: return show_weights(as_json=as_json)
@@ -64,7 +67,8 @@ def models(
     if as_json: return print_json(found)
     count = lambda o: [f"{o['gflops']:.0f}" if o['gflops'] else '-']*flops
     print_table('', ['name', 'parameters', *['GFLOPs']*flops, 'weights', 'description'],
-                 [[o['name'], f"{o['parameters']/1e6:.2f} M", *count(o), 'bundled' if o['bundled'] else '-', o['description']] for o in found])
+                 [[o['name'], f"{o['parameters']/1e6:.2f} M", *count(o), 'bundled' if o['bundled'] else '-',
+                   o['description']] for o in found])
 
 # %% ../../nbs/cli/10_main.ipynb #a4417d5a
 def _add(shelf, **commands):
@@ -76,12 +80,17 @@ def _add(shelf, **commands):
 # %% ../../nbs/cli/10_main.ipynb #0031940c
 _add('Flow of your pictures',
     demo=(demo, ['flowbook demo', 'flowbook demo frame1.png frame2.png --out my-flow']),
-    infer=(infer, ['flowbook infer a.png b.png --out flow', 'flowbook infer a.png b.png --out flow --gt truth.flo --json', 'flowbook infer a.png b.png --out flow --bidirectional --tile auto',
+    infer=(infer, ['flowbook infer a.png b.png --out flow',
+                   'flowbook infer a.png b.png --out flow --gt truth.flo --json',
+                   'flowbook infer a.png b.png --out flow --bidirectional --tile auto',
                    'flowbook infer a.png b.png --out flow --model raft --weights raft.pth']),
-    video=(video, ['flowbook video walk.mp4 --out flow.mp4', 'flowbook video frames/ --out flow/ --layout side --save-flo', 'flowbook video 0 --out camera.mp4 --model dis']),
+    video=(video, ['flowbook video walk.mp4 --out flow.mp4',
+                   'flowbook video frames/ --out flow/ --layout side --save-flo',
+                   'flowbook video 0 --out camera.mp4 --model dis']),
     frames2video=(frames_to_video, ['flowbook frames2video frames/ --out clip.mp4 --fps 24']),
     merge=(merge, ['flowbook merge frames/ flow/ --out both.mp4']),
-    serve=(serve, ['flowbook serve', 'flowbook serve --model dis --port 9000', 'curl -F img1=@a.png -F img2=@b.png -F format=png http://127.0.0.1:8000/flow -o flow.png']))
+    serve=(serve, ['flowbook serve', 'flowbook serve --model dis --port 9000',
+                   'curl -F img1=@a.png -F img2=@b.png -F format=png http://127.0.0.1:8000/flow -o flow.png']))
 
 # %% ../../nbs/cli/10_main.ipynb #4f63c2f7
 _add('From flow to answers',
@@ -99,15 +108,20 @@ _add('From flow to answers',
 
 # %% ../../nbs/cli/10_main.ipynb #c45bfef7
 _add('Training and evaluation',
-    train=(train, ['flowbook train quickstart --work-dir run', 'flowbook train quickstart schedule.epochs=20 data.bs=4 --work-dir run2', 'flowbook train quickstart --work-dir run --resume',
+    train=(train, ['flowbook train quickstart --work-dir run',
+                   'flowbook train quickstart schedule.epochs=20 data.bs=4 --work-dir run2',
+                   'flowbook train quickstart --work-dir run --resume',
                    'flowbook train raft_8x2_100k_flyingchairs_368x496 data.root=data --gpus 8 --amp']),
     curves=(curves, ['flowbook curves run']),
     slurm=(slurm, ['flowbook slurm raft_8x2_100k_flyingchairs_368x496 data.root=/data --partition gpu --gpus 8 --out job.sh']),
-    test=(test, ['flowbook test flowbook_small', 'flowbook test quickstart --weights run/weights.safetensors', 'flowbook test flowbook_small --data sintel --root data/Sintel --report report.html',
+    test=(test, ['flowbook test flowbook_small', 'flowbook test quickstart --weights run/weights.safetensors',
+                 'flowbook test flowbook_small --data sintel --root data/Sintel --report report.html',
                  'flowbook test raft --weights raft.pth --n 16 --eval EPE Fl --out-dir flows --show-dir pictures']),
-    compare=(compare, ['flowbook compare flowbook_small dis farneback', 'flowbook compare flowbook_small dis --data middlebury --root data/Middlebury']),
+    compare=(compare, ['flowbook compare flowbook_small dis farneback',
+                       'flowbook compare flowbook_small dis --data middlebury --root data/Middlebury']),
     submit=(submit, ['flowbook submit sintel --model flowbook_small --root data/Sintel --out sintel.zip']),
-    bench=(bench, ['flowbook bench flowbook_small --size 448 1024', 'flowbook bench raft dis --size 448 1024 --size 1080 1920 --batch 1 4 --precision fp32 bf16']))
+    bench=(bench, ['flowbook bench flowbook_small --size 448 1024',
+                   'flowbook bench raft dis --size 448 1024 --size 1080 1920 --batch 1 4 --precision fp32 bf16']))
 
 # %% ../../nbs/cli/10_main.ipynb #a256c419
 app.add_typer(config, name='config', rich_help_panel='Training and evaluation')
@@ -117,7 +131,8 @@ _add('Models',
     models=(models, ['flowbook models', 'flowbook models --weights']),
     fetch=(fetch, ['flowbook models --weights', 'flowbook fetch raft flyingthings3d']),
     convert=(convert, ['flowbook convert old.pth new.safetensors']),
-    export=(export, ['flowbook export flowbook_small --out small.onnx --size 448 1024', 'flowbook export raft --weights flyingthings3d --out raft.onnx --dynamic']))
+    export=(export, ['flowbook export flowbook_small --out small.onnx --size 448 1024',
+                     'flowbook export raft --weights flyingthings3d --out raft.onnx --dynamic']))
 
 # %% ../../nbs/cli/10_main.ipynb #4586fd51
 _add('This installation',

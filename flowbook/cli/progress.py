@@ -23,7 +23,8 @@ class TrainProgress(Callback):
     def before_fit(self):
         "Silence fastai's bar and its table, start ours"
         self.file = self.file or sys.stderr
-        if hasattr(self.learn, 'progress'): self.learn.progress.run = False   # fastai resets this after the fit
+        if hasattr(self.learn, 'progress'):
+            self.learn.progress.run = False   # fastai resets this after the fit
         self.old_logger,self.learn.logger = self.learn.logger,noop
         self.began,self.first,self.trained,self.epe = time.time(),None,0.,''
         if self.file.isatty(): self._open()
@@ -35,7 +36,8 @@ class TrainProgress(Callback):
 def _open(self:TrainProgress):
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    columns = (TextColumn('{task.description}'), BarColumn(None), TextColumn('{task.fields[note]}'), TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
+    columns = (TextColumn('{task.description}'), BarColumn(None), TextColumn('{task.fields[note]}'),
+               TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
     self.bar = Progress(*columns, console=Console(file=self.file))
     self.bar.start()
 
@@ -63,7 +65,8 @@ def after_batch(self:TrainProgress):
     self.done += 1
     if not self.bar: return
     lr,loss = self.opt.hypers[-1]['lr'],float(self.recorder.smooth_loss.value)
-    self.bar.update(self.task, advance=1, note=f'step {self.iter + 1}/{self.steps}  loss {loss:.3f}{self.epe}  lr {lr:.1e}  {self.speed(time.time() - self.epoch_began)}')
+    self.bar.update(self.task, advance=1,
+                    note=f'step {self.iter + 1}/{self.steps}  loss {loss:.3f}{self.epe}  lr {lr:.1e}  {self.speed(time.time() - self.epoch_began)}')
 
 @patch
 def after_train(self:TrainProgress): self.trained += time.time() - self.epoch_began
@@ -74,7 +77,8 @@ def speed(self:TrainProgress, extra=0.):
     "Pairs per second while training, and the share of waiting for data"
     dl,spent = self.dls.train,max(self.trained + extra, 1e-9)
     waited = getattr(dl, 'waited', None)
-    return f'{(self.done - self.first)*dl.bs/spent:.1f} pairs/s' + ('' if waited is None else f'  data {100*min(waited/spent, 1):.0f} %')
+    return f'{(self.done - self.first)*dl.bs/spent:.1f} pairs/s' + ('' if waited is None
+        else f'  data {100*min(waited/spent, 1):.0f} %')
 
 @patch
 def after_epoch(self:TrainProgress):
@@ -91,5 +95,7 @@ def describe(self:TrainProgress, scores):
     "The epoch in one line"
     spent = time.time() - self.began
     left = spent/max(self.done - self.first, 1)*(self.total - self.done)
-    return '  '.join([f'epoch {self.epoch + 1}/{self.n_epoch}', *(f'{k} {v:.3f}' for k,v in scores.items() if v is not None),
-                      f"lr {self.opt.hypers[-1]['lr']:.1e}", self.speed(), f'{clock(spent)} gone, {clock(left)} left'])
+    return '  '.join([f'epoch {self.epoch + 1}/{self.n_epoch}',
+                      *(f'{k} {v:.3f}' for k,v in scores.items() if v is not None),
+                      f"lr {self.opt.hypers[-1]['lr']:.1e}", self.speed(),
+                      f'{clock(spent)} gone, {clock(left)} left'])

@@ -47,7 +47,8 @@ def serve(
 def _warm(model, weights, device, allow_imports=False, **options):
     "A predictor that has worked once"
     import numpy as np
-    predictor = open_predictor(model, weights, allow_imports, device=device, tile='auto', **options)   # a large picture is cut up before memory runs out
+    predictor = open_predictor(model, weights, allow_imports, device=device, tile='auto',
+                               **options)   # a large picture is cut up before memory runs out
     predictor(*[np.zeros((128,128,3), np.uint8)]*2)
     return predictor
 
@@ -56,4 +57,5 @@ def _announce(predictor, host, port):
     where = f'[{host}]' if ':' in host else host
     typer.echo(f"{predictor.name} on {predictor.device.type}: http://{where}:{port}/ (Ctrl-C ends it)")
     typer.echo(f"try: curl -F img1=@a.png -F img2=@b.png -F format=png http://{where}:{port}/flow -o flow.png")
-    if host not in ('127.0.0.1', '::1', 'localhost'): typer.echo('note: anybody who reaches this machine may use it; it asks for no password', err=True)
+    if host not in ('127.0.0.1', '::1', 'localhost'):
+        typer.echo('note: anybody who reaches this machine may use it; it asks for no password', err=True)

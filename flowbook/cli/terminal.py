@@ -49,7 +49,8 @@ def join_range(
     out,args,number = [],list(args),lambda s: s.replace('.', '', 1).replace('-', '', 1).isdigit()
     while args:
         out.append(args.pop(0))
-        if out[-1]=='--range' and len(args) > 1 and number(args[0]) and number(args[1]): out.append(f'{args.pop(0)},{args.pop(0)}')
+        if out[-1]=='--range' and len(args) > 1 and number(args[0]) and number(args[1]):
+            out.append(f'{args.pop(0)},{args.pop(0)}')
     return out
 
 def parse_range(
@@ -57,8 +58,12 @@ def parse_range(
 ):           # As `fit_range` takes it
     "Read the option `--range`"
     from flowbook.io.images import check_range
-    try: return check_range(text if text in ('full', 'auto') else [float(o) for o in text.replace(',', ' ').split()])
-    except (ValueError, FlowbookError): raise fail(ConfigError, '--range', repr(text), 'auto, full, or two numbers, black and white, such as 0 4095') from None
+    try:
+        return check_range(text if text in ('full', 'auto')
+                           else [float(o) for o in text.replace(',', ' ').split()])
+    except (ValueError, FlowbookError):
+        raise fail(ConfigError, '--range', repr(text),
+                   'auto, full, or two numbers, black and white, such as 0 4095') from None
 
 # %% ../../nbs/cli/05_terminal.ipynb #a8b8c24d
 class Program(TyperGroup):
@@ -68,7 +73,8 @@ class Program(TyperGroup):
 
     def invoke(self, ctx):
         with one_line(), warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='`torch.jit.script`', category=FutureWarning)   # on fastai's account
+            warnings.filterwarnings('ignore', message='`torch.jit.script`',
+                                    category=FutureWarning)   # on fastai's account
             other = warnings.showwarning
             def show(message, category, *args, **kwargs):
                 if category is UserWarning: typer.echo(f'note: {message}', err=True)
@@ -85,18 +91,27 @@ def example(
 
 Model = Annotated[str,
     typer.Option(help='One of flowbook models; or a recipe, or a config file, with its numbers and test iterations.')]
-Weights = Annotated[Optional[str], typer.Option(help='A name of flowbook models --weights, or a file: safetensors, or a checkpoint of MMFlow, torchvision and others; default: those of the package.', show_default=False)]
-Iters = Annotated[Optional[int], typer.Option(min=1, help="Iterations of a recurrent model, passes of a refiner; default: the model's own number.", show_default=False)]
-Tile = Annotated[Optional[str], typer.Option(metavar='auto|H,W', help='Compute in tiles of this height and width, pixels; auto: as large as the memory allows; default: whole.', show_default=False)]
+Weights = Annotated[Optional[str],
+                    typer.Option(help='A name of flowbook models --weights, or a file: safetensors, or a checkpoint of MMFlow, torchvision and others; default: those of the package.', show_default=False)]
+Iters = Annotated[Optional[int],
+                  typer.Option(min=1, help="Iterations of a recurrent model, passes of a refiner; default: the model's own number.", show_default=False)]
+Tile = Annotated[Optional[str],
+                 typer.Option(metavar='auto|H,W',
+                              help='Compute in tiles of this height and width, pixels; auto: as large as the memory allows; default: whole.', show_default=False)]
 Precision = Annotated[str, typer.Option(help='fp32, bf16, or fp16 on a GPU.')]
 CfgOptions = Annotated[Optional[list[str]], typer.Option('--cfg-options', metavar='KEY=VALUE...',
     help="The same as KEY=VALUE words, as MMFlow's programs have it; keys of a config of MMFlow are understood for its file.", show_default=False)]
-Changes = Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]
+Changes = Annotated[Optional[list[str]],
+                    typer.Argument(metavar='KEY=VALUE',
+                                   help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]
 Device = Annotated[str, typer.Option(
     help='auto, cpu, cuda, or mps, the GPU of a Mac; auto takes the GPU of CUDA if there is one.')]
-Imports = Annotated[bool, typer.Option('--allow-imports', help="Import the modules of a file's custom_imports; they run as any program does.")]
-Upright = Annotated[bool, typer.Option('--upright', help='Turn photos as their EXIF tag says; default: as they are stored, with a note.')]
-Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO HI', help='Values of 16-bit images that are black and white: full is 0 and 65535, auto the bits in use, or two numbers.')]
+Imports = Annotated[bool, typer.Option('--allow-imports',
+                                       help="Import the modules of a file's custom_imports; they run as any program does.")]
+Upright = Annotated[bool, typer.Option('--upright',
+                                       help='Turn photos as their EXIF tag says; default: as they are stored, with a note.')]
+Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO HI',
+                                    help='Values of 16-bit images that are black and white: full is 0 and 65535, auto the bits in use, or two numbers.')]
 Json = Annotated[bool, typer.Option('--json', help='Print the figures as JSON, and nothing else, on stdout.')]
 
 # %% ../../nbs/cli/05_terminal.ipynb #9ef3b36d
@@ -106,7 +121,8 @@ def parse_tile(
     "Read the option `--tile`"
     if text in (None, 'auto'): return text
     parts = text.replace('x', ',').split(',')
-    if len(parts)!=2 or not all(o.strip().isascii() and o.strip().isdigit() for o in parts): raise fail(ConfigError, '--tile', repr(text), "auto, or height and width such as 512,768")
+    if len(parts)!=2 or not all(o.strip().isascii() and o.strip().isdigit() for o in parts):
+        raise fail(ConfigError, '--tile', repr(text), "auto, or height and width such as 512,768")
     return tuple(int(o) for o in parts)
 
 # %% ../../nbs/cli/05_terminal.ipynb #a6a21739
@@ -162,12 +178,16 @@ def print_table(
     from rich.table import Table
     if title: typer.echo(title)
     table = Table()
-    for h in heads: table.add_column(h, justify='left' if h in (heads[0], 'description') else 'right', no_wrap=h!='description')
+    for h in heads:
+        table.add_column(h, justify='left' if h in (heads[0], 'description') else 'right',
+                         no_wrap=h!='description')
     for r in rows: table.add_row(*r)
     console = Console(file=sys.stdout, highlight=False, markup=False)
-    if not console.is_terminal:   # a file or another program reads it: one line for each row, names as they are
+    if not console.is_terminal:
+          # a file or another program reads it: one line for each row, names as they are
         whole = console.measure(table, options=console.options.update(max_width=10**5)).maximum
-        names = sum(max(map(len, [h, *(r[i] for r in rows)]), default=0) + 3 for i,h in enumerate(heads) if h!='description')
+        names = sum(max(map(len, [h, *(r[i] for r in rows)]), default=0) + 3 for i,h in enumerate(heads)
+                    if h!='description')
         console.width = max(console.width, names + 24 if 'COLUMNS' in os.environ else whole)
     console.print(table)
 

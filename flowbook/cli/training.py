@@ -16,15 +16,22 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.processes import join_processes, launched_number, leave_processes
 
 # %% ../../nbs/cli/44_training.ipynb #24f00cff
-_Recipe = Annotated[str, typer.Argument(metavar='RECIPE|FILE', help='One of flowbook config list, or a config file.', show_default=False)]
-_WorkDir = Annotated[Optional[Path], typer.Option(help='Folder for recipe, table, checkpoints, pictures and weights; default: work_dirs/RECIPE.', show_default=False)]
+_Recipe = Annotated[str, typer.Argument(metavar='RECIPE|FILE',
+                                        help='One of flowbook config list, or a config file.',
+                                        show_default=False)]
+_WorkDir = Annotated[Optional[Path],
+                     typer.Option(help='Folder for recipe, table, checkpoints, pictures and weights; default: work_dirs/RECIPE.', show_default=False)]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on from the last checkpoint of the work dir.')]
-_LoadFrom = Annotated[Optional[str], typer.Option(help='Weights to begin with: a file, or the name of published ones.', show_default=False)]
+_LoadFrom = Annotated[Optional[str],
+                      typer.Option(help='Weights to begin with: a file, or the name of published ones.',
+                                   show_default=False)]
 _Seed = Annotated[Optional[int], typer.Option(help='Of all random numbers.', show_default=False)]
-_Deterministic = Annotated[bool, typer.Option('--deterministic', help='The same numbers each time on a GPU, more slowly.')]
+_Deterministic = Annotated[bool, typer.Option('--deterministic',
+                                              help='The same numbers each time on a GPU, more slowly.')]
 _NoValidate = Annotated[bool, typer.Option('--no-validate', help='Do not evaluate on the way.')]
 _Amp = Annotated[bool, typer.Option('--amp', help='Run the model in bfloat16.')]
-_Gpus = Annotated[Optional[int], typer.Option(min=1, help='GPUs to share the batch among.', show_default=False)]
+_Gpus = Annotated[Optional[int],
+                  typer.Option(min=1, help='GPUs to share the batch among.', show_default=False)]
 Port = Annotated[Optional[int], typer.Option(min=1, max=65535,
     help='Where the processes of this machine find each other; default: any that is free.',
         show_default=False)]
@@ -36,13 +43,16 @@ _Data = Annotated[Optional[str],
 _Root = Annotated[Optional[Path],
     typer.Option(help='Folder of that data set; words images=, img2=, flow= are options of folder.',
         show_default=False)]
-_Processes = Annotated[Optional[int], typer.Option(min=1, help='Processes on the CPU to share the batch among.', show_default=False)]
+_Processes = Annotated[Optional[int],
+                       typer.Option(min=1, help='Processes on the CPU to share the batch among.',
+                                    show_default=False)]
 
 # %% ../../nbs/cli/44_training.ipynb #6a3b5019
 def _plan(recipe, changes, allow_imports, **runtime):
     "The recipe, with flags put into its `runtime`"
     from flowbook.mmflow.load import load_config
-    plan = load_config(recipe, changes or [], allow_imports, lambda text: typer.echo(f'note: {text}', err=True))
+    plan = load_config(recipe, changes or [], allow_imports,
+                       lambda text: typer.echo(f'note: {text}', err=True))
     plan['runtime'] |= {k: v for k,v in runtime.items() if v}
     return plan
 
@@ -66,8 +76,11 @@ def _check_folder(work_dir, resume, checkpoint=None, load_from=None):
         if last.exists() and checkpoint.resolve().parent != work_dir.resolve():
             raise fail(FlowbookError, work_dir, 'last.pth of another run', 'a new folder')
         return
-    if last.exists() and not resume: raise fail(FlowbookError, work_dir, 'last.pth of an earlier run', '--resume to go on with it, or another folder')
-    if resume and not last.exists() and not list(work_dir.glob('iter_*.pth')): raise fail(FlowbookError, last, 'no such file', 'the checkpoint of an earlier run to resume')
+    if last.exists() and not resume:
+        raise fail(FlowbookError, work_dir, 'last.pth of an earlier run',
+                   '--resume to go on with it, or another folder')
+    if resume and not last.exists() and not list(work_dir.glob('iter_*.pth')):
+        raise fail(FlowbookError, last, 'no such file', 'the checkpoint of an earlier run to resume')
 
 # %% ../../nbs/cli/44_training.ipynb #d11267c0
 def count_processes(
@@ -78,11 +91,14 @@ def count_processes(
 )->tuple:          # Number of processes and device
     "How many processes to start, and on what; 1 in one that has been started"
     if launched_number()[1] > 1: return 1,device
-    if gpus and processes: raise fail(ConfigError, '--gpus', f'--processes {processes} as well', 'one of the two')
+    if gpus and processes:
+        raise fail(ConfigError, '--gpus', f'--processes {processes} as well', 'one of the two')
     if gpus:
         import torch
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if gpus > found: raise fail(ConfigError, '--gpus', f'{gpus}, but this machine has {found or "none"}', f'at most {found}' if found else '--processes for several on the CPU')
+        if gpus > found:
+            raise fail(ConfigError, '--gpus', f'{gpus}, but this machine has {found or "none"}',
+                       f'at most {found}' if found else '--processes for several on the CPU')
         device = 'cuda'
     n = gpus or processes or 1
     if bs and bs % n: raise fail(ConfigError, 'data.bs', bs, f'a multiple of the {n} processes')
@@ -114,7 +130,8 @@ def start_processes(
 )->None:
     "Run a command of flowbook in `n` processes, and leave with their exit code"
     from flowbook.core.processes import launch
-    given = [o for k,v in flags.items() if v is not None and v is not False for o in ([f'--{k}'] if v is True else [f'--{k}', v])]
+    given = [o for k,v in flags.items() if v is not None and v is not False
+             for o in ([f'--{k}'] if v is True else [f'--{k}', v])]
     try: code = launch(n, ['flowbook.cli', command, *words, *given], port=port)
     except KeyboardInterrupt: code = 130
     if code: raise typer.Exit(code)
@@ -127,7 +144,8 @@ def train(recipe:_Recipe, changes:Changes=None, cfg_options:CfgOptions=None, dat
               port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Train a recipe and write its table, checkpoints, pictures and weights."
     changes = _own_data([*(changes or []), *(cfg_options or [])], data, root)
-    plan = _plan(recipe, changes, allow_imports, seed=seed, deterministic=deterministic, load_from=load_from, precision='bf16' if amp else None)
+    plan = _plan(recipe, changes, allow_imports, seed=seed, deterministic=deterministic, load_from=load_from,
+                 precision='bf16' if amp else None)
     work_dir = work_dir or Path('work_dirs')/Path(recipe).stem
     if not launched_number()[0]: _check_folder(work_dir, resume, resume_from, load_from)
     n,device = count_processes(gpus, processes, device, plan['data']['bs'])
@@ -170,10 +188,15 @@ def _show_run(learn, plan, work_dir, as_json):
     values = getattr(learn.recorder, 'values', None)
     scores = {k: v for k,v in zip(learn.recorder.metric_names[1:], values[-1])} if values else {}
     name,weights = plan['model']['name'],work_dir/'weights.safetensors'
-    if as_json: return print_json(dict(model=name, **{k: plan['schedule'][k] for k in ('epochs', 'iters') if k in plan['schedule']}, **scores, weights=weights))
-    if 'epe' in scores: typer.echo(f"held-out pairs: EPE {scores['epe']:.2f} px, Fl-all {scores['fl_all']:.1f} %")
+    if as_json:
+        return print_json(dict(model=name,
+                               **{k: plan['schedule'][k] for k in ('epochs', 'iters')
+                                  if k in plan['schedule']}, **scores, weights=weights))
+    if 'epe' in scores:
+        typer.echo(f"held-out pairs: EPE {scores['epe']:.2f} px, Fl-all {scores['fl_all']:.1f} %")
     for k,v in scores.items():
-        if k.endswith(' epe'): typer.echo(f"{k[:-4]}: EPE {v:.2f} px, Fl-all {scores[k[:-3] + 'fl_all']:.1f} %")
+        if k.endswith(' epe'):
+            typer.echo(f"{k[:-4]}: EPE {v:.2f} px, Fl-all {scores[k[:-3] + 'fl_all']:.1f} %")
     typer.echo(f"wrote {weights}, log.csv, recipe.json, last.pth")
     q,imports = (lambda o: shlex.quote(str(o))),' --allow-imports' if plan.get('custom_imports') else ''
     typer.echo(f"next: flowbook infer a.png b.png --out flow --model {q(work_dir/'recipe.json')} --weights {q(weights)}{imports}")
@@ -181,7 +204,9 @@ def _show_run(learn, plan, work_dir, as_json):
 # %% ../../nbs/cli/44_training.ipynb #3a805a18
 def curves(
     work_dir:Annotated[Path, typer.Argument(metavar='WORK_DIR', help='Folder of a run.', show_default=False)],
-    out:Annotated[Optional[Path], typer.Option(help='Picture to write; default: curves.png in the work dir.', show_default=False)]=None):
+    out:Annotated[Optional[Path],
+                  typer.Option(help='Picture to write; default: curves.png in the work dir.',
+                               show_default=False)]=None):
     "Draw the curves of a run from its table."
     from flowbook.io.files import check_target
     if out: check_target(out, [p for p in work_dir.glob('*') if p.is_file() and p.suffix != '.png'])
@@ -205,9 +230,11 @@ def slurm_script(
     "Write a Slurm job that trains, is put back into the queue, and goes on"
     q,log = shlex.quote,Path(work_dir)/'slurm-%j.log'
     for k,v in dict(partition=partition, time=time, name=name, work_dir=str(work_dir)).items():
-        if v is not None and (not v.strip() or any(c in v for c in '\n\r')): raise fail(ConfigError, f'slurm {k}', repr(v), 'some text on one line')
+        if v is not None and (not v.strip() or any(c in v for c in '\n\r')):
+            raise fail(ConfigError, f'slurm {k}', repr(v), 'some text on one line')
     again = ['--requeue', '--open-mode=append', '--signal=B:USR1@120']*(program == 'train')
-    settings = [f'--job-name={name}', *[f'--partition={partition}']*bool(partition), f'--nodes={nodes}', '--ntasks-per-node=1', f'--gpus-per-node={gpus}',
+    settings = [f'--job-name={name}', *[f'--partition={partition}']*bool(partition), f'--nodes={nodes}',
+                '--ntasks-per-node=1', f'--gpus-per-node={gpus}',
                 f'--cpus-per-task={cpus*gpus}', f'--time={time}', *again, f'--output={log}']
     return '\n'.join(['#!/bin/bash', *(f'#SBATCH {q(s)}' for s in settings), *_body(program,
         q(str(work_dir)), ' '.join(map(q, command)), gpus, port)]) + '\n'
@@ -218,7 +245,8 @@ def _body(program, work_dir, words, gpus, port):
     run = [f'srun {shlex.quote(sys.executable)} -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc_per_node {gpus} --rdzv_id "$SLURM_JOB_ID" \\']
     if program == 'test': return ['', head, *run,
         f'  --rdzv_backend c10d --rdzv_endpoint "$head:{port}" -m flowbook.cli test {words} --device cuda']
-    return ['', '# two minutes before the end: back into the queue', "trap 'scontrol requeue \"$SLURM_JOB_ID\"' USR1", '',
+    return ['', '# two minutes before the end: back into the queue',
+            "trap 'scontrol requeue \"$SLURM_JOB_ID\"' USR1", '',
             head, f'resume=; [ -e {work_dir}/last.pth ] && resume=--resume',
             *run,
             f'  --rdzv_backend c10d --rdzv_endpoint "$head:{port}" -m flowbook.cli train {words} --work-dir {work_dir} --device cuda $resume &', 'wait']
@@ -248,7 +276,8 @@ def slurm(
         show_default=False)]=None,
     scores:Annotated[Optional[list[str]], typer.Option('--eval', help='With --test: scores to show.',
         show_default=False)]=None,
-    out:Annotated[Optional[Path], typer.Option(help='Script to write; default: print it.', show_default=False)]=None):
+    out:Annotated[Optional[Path],
+                  typer.Option(help='Script to write; default: print it.', show_default=False)]=None):
     "Write a Slurm script that trains a recipe, is requeued, and resumes; or with --test one that evaluates it."
     changes,stem = list(changes or []),Path(recipe).stem
     for k,v in dict(weights=weights, eval=scores).items():

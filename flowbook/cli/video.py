@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import (Counting, Device, Imports, Iters, Json, Model, Precision, Range, Tile, Upright, Weights,
+from .terminal import (Counting, Device, Imports, Iters, Json, Model, Precision, Range, Tile,
+                                   Upright, Weights,
                                    open_predictor, parse_range, parse_tile, print_json, working)
 from ..core.errors import ConfigError, fail
 
@@ -28,8 +29,10 @@ def _stops_gently():
 # %% ../../nbs/cli/50_video.ipynb #c3f7c45a
 def _say_stopped(out, done, total, camera):
     "What is left of an interrupted run"
-    typer.echo(f"stopped after {done}{f' of {total}' if total else ''} pairs" + (f': {out} holds them' if done else ', nothing was written'), err=True)
-    if done and not camera and out.suffix.lower()!='.gif': typer.echo('next: the same command with --resume does the rest', err=True)
+    typer.echo(f"stopped after {done}{f' of {total}' if total else ''} pairs" + (f': {out} holds them' if done
+        else ', nothing was written'), err=True)
+    if done and not camera and out.suffix.lower()!='.gif':
+        typer.echo('next: the same command with --resume does the rest', err=True)
     raise typer.Exit(130)
 
 # %% ../../nbs/cli/50_video.ipynb #46e8ba46
@@ -38,7 +41,8 @@ def _parse_scale(text, fixed):
     if text!='auto' and fixed: raise fail(ConfigError, '--max-flow --fixed-scale', 'both', 'one of them')
     if text=='auto': return 'fixed' if fixed else 'auto'
     try: return float(text)
-    except ValueError: raise fail(ConfigError, 'max-flow', repr(text), "a number of pixels, or 'auto'") from None
+    except ValueError:
+        raise fail(ConfigError, 'max-flow', repr(text), "a number of pixels, or 'auto'") from None
 
 # %% ../../nbs/cli/50_video.ipynb #e10235ac
 _Source = Annotated[str, typer.Argument(metavar='IN', help='Video, folder of pictures, quoted pattern, or number of a camera.', show_default=False)]
@@ -134,21 +138,28 @@ def _show(report, source, predictor, layout, notes, as_json):
     for o in notes: typer.echo(f'note: {o.message}', err=True)
     stages = {k: min(1., v/max(report.seconds, 1e-9)) for k,v in sorted(report.stages.items())}
     if as_json:
-        return print_json(dict(source=source, out=report.out, layout=layout, model=predictor.name, device=predictor.device, pairs=report.pairs, new=report.new, size=report.size and list(report.size),
-                               seconds=report.seconds, pairs_per_second=report.fps, max_flow=report.max_flow, busy=stages, padded=report.padded, notes=[str(o.message) for o in notes], **report.scores))
+        return print_json(dict(source=source, out=report.out, layout=layout, model=predictor.name,
+                               device=predictor.device, pairs=report.pairs, new=report.new,
+                               size=report.size and list(report.size),
+                               seconds=report.seconds, pairs_per_second=report.fps, max_flow=report.max_flow,
+                               busy=stages, padded=report.padded, notes=[str(o.message) for o in notes],
+                               **report.scores))
     if not report.new: return typer.echo(f'{report.out} is complete: {report.pairs} pairs')
     h,w = report.size
     if predictor.tile: typer.echo(str(predictor.plan(report.size)))
     typer.echo(f"{source}: {report.new} pairs of {w}x{h} pixels, {predictor.name} on {predictor.device}, {report.fps:.1f} pairs/s; at work: {', '.join(f'{k} {100*v:.0f} %' for k,v in stages.items())}")
-    if report.scores: typer.echo(f"error: EPE {report.scores['epe']:.2f} px, Fl-all {report.scores['fl_all']:.1f} %")
+    if report.scores:
+        typer.echo(f"error: EPE {report.scores['epe']:.2f} px, Fl-all {report.scores['fl_all']:.1f} %")
     if layout not in ('arrows','occlusion'): typer.echo(f'colours: full at {report.max_flow:.3g} px')
-    if report.padded: typer.echo('odd sides became even, as codecs want them: the last row or column stands twice')
+    if report.padded:
+        typer.echo('odd sides became even, as codecs want them: the last row or column stands twice')
     typer.echo(f'wrote {report.out}, {report.pairs} frames')
 
 # %% ../../nbs/cli/50_video.ipynb #433f9f6d
 def frames_to_video(
     source:_Source,
-    out:Annotated[Path, typer.Option(help='Video (.mp4 .mov .avi .mkv .webm) or .gif to write.', show_default=False)],
+    out:Annotated[Path, typer.Option(help='Video (.mp4 .mov .avi .mkv .webm) or .gif to write.',
+                                     show_default=False)],
     fps:_Fps=None,
     scale:Annotated[float, typer.Option(help='Factor on height and width.')]=1.,
     every:_Every=1,
@@ -157,16 +168,22 @@ def frames_to_video(
     as_json:Json=False):
     "Write the pictures of a folder as a video or a GIF; or a video in another format."
     with working('importing'): from flowbook.io.video import frames2video
-    with Counting(source, 'frames') as progress: n = frames2video(source, out, fps, scale, every, codec, progress, upright, parse_range(value_range))
+    with Counting(source, 'frames') as progress:
+        n = frames2video(source, out, fps, scale, every, codec, progress, upright, parse_range(value_range))
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')
 
 # %% ../../nbs/cli/50_video.ipynb #963a5841
 def merge(
-    imgs:Annotated[str, typer.Argument(metavar='FRAMES', help='Folder, pattern or video of the frames.', show_default=False)],
-    flows:Annotated[Path, typer.Argument(metavar='FLOWS', help='Folder of flow maps (pictures) or of flow files.', show_default=False)],
-    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', gaps:_Gaps=False, upright:Upright=False, as_json:Json=False):
+    imgs:Annotated[str, typer.Argument(metavar='FRAMES', help='Folder, pattern or video of the frames.',
+                                       show_default=False)],
+    flows:Annotated[Path, typer.Argument(metavar='FLOWS',
+                                         help='Folder of flow maps (pictures) or of flow files.',
+                                         show_default=False)],
+    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', gaps:_Gaps=False,
+          upright:Upright=False, as_json:Json=False):
     "Put frames and their flow maps side by side, as a video or a folder."
     limit = _parse_scale(max_flow, False)
     with working('importing PyTorch'): from flowbook.viz.layouts import merge_frames
-    with Counting(imgs, 'frames') as progress: n = merge_frames(imgs, flows, out, fps, codec, limit, progress, upright, gaps)
+    with Counting(imgs, 'frames') as progress:
+        n = merge_frames(imgs, flows, out, fps, codec, limit, progress, upright, gaps)
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')

@@ -24,14 +24,17 @@ def show_weights(
         found = list_weights(pattern)
     if as_json: return print_json([asdict(w) for w in found])
     print_table('', ['model', 'weights', 'description'],
-                [[w.model, w.name, f"{w.trained_on}: {figures_text(w)}. Licence: {w.licence}"] for w in found])
+                [[w.model, w.name, f"{w.trained_on}: {figures_text(w)}. Licence: {w.licence}"]
+                 for w in found])
     typer.echo('EPE in pixels, Fl in %; * = the weights have seen these data')
     typer.echo('next: flowbook fetch MODEL NAME, or --weights NAME wherever weights are wanted')
 
 # %% ../../nbs/cli/40_weights.ipynb #acb1ac00
 def fetch(
     model:Annotated[str, typer.Argument(metavar='MODEL', help='One of flowbook models.', show_default=False)],
-    name:Annotated[str, typer.Argument(metavar='NAME', help='One of its weights in flowbook models --weights.', show_default=False)],
+    name:Annotated[str, typer.Argument(metavar='NAME',
+                                       help='One of its weights in flowbook models --weights.',
+                                       show_default=False)],
     as_json:Json=False):
     "Download published weights once, verify and convert them."
     with working('importing PyTorch'):
@@ -49,8 +52,11 @@ def convert(
     source:Annotated[Path, typer.Argument(metavar='IN', show_default=False,
         help='A checkpoint: .safetensors, or a PyTorch file of flowbook, MMFlow, torchvision, ptlflow, princeton-vl, NVlabs or visinf.')],
     out:Annotated[Path, typer.Argument(metavar='OUT.safetensors', help='File to write.', show_default=False)],
-    model:Annotated[Optional[str], typer.Option(show_default=False, help='One of flowbook models; default: the one that fits.')]=None,
-    half:Annotated[bool, typer.Option('--half', help='Store half precision: half the size, and as good.')]=False,
+    model:Annotated[Optional[str],
+                    typer.Option(show_default=False,
+                                 help='One of flowbook models; default: the one that fits.')]=None,
+    half:Annotated[bool, typer.Option('--half',
+                                      help='Store half precision: half the size, and as good.')]=False,
     as_json:Json=False):
     "Write a checkpoint in flowbook's names, as safetensors."
     with working('importing PyTorch') as say:

@@ -33,9 +33,12 @@ def join_processes(
     if launched_number()[1] < 2: return str(device)
     if kind == 'cuda':
         gpus = torch.cuda.device_count()
-        if local >= gpus: raise fail(ConfigError, '--gpus', f"process {local + 1} on {gpus} GPUs", 'no more processes than GPUs')
+        if local >= gpus:
+            raise fail(ConfigError, '--gpus', f"process {local + 1} on {gpus} GPUs",
+                       'no more processes than GPUs')
         torch.cuda.set_device(local)
-    if not torch.distributed.is_initialized(): torch.distributed.init_process_group('nccl' if kind == 'cuda' else 'gloo')
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('nccl' if kind == 'cuda' else 'gloo')
     return f"cuda:{local}" if kind == 'cuda' else 'cpu'
 
 # %% ../../nbs/core/15_processes.ipynb #ab29d3a4
@@ -48,7 +51,8 @@ def leave_processes()->None:
 def _environment(i, n, port):
     "Environment variables of process `i` of `n`"
     threads = {'OMP_NUM_THREADS': max(1, (os.cpu_count() or 1)//n)}   # what the user has set goes first
-    place = dict(RANK=i, LOCAL_RANK=i, WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    place = dict(RANK=i, LOCAL_RANK=i, WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, MASTER_ADDR='127.0.0.1',
+                 MASTER_PORT=port)
     return {k: str(v) for k, v in {**threads, **os.environ, **place}.items()}
 
 def _free_port():

@@ -50,7 +50,8 @@ def enter(self:Register,
         return entry
     known = self.entries.get(name)
     if known and getattr(known[0], '__module__', None) != where:
-        raise fail(ConfigError, f'{self.kind} {name}', f'a name that {known[0].__module__} has taken', 'a new name')
+        raise fail(ConfigError, f'{self.kind} {name}', f'a name that {known[0].__module__} has taken',
+                   'a new name')
     self.entries[name] = entry, about
     return entry
 
@@ -73,7 +74,8 @@ def _look(self:Register):
     several = lambda o: (o,) if isinstance(o, str) else o or ()
     calls = [o for m in several(self.mark) for o in (f'{m}(', f'@{m}\n')]
     for package in several(self.package):
-        files = [p for o in find_spec(package).submodule_search_locations for p in sorted(Path(o).glob('[!_]*.py'))]
+        files = [p for o in find_spec(package).submodule_search_locations
+                 for p in sorted(Path(o).glob('[!_]*.py'))]
         texts = {f'{package}.{p.stem}': p.read_text(encoding='utf-8') for p in files}
         self.sources |= {k: v for k, v in texts.items() if any(o in v for o in calls)}
 

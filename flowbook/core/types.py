@@ -34,7 +34,8 @@ class FlowSample:
         for f in fields(self):
             x = getattr(self, f.name)
             if isinstance(x, np.ndarray) and x.shape[:2] != size:
-                raise fail(FlowbookError, f"{self.name or 'sample'} {f.name}", f"{x.shape[1]}x{x.shape[0]} pixels",
+                raise fail(FlowbookError, f"{self.name or 'sample'} {f.name}",
+                           f"{x.shape[1]}x{x.shape[0]} pixels",
                            f"{size[1]}x{size[0]} as img1 has")
 
     @property
@@ -63,7 +64,8 @@ def masked(self:FlowSample)->FlowSample: # `self` where all flow is finite, else
 # %% ../../nbs/core/10_types.ipynb #ac6a3412
 @patch
 def __repr__(self:FlowSample):
-    known = [f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray) and not f.name.startswith('img')]
+    known = [f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)
+             and not f.name.startswith('img')]
     size = f"{self.size[1]}x{self.size[0]}"
     sparse = ', sparse' if self.is_sparse else ''
     return f"FlowSample({self.name or 'unnamed'}: {size}, {', '.join(known) or 'no truth'}{sparse})"

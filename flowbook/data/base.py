@@ -45,7 +45,8 @@ def _around(root, most=8):
     if not root.exists(): return f"nothing: there is no {root}"
     if not root.is_dir(): return 'a file'
     names = sorted(e.name + '/'*e.is_dir() for e in os.scandir(root) if not e.name.startswith('.'))
-    return ', '.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else '') if names else 'an empty folder'
+    return ', '.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most
+                                      else '') if names else 'an empty folder'
 
 # %% ../../nbs/data/10_base.ipynb #fa5f5b11
 INDEX = 'flowbook-index.json'
@@ -56,21 +57,28 @@ def _read_index(root):
     "The index of `root`, or an empty one"
     path = root/INDEX
     if not path.is_file(): return {}
-    if path.stat().st_size > 2**28: raise fail(DatasetError, path, f"{path.stat().st_size} bytes", f"at most {2**28}")
+    if path.stat().st_size > 2**28:
+        raise fail(DatasetError, path, f"{path.stat().st_size} bytes", f"at most {2**28}")
     try: index = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError): index = None
-    if not isinstance(index, dict): raise fail(DatasetError, path, 'something else than an index', 'what flowbook data check --index wrote (delete it to scan the folders)')
+    if not isinstance(index, dict):
+        raise fail(DatasetError, path, 'something else than an index',
+                   'what flowbook data check --index wrote (delete it to scan the folders)')
     return index
 
-def _inside(path): return path is None or (isinstance(path, str) and not PurePosixPath(path).is_absolute() and '..' not in PurePosixPath(path).parts)
+def _inside(path): return path is None or (isinstance(path, str) and not PurePosixPath(path).is_absolute()
+                                           and '..' not in PurePosixPath(path).parts)
 
 # %% ../../nbs/data/10_base.ipynb #652f26de
 def _indexed(self):
     "The pairs of this choice in the index, or None"
     rows = _read_index(self.root).get(_key(self))
     if not rows: return None
-    ok = isinstance(rows, list) and all(isinstance(r, list) and len(r) == len(fields(Pair)) and all(map(_inside, r)) for r in rows)
-    if not ok: raise fail(DatasetError, self.root/INDEX, 'entries that are no pairs of files below the root', 'what flowbook data check --index wrote')
+    ok = isinstance(rows, list) and all(isinstance(r, list) and len(r) == len(fields(Pair))
+                                        and all(map(_inside, r)) for r in rows)
+    if not ok:
+        raise fail(DatasetError, self.root/INDEX, 'entries that are no pairs of files below the root',
+                   'what flowbook data check --index wrote')
     pairs = [Pair(*r) for r in (rows[0], rows[-1])]
     if not all((self.root/f).is_file() for p in pairs for f in p.files()): return None
     return [Pair(*r) for r in rows]
@@ -147,7 +155,9 @@ def _listing(self:FlowDataset,
 
 def _folders(self:FlowDataset, folder:str, missing_ok:bool=False)->list:
     "Names of the folders in `folder`, sorted"
-    try: return sorted(e.name for e in os.scandir(self.root/folder) if e.is_dir() and not e.name.startswith('.'))
+    try:
+        return sorted(e.name for e in os.scandir(self.root/folder) if e.is_dir()
+                      and not e.name.startswith('.'))
     except (FileNotFoundError, NotADirectoryError):
         if missing_ok: return []
         raise self.wrong(f"no folder {folder}") from None
@@ -158,7 +168,8 @@ def _match(self:FlowDataset,
 )->None:
     "Raise unless all `lists` have one length"
     sizes = {k: len(v) for k, v in lists.items()}
-    if len(set(sizes.values())) > 1: raise self.wrong(f"in {where} {', '.join(f'{n} {k}' for k, n in sizes.items())}: half downloaded?")
+    if len(set(sizes.values())) > 1:
+        raise self.wrong(f"in {where} {', '.join(f'{n} {k}' for k, n in sizes.items())}: half downloaded?")
 
 def _numbered(self:FlowDataset,
     folder:str,           # Below the root
@@ -166,7 +177,8 @@ def _numbered(self:FlowDataset,
     missing_ok:bool=False # Is a missing folder an empty one?
 )->dict:                  # Frame number to path below the root, in order
     "Sort the files of `folder` by the first number in their names"
-    found = ((re.search(r'\d+', PurePosixPath(f).stem), f) for f in self.listing(folder, *suffixes, missing_ok=missing_ok))
+    found = ((re.search(r'\d+', PurePosixPath(f).stem), f)
+             for f in self.listing(folder, *suffixes, missing_ok=missing_ok))
     return dict(sorted((int(m[0]), f) for m, f in found if m))
 
 FlowDataset.listing, FlowDataset.folders, FlowDataset.match, FlowDataset.numbered = _listing, _folders, _match, _numbered
@@ -191,10 +203,12 @@ def _read(self:FlowDataset,
     p, at = self.records[i], lambda o: self.root/o
     flow, valid = self.load_flow(at(p.flow)) if p.flow else (None, None)
     flow_bw, valid_bw = self.load_flow(at(p.flow_bw)) if p.flow_bw else (None, None)
-    occ, occ_bw, invalid, invalid_bw = (self.load_mask(at(o)) if o else None for o in (p.occ, p.occ_bw, p.invalid, p.invalid_bw))
+    occ, occ_bw, invalid, invalid_bw = (self.load_mask(at(o)) if o else None
+                                        for o in (p.occ, p.occ_bw, p.invalid, p.invalid_bw))
     if invalid is not None and valid is not None: valid = valid & ~invalid
     if invalid_bw is not None and valid_bw is not None: valid_bw = valid_bw & ~invalid_bw
-    return FlowSample(self.load_frame(at(p.img1)), self.load_frame(at(p.img2)), flow, valid, flow_bw, valid_bw, occ, occ_bw,
+    return FlowSample(self.load_frame(at(p.img1)), self.load_frame(at(p.img2)), flow, valid, flow_bw,
+                      valid_bw, occ, occ_bw,
                       sparse=self.sparse, name=f"{self.name}/{p.img1}")
 
 def _fits(self:FlowDataset, size, frame):
@@ -285,13 +299,16 @@ def _draw(samples):
     "Draw samples with all they have, a row each"
     import matplotlib.pyplot as plt
     from flowbook.viz.color import flow_to_color
-    have = [n for n in ('flow', 'flow_bw', 'occ', 'occ_bw') if any(getattr(s, n) is not None for s in samples)]
+    have = [n for n in ('flow', 'flow_bw', 'occ', 'occ_bw')
+            if any(getattr(s, n) is not None for s in samples)]
     h, w = samples[0].size
-    fig, axs = plt.subplots(len(samples), 2 + len(have), figsize=(2.2*(2 + len(have)), 2.3*h/w*len(samples) + .25), squeeze=False)
+    fig, axs = plt.subplots(len(samples), 2 + len(have),
+                            figsize=(2.2*(2 + len(have)), 2.3*h/w*len(samples) + .25), squeeze=False)
     for row, s in zip(axs, samples):
         for ax, n in zip(row, ['img1', 'img2', *have]):
             x = getattr(s, n)
-            if x is not None and n.startswith('flow'): x = flow_to_color(x, valid=s.valid if n == 'flow' else s.valid_bw)
+            if x is not None and n.startswith('flow'):
+                x = flow_to_color(x, valid=s.valid if n == 'flow' else s.valid_bw)
             if x is not None: ax.imshow(x, cmap='gray', interpolation='nearest')
             ax.axis('off')
     for ax, n in zip(axs[0], ['img1', 'img2', *have]): ax.set_title(n, fontsize=9)
@@ -353,8 +370,10 @@ def create_dataset(
     from inspect import signature
     cls, frames = dataset_class(name), options.pop('frames', 2)
     if frames not in (2, 3): raise fail(ConfigError, f'{name} frames', repr(frames), '2 or 3')
-    known = [k for c in cls.__mro__ if '__init__' in vars(c) for k, p in signature(c.__init__).parameters.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
+    known = [k for c in cls.__mro__ if '__init__' in vars(c)
+             for k, p in signature(c.__init__).parameters.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
     for k in options:
-        if k not in known: raise unknown(f"option of {name}", k, [o for o in known if o not in ('self', 'root')])
+        if k not in known:
+            raise unknown(f"option of {name}", k, [o for o in known if o not in ('self', 'root')])
     ds = cls(root, **options)
     return ds.triples() if frames == 3 else ds

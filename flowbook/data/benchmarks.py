@@ -20,7 +20,8 @@ def scene_pair(
     def pair(i):
         number = scene_number(held_out_seed(seed), i)
         s = make_scenes([number], config)
-        return SimpleNamespace(img1=s.img1, img2=s.img2, flow=s.flow, valid=s.valid, occ=s.occ, objects=None, name=f'scene {number}')
+        return SimpleNamespace(img1=s.img1, img2=s.img2, flow=s.flow, valid=s.valid, occ=s.occ, objects=None,
+                               name=f'scene {number}')
     return pair
 
 # %% ../../nbs/data/70_benchmarks.ipynb #7986ae24
@@ -57,7 +58,8 @@ def evaluation_sets(
     "Open the data sets that figures are reported on"
     if name == 'scenes':
         for k,v in dict(root=root, split=split).items():
-            if v is not None: raise fail(ConfigError, f'--{k}', f'{v}, but the scenes are made', 'a data set: --data NAME')
+            if v is not None:
+                raise fail(ConfigError, f'--{k}', f'{v}, but the scenes are made', 'a data set: --data NAME')
         if options: raise fail(ConfigError, f'option {next(iter(options))}', 'an option of a data set',
             '--data NAME, as scenes have none')
         return {Scenes.label: Scenes(n or 32)}

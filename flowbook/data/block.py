@@ -26,13 +26,15 @@ class ImagePair:
     @classmethod
     def create(cls, o):
         if isinstance(o, cls): return o
-        if not isinstance(o, (tuple, list)) or len(o) != 2: raise fail(ConfigError, 'get_x', f"a {type(o).__name__}", 'two pictures, as paths or arrays')
+        if not isinstance(o, (tuple, list)) or len(o) != 2:
+            raise fail(ConfigError, 'get_x', f"a {type(o).__name__}", 'two pictures, as paths or arrays')
         return cls(*o)
 
     def sample(self, flow=None):
         "Read both, with the `FlowTarget` `flow`, as a `FlowSample`"
         pixels = lambda o: read_image(o) if isinstance(o, (str, Path)) else o
-        return FlowSample(pixels(self.img1), pixels(self.img2), *(flow.read() if flow else (None, None)), name=str(self.img1)[:200] if isinstance(self.img1, (str, Path)) else '')
+        return FlowSample(pixels(self.img1), pixels(self.img2), *(flow.read() if flow else (None, None)),
+                          name=str(self.img1)[:200] if isinstance(self.img1, (str, Path)) else '')
 
 @dataclass
 class FlowTarget:

@@ -122,7 +122,8 @@ data/00002_img1.png, ... 22872_occ2.png
     def variants(cls)->list: return [dict(split='train'), dict(split='val')]
 
     def find_pairs(self):
-        kinds = dict(img1='_img1.ppm _img1.png', img2='_img2.ppm _img2.png', flow='_flow.flo', flow_bw='_flow_b.flo',
+        kinds = dict(img1='_img1.ppm _img1.png', img2='_img2.ppm _img2.png', flow='_flow.flo',
+                     flow_bw='_flow_b.flo',
                      occ='_occ1.png', occ_bw='_occ2.png')
         found = _by_number(self, 'data', **{k: self.listing('data', *v.split()) for k, v in kinds.items()})
         return _of_split(self, {n: Pair(*o) for n, o in found.items()})

@@ -71,7 +71,8 @@ class CheckReport:
 
     def _repr_markdown_(self):
         lines = [f"| {self.name} | pairs | published | truth | sizes |", '| --- | --- | --- | --- | --- |']
-        lines += [f"| {r['options']} | {r['pairs']} | {r['published'] or ''} | {r['truth']} | {r['sizes']} |" for r in self.rows]
+        lines += [f"| {r['options']} | {r['pairs']} | {r['published'] or ''} | {r['truth']} | {r['sizes']} |"
+                  for r in self.rows]
         notes = [f"{self.files} files looked at"] + self.problems[:10] + [f"not there: {a}" for a in self.absent]
         return '\n'.join(lines) + '\n\n' + '\n\n'.join(notes)
 
@@ -85,7 +86,8 @@ def _open_all(cls, root, options):
         except DatasetError as e:
             first, line = first or e, str(e).splitlines()[0]
             what = ', '.join(f"{k} {v}" for k, v in options.items())
-            (problems if 'half downloaded' in line else absent).append(f"{what}: {line.split(': found ')[-1].split(', expected')[0]}")
+            (problems if 'half downloaded' in line
+             else absent).append(f"{what}: {line.split(': found ')[-1].split(', expected')[0]}")
     if not opened: raise first
     return opened, absent, problems
 

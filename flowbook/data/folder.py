@@ -72,7 +72,8 @@ class FlowFolder(FlowDataset):
         if value_range!='full': check_range(value_range)
         if not 0 <= val < 1: raise fail(ConfigError, 'val', val, 'a share from 0 up to 1')
         super().__init__(root, split, tfm, seed, images=images, img2=img2, flow=flow, flow_bw=flow_bw,
-            occ=occ, invalid=invalid, csv=csv, step=step, gaps=gaps, val=val, upright=upright, value_range=value_range, kind=kind)
+            occ=occ, invalid=invalid, csv=csv, step=step, gaps=gaps, val=val, upright=upright,
+                         value_range=value_range, kind=kind)
 
 # %% ../../nbs/data/60_folder.ipynb #e6ed96ed
 @classmethod

@@ -18,9 +18,11 @@ from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
 
 # %% ../../nbs/data/46_kitti.ipynb #c7a8fd7d
-_val_2012 = {0, 12, 15, 16, 17, 18, 24, 30, 38, 39, 42, 50, 54, 59, 60, 61, 77, 78, 81, 89, 97, 101, 107, 121, 124, 142,
+_val_2012 = {0, 12, 15, 16, 17, 18, 24, 30, 38, 39, 42, 50, 54, 59, 60, 61, 77, 78, 81, 89, 97, 101, 107, 121,
+             124, 142,
              145, 146, 152, 154, 155, 158, 159, 160, 164, 182, 183, 184, 190}
-_val_2015 = {10, 11, 12, 25, 26, 30, 31, 40, 41, 42, 46, 52, 53, 72, 73, 74, 75, 76, 80, 81, 85, 86, 95, 96, 97, 98,
+_val_2015 = {10, 11, 12, 25, 26, 30, 31, 40, 41, 42, 46, 52, 53, 72, 73, 74, 75, 76, 80, 81, 85, 86, 95, 96,
+             97, 98,
              104, 116, 117, 120, 121, 126, 127, 153, 172, 175, 183, 184, 190, 199}
 
 # %% ../../nbs/data/46_kitti.ipynb #359afd50
@@ -83,13 +85,15 @@ def _kitti_files(self:_KITTI):
     files = dict(img1=img(10), img2=img(11))
     if top == 'testing': return files
     files['flow'], other = at(f"flow_{self.flow}"), 'flow_noc' if self.flow == 'occ' else 'flow_occ'
-    return files | (dict(occ=at(other)) if self.with_occ is not False and (self.root/top/other).is_dir() else {})
+    return files | (dict(occ=at(other)) if self.with_occ is not False and (self.root/top/other).is_dir()
+                    else {})
 
 # %% ../../nbs/data/46_kitti.ipynb #73c04c84
 def _find_kitti(self:_KITTI):
     files = _kitti_files(self)
     scenes = sorted(set().union(*files.values()))
-    if self.split in ('train', 'val'): scenes = [i for i in scenes if (i in self.held_out) == (self.split == 'val')]
+    if self.split in ('train', 'val'):
+        scenes = [i for i in scenes if (i in self.held_out) == (self.split == 'val')]
     for k, known in files.items():
         lost = [i for i in scenes if i not in known]
         if lost: raise self.wrong(f"no {k} of scene {lost[0]:06d}: half downloaded?")
@@ -168,7 +172,8 @@ def _find_hd1k(self:HD1K):
     for s in sorted({*frames, *flows}):
         img, flow = frames.get(s, {}), flows.get(s, {})
         lost = {*flow} - {*img} or ({*list(img)[:-1]} - {*flow} if self.split != 'test' else None)
-        if lost: raise self.wrong(f"no frame or no flow {s:06d}_{min(lost):04d}, only the other: half downloaded?")
+        if lost:
+            raise self.wrong(f"no frame or no flow {s:06d}_{min(lost):04d}, only the other: half downloaded?")
         if self.split in ('train', 'val') and (s in self.held_out) != (self.split == 'val'): continue
         pairs += [Pair(img[t], img[t+1], flow.get(t)) for t in img if t+1 in img]
     return pairs
@@ -199,7 +204,8 @@ def _directed(
 )->Pair:            # With the truth of one way, or both
     "Turn `pair` to `direction`"
     if direction == 'bidirection': return pair
-    if direction == 'forward': return Pair(pair.img1, pair.img2, pair.flow, occ=pair.occ, invalid=pair.invalid)
+    if direction == 'forward':
+        return Pair(pair.img1, pair.img2, pair.flow, occ=pair.occ, invalid=pair.invalid)
     return Pair(pair.img2, pair.img1, pair.flow_bw, occ=pair.occ_bw, invalid=pair.invalid_bw)
 
 # %% ../../nbs/data/46_kitti.ipynb #21987459
@@ -214,7 +220,8 @@ def _directions(
     return asked
 
 # %% ../../nbs/data/46_kitti.ipynb #37f80ed3
-_drives = dict(Scene01=447, Scene02=233, Scene06=270, Scene18=339, Scene20=837)   # frames of each camera and variation
+_drives = dict(Scene01=447, Scene02=233, Scene06=270, Scene18=339,
+               Scene20=837)   # frames of each camera and variation
 _variations = tuple('15-deg-left 15-deg-right 30-deg-left 30-deg-right clone fog morning overcast rain sunset'.split())
 
 @register_dataset
@@ -240,7 +247,8 @@ Scene01/clone/frames/backwardFlow/Camera_0/backwardFlow_00001.png, ...    from f
         seed:int=0                     # Of the transform's random numbers
     ):
         _directions('vkitti2', direction)
-        super().__init__(root, split, tfm, seed, scene=scene, variation=variation, camera=camera, direction=direction)
+        super().__init__(root, split, tfm, seed, scene=scene, variation=variation, camera=camera,
+                         direction=direction)
 
 # %% ../../nbs/data/46_kitti.ipynb #546de131
 def _vkitti_pairs(self:VirtualKITTI2, scene, variation, camera):
@@ -251,7 +259,8 @@ def _vkitti_pairs(self:VirtualKITTI2, scene, variation, camera):
     asked, truth = set(_directions('vkitti2', self.direction)), {}
     if asked != {'backward'}: truth['flow'] = files('forwardFlow', '.png')
     if asked != {'forward'}: truth['flow_bw'] = files('backwardFlow', '.png')
-    return _sequence_pairs(self, f"{scene}/{variation}/Camera_{camera}", files('rgb', *IMAGES, '.jpg'), **truth)
+    return _sequence_pairs(self, f"{scene}/{variation}/Camera_{camera}", files('rgb', *IMAGES, '.jpg'),
+                           **truth)
 
 # %% ../../nbs/data/46_kitti.ipynb #cd56b24a
 def _find_vkitti(self:VirtualKITTI2):

@@ -50,7 +50,8 @@ def _batch(self:SceneDataset, idxs, passes=0):
     s = make_scenes([self.number(i, passes) for i in idxs], self.config, frames=self.frames)
     if self.frames == 3: return s.img0, s.img1, s.img2, s.flow, s.valid, s.flow_prev, s.valid_prev
     if not self.both: return s.img1, s.img2, s.flow, s.valid
-    return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw), (s.valid, s.valid_bw)))
+    return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw),
+                                        (s.valid, s.valid_bw)))
 
 def _sample(self:SceneDataset, i, passes=0):
     "Item `i` of a pass as a `FlowSample`"
@@ -58,10 +59,12 @@ def _sample(self:SceneDataset, i, passes=0):
     s = make_scenes([self.number(i, passes)], self.config, frames=self.frames)
     img = lambda t: (t[0].permute(1, 2, 0)*255).round().byte().contiguous().numpy()
     vec, mask = (lambda t: t[0].permute(1, 2, 0).contiguous().numpy()), (lambda t: t[0, 0].numpy())
-    return FlowSample(img(s.img1), img(s.img2), vec(s.flow), mask(s.valid), vec(s.flow_bw), mask(s.valid_bw), mask(s.occ), mask(s.occ_bw),
+    return FlowSample(img(s.img1), img(s.img2), vec(s.flow), mask(s.valid), vec(s.flow_bw), mask(s.valid_bw),
+                      mask(s.occ), mask(s.occ_bw),
                       name=f"scene {self.number(i, passes)}", **_before(s, img, vec, mask))
 
-def _before(s, img, vec, mask): return {} if s.img0 is None else dict(img0=img(s.img0), flow_prev=vec(s.flow_prev), valid_prev=mask(s.valid_prev))
+def _before(s, img, vec, mask): return {} if s.img0 is None else dict(img0=img(s.img0),
+    flow_prev=vec(s.flow_prev), valid_prev=mask(s.valid_prev))
 
 SceneDataset.batch, SceneDataset.sample, SceneDataset.__getitem__ = _batch, _sample, _sample
 
@@ -73,7 +76,9 @@ def _stack(samples, name):
     xs = [getattr(s, name) for s in samples]
     if name.startswith('valid'): xs = [np.ones(s.size, bool) if x is None else x for x, s in zip(xs, samples)]
     lacking = [s.name or f"number {i}" for i, (s, x) in enumerate(zip(samples, xs)) if x is None]
-    if lacking: raise fail(ConfigError, f"{name} of sample {lacking[0]}", 'none', f"some, as the batch is to hold {name}")
+    if lacking:
+        raise fail(ConfigError, f"{name} of sample {lacking[0]}", 'none',
+                   f"some, as the batch is to hold {name}")
     return _as_channels(np.stack(xs))
 
 def _as_channels(x):
@@ -87,17 +92,22 @@ def collate_samples(
 )->tuple:            # img1, img2 `(B,3,H,W)`, uint8 unless the samples hold floats, before them img0 where samples have it; flow `(B,2,H,W)` px; valid `(B,1,H,W)` bool; after img0 flow_prev and valid_prev, likewise; `fields`
     "Stack samples to a batch; without flow in any of them, the images alone"
     samples, sizes = [s.masked() for s in samples], {s.size for s in samples}
-    if len(sizes) > 1: raise fail(ConfigError, 'batch', f"sizes {sorted(sizes)}", 'one size: crop or resize first, or use bs=1')
+    if len(sizes) > 1:
+        raise fail(ConfigError, 'batch', f"sizes {sorted(sizes)}",
+                   'one size: crop or resize first, or use bs=1')
     three = samples[0].img0 is not None
     names = ('img0',)*three + ('img1', 'img2')
     if not any(s.flow is not None for s in samples): return tuple(_stack(samples, n) for n in names)
     back = _stack_back(samples) if three else ()
-    return (*(_stack(samples, n) for n in (*names, 'flow', 'valid')), *back, *(_stack(samples, n) for n in fields))
+    return (*(_stack(samples, n) for n in (*names, 'flow', 'valid')), *back,
+            *(_stack(samples, n) for n in fields))
 
 def _stack_back(samples):
     "`flow_prev` and `valid_prev` of all samples; unknown flow is NaN"
-    flows = [np.full((*s.size, 2), np.nan, np.float32) if s.flow_prev is None else s.flow_prev for s in samples]
-    known = [np.isfinite(f).all(-1) if s.valid_prev is None else s.valid_prev for f, s in zip(flows, samples, strict=True)]
+    flows = [np.full((*s.size, 2), np.nan, np.float32) if s.flow_prev is None else s.flow_prev
+             for s in samples]
+    known = [np.isfinite(f).all(-1) if s.valid_prev is None else s.valid_prev
+             for f, s in zip(flows, samples, strict=True)]
     return _as_channels(np.stack(flows)), _as_channels(np.stack(known))
 
 def float_images(
@@ -122,7 +132,8 @@ def keep_memory()->bool: # False where the C library has no such switch
     try: mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError): return False   # not glibc
     trim, mmap = -1, -3                                         # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-    return bool(mallopt(trim, 2**30) and (mallopt(mmap, 2**30) or mallopt(mmap, 2**25)))   # older versions allow 32 MB
+    return bool(mallopt(trim, 2**30)
+                and (mallopt(mmap, 2**30) or mallopt(mmap, 2**25)))   # older versions allow 32 MB
 
 # %% ../../nbs/data/30_loaders.ipynb #de4bd0ff
 def _as_sample(s):
@@ -187,12 +198,15 @@ class FlowDL(TfmdDL):
         kwargs['shuffle'] = kwargs.get('shuffle', training)
         self.fields, self.tfm, self.seed, self.sampler, self.training, self.prefetch = tuple(fields), tfm, seed, sampler, training, prefetch
         self.passes, self._loader = 0, None
-        super().__init__(dataset, bs=bs, num_workers=num_workers, **(kwargs | dict(n=len(dataset if sampler is None else sampler))))
-        if hasattr(dataset, 'split_idx'): self.training = dataset.split_idx == 0       # a DataBlock marks its subsets
+        super().__init__(dataset, bs=bs, num_workers=num_workers,
+                         **(kwargs | dict(n=len(dataset if sampler is None else sampler))))
+        if hasattr(dataset, 'split_idx'):
+            self.training = dataset.split_idx == 0       # a DataBlock marks its subsets
 
     def new(self, dataset=None, cls=None, **kwargs):
         kwargs.pop('process', None)   # fastai's Interpretation asks for it; it concerns tables
-        own = dict(fields=self.fields, tfm=self.tfm, seed=self.seed, training=self.training, prefetch=self.prefetch)
+        own = dict(fields=self.fields, tfm=self.tfm, seed=self.seed, training=self.training,
+                   prefetch=self.prefetch)
         own |= dict(sampler=self.sampler) if dataset is None else {}
         return super().new(dataset, cls, **(own | kwargs))
 
@@ -204,13 +218,16 @@ def _get_idxs(self:FlowDL):
         return list(self.sampler)
     return np.random.default_rng((self.seed, self.passes)).permutation(self.n).tolist() if self.shuffle else list(range(self.n))
 
-def _fetch(self): return _Fetch(self.dataset, self.tfm if self.training else None, self.seed, self.fields, self.after_item)
+def _fetch(self): return _Fetch(self.dataset, self.tfm if self.training else None, self.seed, self.fields,
+                                self.after_item)
 
 def _torch_loader(self:FlowDL):
     "PyTorch's loader, kept while it has workers"
     fetch, workers = _fetch(self), self.fake_l.num_workers
-    many = dict(persistent_workers=True, prefetch_factor=self.prefetch, worker_init_fn=_begin_work) if workers else {}
-    make = lambda: TorchLoader(fetch, batch_sampler=_Batches(self), num_workers=workers, collate_fn=_same, pin_memory=self.pin_memory, **many)
+    many = dict(persistent_workers=True, prefetch_factor=self.prefetch,
+                worker_init_fn=_begin_work) if workers else {}
+    make = lambda: TorchLoader(fetch, batch_sampler=_Batches(self), num_workers=workers, collate_fn=_same,
+                               pin_memory=self.pin_memory, **many)
     if not workers: return make()
     self._loader = self._loader or make()
     return self._loader
@@ -280,7 +297,8 @@ def show_flows(
     h, w = img1.shape[-2:]
     fig, axs = plt.subplots(n, len(columns), figsize=(2.2*len(columns), 2.3*h/w*n + .25), squeeze=False)
     for i, row in enumerate(axs):
-        show_row(row, *(None if t is None else t[i].detach().float().cpu() for t in (img1, img2, flow, valid, pred)))
+        show_row(row, *(None if t is None else t[i].detach().float().cpu()
+                        for t in (img1, img2, flow, valid, pred)))
     for ax, title in zip(axs[0], columns): ax.set_title(title, fontsize=9)
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
@@ -291,7 +309,8 @@ def show_row(row, img1, img2, flow, valid, pred):
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
     top = max(float(flow.norm(dim=0).numpy()[mask].max(initial=0)), 1.)
     shown = [img1.permute(1, 2, 0), img2.permute(1, 2, 0), flow_to_color(flow, max_flow=top, valid=mask)]
-    if pred is not None: shown += [flow_to_color(pred, max_flow=top), np.where(mask, (pred - flow).norm(dim=0), 0)]
+    if pred is not None:
+        shown += [flow_to_color(pred, max_flow=top), np.where(mask, (pred - flow).norm(dim=0), 0)]
     for ax, im in zip(row, shown): ax.imshow(im, cmap='inferno', vmin=0, vmax=max(3., .2*top)); ax.axis('off')
     row[2].text(2, 2, f"max {top:.0f} px", fontsize=6, va='top')
 
@@ -348,14 +367,17 @@ def dataloaders(
 )->DataLoaders:          # fastai `DataLoaders`
     "Make the fastai `DataLoaders` of a training and a validation set"
     device = torch.device(device)
-    kw = dict(num_workers=num_workers, device=device, fields=fields, seed=seed, pin_memory=device.type == 'cuda') | kwargs
+    kw = dict(num_workers=num_workers, device=device, fields=fields, seed=seed,
+              pin_memory=device.type == 'cuda') | kwargs
     n = len(train if sampler is None else sampler)
-    first = FlowDL(train, bs=bs, tfm=tfm, after_batch=after_batch, sampler=sampler, training=True, drop_last=n >= bs, **kw)
+    first = FlowDL(train, bs=bs, tfm=tfm, after_batch=after_batch, sampler=sampler, training=True,
+                   drop_last=n >= bs, **kw)
     return DataLoaders(first, FlowDL(valid, bs=valid_bs or bs, **kw), device=device)
 
 def _scene_dataloaders(self:SceneDataset, n_valid=64, **kwargs):
     "These scenes for training, and `n_valid` held-out ones that never change"
-    return dataloaders(self, SceneDataset(n_valid, self.config, seed=held_out_seed(self.seed), fresh=False, frames=self.frames), **kwargs)
+    return dataloaders(self, SceneDataset(n_valid, self.config, seed=held_out_seed(self.seed), fresh=False,
+                                          frames=self.frames), **kwargs)
 
 SceneDataset.dataloaders = _scene_dataloaders
 

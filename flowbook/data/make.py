@@ -41,7 +41,8 @@ def clip_arrays(
     pairs = list(make_clip(number, frames, config))
     img = lambda t: (t[0].permute(1, 2, 0)*255).round().byte().contiguous().numpy()
     vec, mask = lambda t: np.ascontiguousarray(t[0].permute(1, 2, 0).numpy()), lambda t: t[0, 0].numpy()
-    return Clip([img(p.img1) for p in pairs] + [img(pairs[-1].img2)], [vec(p.flow) for p in pairs], [vec(p.flow_bw) for p in pairs],
+    return Clip([img(p.img1) for p in pairs] + [img(pairs[-1].img2)], [vec(p.flow) for p in pairs],
+                [vec(p.flow_bw) for p in pairs],
                 [mask(p.occ) for p in pairs], [mask(p.occ_bw) for p in pairs])
 
 # %% ../../nbs/data/80_make.ipynb #9b86d80a
@@ -56,13 +57,18 @@ def make_dataset(
     "Write a small tree in the layout and formats of the data set `name`"
     cls, out = dataset_class(name), Path(out)
     if not 1 <= n <= 1000: raise fail(ConfigError, 'n', n, '1 to 1000 pairs')
-    if min(size) < 64 or max(size) > 4096: raise fail(ConfigError, 'size', tuple(size), 'height and width of 64 to 4096 pixels')
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise fail(FlowbookError, out, 'something there already', 'a new or an empty folder')
+    if min(size) < 64 or max(size) > 4096:
+        raise fail(ConfigError, 'size', tuple(size), 'height and width of 64 to 4096 pixels')
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise fail(FlowbookError, out, 'something there already', 'a new or an empty folder')
     ensure_dir(out.parent)
     try: stage = Path(mkdtemp(prefix='.flowbook-', dir=out.parent))
-    except OSError as e: raise fail(FlowbookError, out.parent, e.strerror.lower(), 'a folder that can be written') from None
+    except OSError as e:
+        raise fail(FlowbookError, out.parent, e.strerror.lower(), 'a folder that can be written') from None
     try:
-        cls.write_tree(stage, n, lambda number, frames=2: clip_arrays(seed*10**6 + number, frames, tuple(size), displacement))
+        cls.write_tree(stage, n,
+                       lambda number, frames=2: clip_arrays(seed*10**6 + number, frames, tuple(size),
+                           displacement))
         cls(stage)
         if out.exists(): out.rmdir()
         os.replace(stage, out)

@@ -23,7 +23,8 @@ def _item(dataset, i, passes):
 class _Mixture:
     "What all mixtures share"
     @property
-    def n_inp(self): return max(getattr(d, 'n_inp', 2) for d in getattr(self, 'datasets', None) or [self.dataset])
+    def n_inp(self): return max(getattr(d, 'n_inp', 2) for d in getattr(self, 'datasets', None)
+                                or [self.dataset])
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f"item {i} of {len(self)}")
         return self.sample(i % len(self))
@@ -74,7 +75,8 @@ class MixedDataset(_Mixture):
     ):
         self.datasets, self.weights, self.seed = list(datasets), [float(w) for w in weights], seed
         if len(self.weights) != len(self.datasets) or not self.datasets or min(self.weights) <= 0:
-            raise fail(ConfigError, 'weights', list(weights), f"{len(self.datasets)} positive numbers, one per data set")
+            raise fail(ConfigError, 'weights', list(weights),
+                       f"{len(self.datasets)} positive numbers, one per data set")
         self.n = sum(map(len, self.datasets)) if n is None else n
         if self.n < 1: raise fail(ConfigError, 'n', n, 'at least one sample')
         self.counts = apportion(self.n, self.weights)
@@ -121,7 +123,8 @@ class TransformedDataset(_Mixture):
     ): self.dataset, self.tfm, self.seed = dataset, tfm, seed
     def __len__(self): return len(self.dataset)
     def __repr__(self): return f"TransformedDataset({self.dataset!r}, {self.tfm!r})"
-    def sample(self, i, passes=0): return apply_tfm(self.tfm, _item(self.dataset, i, passes), self.seed, passes, i)
+    def sample(self, i, passes=0): return apply_tfm(self.tfm, _item(self.dataset, i, passes), self.seed,
+                                                    passes, i)
 
 # %% ../../nbs/data/34_mixtures.ipynb #4f1584a6
 class MixedBatchDistributedSampler(Sampler):
@@ -136,12 +139,14 @@ class MixedBatchDistributedSampler(Sampler):
         seed:int=0           # Of the order; the same in all processes
     ):
         if len(sample_ratio) != len(datasets) or min(sample_ratio) <= 0 or abs(sum(sample_ratio) - 1) > 1e-6:
-            raise fail(ConfigError, 'sample_ratio', list(sample_ratio), f"{len(datasets)} positive shares with sum 1")
+            raise fail(ConfigError, 'sample_ratio', list(sample_ratio),
+                       f"{len(datasets)} positive shares with sum 1")
         self.replicas, self.rank = _process(num_replicas, rank)
         self.sizes, self.batch_size, self.shuffle, self.seed, self.epoch = [len(d) for d in datasets], batch_size, shuffle, seed, 0
         self.slots = apportion(self.replicas*batch_size, sample_ratio)
         if not all(self.slots):
-            raise fail(ConfigError, 'sample_ratio', list(sample_ratio), f"at least one pair of each data set in a global batch of {self.replicas*batch_size}")
+            raise fail(ConfigError, 'sample_ratio', list(sample_ratio),
+                       f"at least one pair of each data set in a global batch of {self.replicas*batch_size}")
         self.batches = min(math.ceil(n/k) for n, k in zip(self.sizes, self.slots))
 
     def set_epoch(self, epoch): self.epoch = epoch

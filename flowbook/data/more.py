@@ -65,7 +65,8 @@ def _spring_truth(self:Spring, at, camera):
 # %% ../../nbs/data/48_more.ipynb #3ade628b
 def _find_spring(self:Spring):
     scenes, pairs = {s: self.folders(f"{self.split}/{s}") for s in self.folders(self.split)}, []
-    rows = [(s, c.removeprefix('frame_')) for s, inside in scenes.items() for c in inside if c.startswith('frame_')]
+    rows = [(s, c.removeprefix('frame_')) for s, inside in scenes.items() for c in inside
+            if c.startswith('frame_')]
     for scene, camera in _choose('spring', rows, scene=self.scene, camera=self.camera):
         at = f"{self.split}/{scene}"
         frames = self.numbered(f"{at}/frame_{camera}", *IMAGES)
@@ -121,7 +122,8 @@ def _write_spring_truth(at, camera, t, way, f, occ):
 # %% ../../nbs/data/48_more.ipynb #1a141e79
 def _write_spring(cls, root:Path, n:int, clip):
     "Write a small Spring to `root`: a scene of two cameras with about `n` pairs, and one for testing"
-    for i, (scene, camera) in enumerate((s, c) for s in ('train/0001', 'test/0003') for c in ('left', 'right')):
+    for i, (scene, camera) in enumerate((s, c) for s in ('train/0001', 'test/0003')
+                                        for c in ('left', 'right')):
         at, c = root/scene, clip(i, max(2, math.ceil(n/2)) + 1 if i < 2 else 3)
         ensure_dir(at/f"frame_{camera}")
         for t, img in enumerate(c.img, 1): write_image(img, at/f"frame_{camera}/frame_{camera}_{t:04d}.png")
@@ -208,7 +210,8 @@ class TartanAir(FlowDataset):
 # %% ../../nbs/data/48_more.ipynb #3e6a3c94
 def _find_tartanair(self:TartanAir):
     inner = {e: f"{e}/{e}" if (self.root/e/e).is_dir() else e for e in self.folders('.')}
-    rows = [(e, d, f"{at}/{d}/{p}") for e, at in inner.items() for d in self.folders(at) if d in ('Easy', 'Hard')
+    rows = [(e, d, f"{at}/{d}/{p}") for e, at in inner.items() for d in self.folders(at)
+            if d in ('Easy', 'Hard')
             for p in self.folders(f"{at}/{d}")]
     pairs = []
     for *_, at in _choose('tartanair', rows, env=self.env, difficulty=self.difficulty):

@@ -25,7 +25,8 @@ def make_demo_pair(
     config = SceneConfig(size=(256,352), objects=(8,14), displacement=((20.,1.),), photometric=.5)
     s = make_scenes([2*10**15 + 26], config)   # a number no training run reaches
     for i,img in enumerate((s.img1, s.img2)):
-        write_image((img[0].permute(1, 2, 0)*255).round().byte().numpy(), ensure_dir(folder)/f'demo_{i+1}.png')
+        write_image((img[0].permute(1, 2, 0)*255).round().byte().numpy(),
+                    ensure_dir(folder)/f'demo_{i+1}.png')
     write_flow_kitti(s.flow, Path(folder)/'demo_flow.png')
 
 # %% ../../nbs/data/14_pair.ipynb #73b599c3
@@ -57,9 +58,11 @@ def read_alike(
     xs = [_read(img, name, upright) for img,name in zip(imgs, names, strict=True)]
     size = lambda t: f'{t.shape[-1]}x{t.shape[-2]} pixels'
     for x,name in zip(xs, names, strict=True):
-        if len(x)!=len(xs[0]): raise fail(FlowbookError, name, f'{len(x)} pictures', f'{len(xs[0])} as {names[0]} has')
+        if len(x)!=len(xs[0]):
+            raise fail(FlowbookError, name, f'{len(x)} pictures', f'{len(xs[0])} as {names[0]} has')
         if x.shape!=xs[0].shape: raise fail(FlowbookError, name, size(x), f'{size(xs[0])} as {names[0]} has')
-    if min(xs[0].shape[-2:]) < min_size: raise fail(FlowbookError, names[0], size(xs[0]), f'at least {min_size}x{min_size}')
+    if min(xs[0].shape[-2:]) < min_size:
+        raise fail(FlowbookError, names[0], size(xs[0]), f'at least {min_size}x{min_size}')
     return tuple(fit_range(xs, names, value_range))
 
 def read_pair(
@@ -111,7 +114,8 @@ def read_truth(
     "Read true flow and where it is known"
     flow,valid = read_flow_valid(path)
     if size and flow.shape[:2]!=tuple(size):
-        raise fail(FlowbookError, path, f'{flow.shape[1]}x{flow.shape[0]} pixels', f'{size[1]}x{size[0]} as the frames have')
+        raise fail(FlowbookError, path, f'{flow.shape[1]}x{flow.shape[0]} pixels',
+                   f'{size[1]}x{size[0]} as the frames have')
     return flow,valid
 
 # %% ../../nbs/data/14_pair.ipynb #c3ea524e
@@ -123,7 +127,9 @@ def load_sample(
     value_range='full'  # See `fit_range`
 )->FlowSample:          # The pair and its truth
     "Load two pictures, and the true flow between them if there is some"
-    frames = [to_pixels(o, name) for o,name in zip(read_pair(img1, img2, upright=upright, value_range=value_range), pair_names(img1, img2), strict=True)]
+    frames = [to_pixels(o, name)
+              for o,name in zip(read_pair(img1, img2, upright=upright, value_range=value_range),
+                                pair_names(img1, img2), strict=True)]
     flow,valid = (None, None) if flow_gt is None else read_truth(flow_gt, frames[0].shape[:2])
     named = isinstance(img1, (str, Path)) and isinstance(img2, (str, Path))
     return FlowSample(*frames, flow, valid, name=f'{img1} to {img2}' if named else 'pair')

@@ -23,7 +23,8 @@ DIRECTIONS, VIEWS = ('forward', 'backward', 'bidirection'), ('left', 'right')
 
 def _chosen(what, value, known):
     "One of `known` or several, as a tuple with each once; None: all"
-    picked = tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else known if value is None else [value]))
+    picked = tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else known if value is None
+                                 else [value]))
     for o in picked:
         if o not in known: raise unknown(what, o, known)
     if not picked: raise unknown(what, value, known)
@@ -35,7 +36,8 @@ def _pairs(directions, numbers, img, future, past, occ=None, occ_bw=None):
     get = lambda d, n: d[n] if d else None
     kinds = dict(forward=lambda n: Pair(img[n], img[n+1], flow=future[n], occ=get(occ, n)),
                  backward=lambda n: Pair(img[n+1], img[n], flow=past[n+1], occ=get(occ_bw, n+1)),
-                 bidirection=lambda n: Pair(img[n], img[n+1], future[n], past[n+1], get(occ, n), get(occ_bw, n+1)))
+                 bidirection=lambda n: Pair(img[n], img[n+1], future[n], past[n+1], get(occ, n),
+                                            get(occ_bw, n+1)))
     return [kinds[d](n) for d in directions for n in numbers]
 
 # %% ../../nbs/data/42_sceneflow.ipynb #7cf6c844
@@ -54,7 +56,8 @@ class SceneFlow(FlowDataset):
     def sequences(self, folder, depth):
         "Folders of sequences below `folder`, relative to it, in name order"
         for o in self.folders(folder):
-            yield from (f"{o}/{rest}" for rest in self.sequences(f"{folder}/{o}", depth - 1)) if depth > 1 else [o]
+            yield from (f"{o}/{rest}"
+                        for rest in self.sequences(f"{folder}/{o}", depth - 1)) if depth > 1 else [o]
 
     def wanted(self, sequence): return True   # does an option leave it out?
 
@@ -73,7 +76,8 @@ def _sequence(self:SceneFlow,
     "Pair the frames of one sequence"
     img = self.numbered(frames, *IMAGES)
     numbers, truth = [n for n in img if n+1 in img], {}
-    for time, ends, step in (('future', ('forward', 'bidirection'), 0), ('past', ('backward', 'bidirection'), 1)):
+    for time, ends, step in (('future', ('forward', 'bidirection'), 0),
+                             ('past', ('backward', 'bidirection'), 1)):
         if not set(ends) & set(self.directions): continue
         truth[time] = have = self.numbered(f"{flow}/into_{time}/{view}", '.flo', '.pfm')
         for n in sorted({n+step for n in numbers} - set(have)):
@@ -139,11 +143,13 @@ TRAIN and TEST, each with A, B and C; left and right
         seed:int=0                           # Of the transform
     ):
         self.choose(direction, scene, pass_style)
-        super().__init__(root, split, tfm, seed, direction=self.directions, scene=self.views, pass_style=pass_style)
+        super().__init__(root, split, tfm, seed, direction=self.directions, scene=self.views,
+                         pass_style=pass_style)
 
     @classmethod
     def variants(cls)->list:
-        return [dict(split=s, scene=v, pass_style=p) for s in cls.splits for p in ('clean', 'final') for v in VIEWS]
+        return [dict(split=s, scene=v, pass_style=p) for s in cls.splits for p in ('clean', 'final')
+                for v in VIEWS]
 
 # %% ../../nbs/data/42_sceneflow.ipynb #0e626c19
 def _write_things(cls, root, n, clip):
@@ -223,7 +229,8 @@ optical_flow/15mm_focallength/scene_forwards/fast/into_past/left/OpticalFlowInto
 
 def _write_driving(cls, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
-    runs = product(('15mm_focallength', '35mm_focallength'), ('scene_backwards', 'scene_forwards'), ('fast', 'slow'))
+    runs = product(('15mm_focallength', '35mm_focallength'), ('scene_backwards', 'scene_forwards'),
+                   ('fast', 'slow'))
     names, frames = _share(n, ['/'.join(o) for o in runs], 4)
     for i, o in enumerate(names): _write_sequence(root, o, i, clip, frames, 1)
 
@@ -283,7 +290,8 @@ def _subset_view(self:FlyingThings3DSubset,
     masks = () if occ is flow else occ.values()
     return _pairs(self.directions, numbers, img, *flow.values(), *masks)
 
-def _find_subset(self:FlyingThings3DSubset)->list: return [p for v in self.views for p in _subset_view(self, v)]
+def _find_subset(self:FlyingThings3DSubset)->list: return [p for v in self.views
+    for p in _subset_view(self, v)]
 
 FlyingThings3DSubset.find_pairs = _find_subset
 

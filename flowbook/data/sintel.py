@@ -89,13 +89,15 @@ test/{clean,final}/<scene>/frame_0001.png    for split='test'
         seed:int=0             # Of the transform's random numbers
     ):
         if pass_style not in _passes: raise unknown('pass_style', pass_style, _passes)
-        super().__init__(root, split, tfm, seed, pass_style=pass_style, scene=scene, use_invalid=use_invalid or None)
+        super().__init__(root, split, tfm, seed, pass_style=pass_style, scene=scene,
+                         use_invalid=use_invalid or None)
 
 # %% ../../nbs/data/44_sintel.ipynb #c40dd170
 def _wanted(self:Sintel, folder):
     "Names of the scenes in `folder` that split and option ask for"
     there = self.folders(folder)
-    if self.split in ('train', 'val'): there = [s for s in there if (s in SINTEL_VAL) == (self.split == 'val')]
+    if self.split in ('train', 'val'):
+        there = [s for s in there if (s in SINTEL_VAL) == (self.split == 'val')]
     return [s for s, in _choose(f"sintel {self.split}", [(s,) for s in there], scene=self.scene)]
 
 # %% ../../nbs/data/44_sintel.ipynb #fde9fcaa
@@ -149,11 +151,13 @@ def _write_tree(cls,
     "Write a small Sintel to `root`"
     first = ['alley_1', 'ambush_2']   # one of 'train' and one of 'val'
     scenes = (first + [s for s in _training if s not in first])[:max(2, math.ceil(n/25))]
-    for i, s in enumerate(scenes): _write_scene(root/'training', s, clip(i, max(2, math.ceil(n/len(scenes))) + 1))
+    for i, s in enumerate(scenes):
+        _write_scene(root/'training', s, clip(i, max(2, math.ceil(n/len(scenes))) + 1))
     _write_scene(root/'test', 'ambush_1', clip(len(scenes), 3), truth=False)
 
 # %% ../../nbs/data/44_sintel.ipynb #f657d59e
 def _variants(cls)->list: # Options that together see every file
-    return [dict(split='training', pass_style='both', use_invalid=True), dict(split='test', pass_style='both')]
+    return [dict(split='training', pass_style='both', use_invalid=True),
+            dict(split='test', pass_style='both')]
 
 Sintel.write_tree, Sintel.variants = classmethod(_write_tree), classmethod(_variants)

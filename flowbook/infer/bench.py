@@ -60,7 +60,8 @@ def _resident():
     "Resident memory of this process and its peak, bytes"
     try:
         with open('/proc/self/status') as f: found = dict(l.split(':', 1) for l in f)
-        return tuple(1024*int(found[k].split()[0]) for k in ('VmRSS', 'VmHWM'))   # of this program alone, which getrusage's figure is not
+        return tuple(1024*int(found[k].split()[0])
+                     for k in ('VmRSS', 'VmHWM'))   # of this program alone, which getrusage's figure is not
     except OSError: pass   # not Linux
     try: import resource
     except ImportError: return _windows_memory()
@@ -113,9 +114,11 @@ def peak_memory(
     "Measure the memory that one run takes"
     if torch.device(device).type == 'cuda': return _cuda_peak(FlowPredictor(_build(model), device=device,
         precision=precision, iters=iters), size, batch)
-    job = dict(model=model, size=size, batch=batch, precision=precision, iters=iters, threads=torch.get_num_threads())
+    job = dict(model=model, size=size, batch=batch, precision=precision, iters=iters,
+               threads=torch.get_num_threads())
     code = 'import sys,json; from flowbook.infer.bench import _child; _child(json.loads(sys.argv[1]))'
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, json.dumps(job)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, json.dumps(job)], capture_output=True,
+                          text=True)
     if done.returncode: raise fail(FlowbookError,
         f"{model if isinstance(model, str) else model['name']} at {size[1]}x{size[0]}",
             (done.stderr.strip().splitlines() or ['a process that was killed'])[-1], 'a run that ends')
@@ -137,7 +140,8 @@ def this_machine()->dict: # `cpu`, `threads`, `torch`, and `gpu` where there is 
 
 def _cpu_name():
     try:
-        with open('/proc/cpuinfo') as f: return next(l.split(':', 1)[1].strip() for l in f if l.startswith('model name'))
+        with open('/proc/cpuinfo') as f:
+            return next(l.split(':', 1)[1].strip() for l in f if l.startswith('model name'))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
 # %% ../../nbs/infer/29_bench.ipynb #fb8e581f
@@ -181,5 +185,7 @@ def bench_sweep(
         try: rows.append(bench_model(models[m] if isinstance(models, dict) else m, s, b, p, **kwargs) |
             dict(model=m))
         except (ConfigError, TypeError): raise
-        except (FlowbookError, RuntimeError, MemoryError) as e: rows.append(dict(model=m, size=list(s), batch=b, precision=p, failed=' '.join(str(e).split())[:200]))
+        except (FlowbookError, RuntimeError, MemoryError) as e:
+            rows.append(dict(model=m, size=list(s), batch=b, precision=p,
+                             failed=' '.join(str(e).split())[:200]))
     return rows

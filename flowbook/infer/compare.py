@@ -73,9 +73,11 @@ def compare_models(
     for text,p in opened.items():
         if isinstance(p, FlowPredictor): opened[text] = _warm(p, first)
     ready = {k: p for k,p in opened.items() if isinstance(p, FlowPredictor)}
-    scores = evaluate_methods({k: method_of(p) for k,p in ready.items()}, pair, n, progress, each) if ready else {}
+    scores = evaluate_methods({k: method_of(p) for k,p in ready.items()}, pair, n, progress,
+                              each) if ready else {}
     size = tuple(first.img1.shape[-2:])
-    rows = [_row(k, p, scores[k], size, memory) if k in ready else dict(model=k, failed=str(p)) for k,p in opened.items()]
+    rows = [_row(k, p, scores[k], size, memory) if k in ready else dict(model=k, failed=str(p))
+            for k,p in opened.items()]
     return sorted(rows, key=lambda r: ('failed' in r, r.get('epe', 0)))
 
 # %% ../../nbs/infer/26_compare.ipynb #3b9bbcb3

@@ -34,7 +34,9 @@ def evaluate_pair(
     "Compare `flow` with the truth"
     truth,known = known_flow(flow_gt, valid)
     pred = to_numpy_flow(flow)
-    if pred.shape!=truth.shape: raise fail(FlowbookError, 'flow', f'{pred.shape[1]}x{pred.shape[0]} pixels', f'{truth.shape[1]}x{truth.shape[0]} as the truth has')
+    if pred.shape!=truth.shape:
+        raise fail(FlowbookError, 'flow', f'{pred.shape[1]}x{pred.shape[0]} pixels',
+                   f'{truth.shape[1]}x{truth.shape[0]} as the truth has')
     batch = [torch.from_numpy(o).permute(2, 0, 1)[None] for o in (pred, np.ascontiguousarray(truth))]
     return _scores([(*batch, torch.from_numpy(known)[None,None])])
 
@@ -55,7 +57,8 @@ def compare_methods(
 )->dict:                     # Per method: `flow`, `ms`, and `epe`, `fl_all` where the truth is known
     "Run a model and the classical baselines on one pair"
     a,b = sample.img1,sample.img2
-    runs = {predictor.name: lambda: predictor(a, b), **{k: lambda m=m: opencv_flow(a, b, m) for k,m in BASELINES.items()}}
+    runs = {predictor.name: lambda: predictor(a, b),
+            **{k: lambda m=m: opencv_flow(a, b, m) for k,m in BASELINES.items()}}
     found = {}
     for name,run in runs.items():
         if progress: progress(name)
@@ -63,7 +66,8 @@ def compare_methods(
         start = time.perf_counter()
         flow = run()
         ms = 1000*(time.perf_counter() - start)
-        found[name] = dict(flow=flow, ms=ms) | ({} if sample.flow is None else evaluate_pair(flow, sample.flow, sample.valid))
+        found[name] = dict(flow=flow, ms=ms) | ({} if sample.flow is None
+                                                else evaluate_pair(flow, sample.flow, sample.valid))
     return found
 
 # %% ../../nbs/infer/20_evaluate.ipynb #19c71f9e
@@ -107,13 +111,15 @@ def method_of(
     def run(a, b, before=None):
         more = {} if predictor.model.frames==2 else dict(img0=a if before is None else before)   # a pair alone: see `from_pair`
         p = predictor.predict(a, b, **more)   # with `occ` where the model itself knows what is hidden
-        return SimpleNamespace(flow=torch.from_numpy(np.array(p.flow)).permute(2, 0, 1)[None], occ=None if p.occ is None else torch.from_numpy(p.occ)[None,None])
+        return SimpleNamespace(flow=torch.from_numpy(np.array(p.flow)).permute(2, 0, 1)[None],
+                               occ=None if p.occ is None else torch.from_numpy(p.occ)[None,None])
     run.frames = predictor.model.frames
     return run
 
 def _methods(predictor, baselines):
     "The model first, then the baselines"
-    return {predictor.name: method_of(predictor), **{k: method_of(m) for k,m in baselines.items() if k != predictor.name}}
+    return {predictor.name: method_of(predictor),
+            **{k: method_of(m) for k,m in baselines.items() if k != predictor.name}}
 
 def _each(predictor, keep, each):
     "One callback for both wishes: the model's flow alone, and everything"
@@ -144,7 +150,8 @@ def evaluate_scenes(
 )->dict:                              # Per method: `epe` in pixels, `fl_all` in percent and all other scores, `ms` per pair
     "Measure a model and the classical baselines on held-out scenes"
     if n < 1: raise fail(ConfigError, 'n', n, 'at least one scene')
-    return evaluate_methods(_methods(predictor, baselines), scene_pair(config, seed), n, progress, _each(predictor, keep, each))
+    return evaluate_methods(_methods(predictor, baselines), scene_pair(config, seed), n, progress,
+                            _each(predictor, keep, each))
 
 # %% ../../nbs/infer/20_evaluate.ipynb #a7c7435b
 def evaluate_dataset(
@@ -160,9 +167,11 @@ def evaluate_dataset(
     if getattr(dataset, 'separate_eval', False):
         under = lambda label: keep and (lambda i, flow: keep(f'{label}/{i:06d}', flow))
         labels = {getattr(d, 'label', None) or repr(d): d for d in dataset.datasets}
-        return {k: evaluate_dataset(predictor, d, n, progress, under(k), _named(each, k), baselines) for k,d in labels.items()}
+        return {k: evaluate_dataset(predictor, d, n, progress, under(k), _named(each, k), baselines)
+                for k,d in labels.items()}
     n = len(dataset) if n is None else min(n, len(dataset))
-    return evaluate_methods(_methods(predictor, baselines), dataset_pair(dataset), n, progress, _each(predictor, keep, each))
+    return evaluate_methods(_methods(predictor, baselines), dataset_pair(dataset), n, progress,
+                            _each(predictor, keep, each))
 
 def _named(each, label):
     "Tell a `Report` which data set comes now"
@@ -182,7 +191,8 @@ def _as_batch(s, objects=None):
     flow = torch.from_numpy(np.ascontiguousarray(s.flow)).permute(2, 0, 1)[None]
     mask = lambda m: None if m is None else torch.from_numpy(np.ascontiguousarray(m))[None,None]
     valid = mask(np.ones(s.size, bool) if s.valid is None else s.valid)
-    return SimpleNamespace(img1=to_tensor(s.img1), img2=to_tensor(s.img2), flow=flow, valid=valid, occ=mask(s.occ), objects=mask(objects), name=s.name)
+    return SimpleNamespace(img1=to_tensor(s.img1), img2=to_tensor(s.img2), flow=flow, valid=valid,
+                           occ=mask(s.occ), objects=mask(objects), name=s.name)
 
 def _objects(dataset, i):
     "KITTI 2015's moving objects in pair `i`, `(H,W)` bool, where the data set has them"
@@ -225,6 +235,8 @@ def evaluate_recipe(
 )->dict:            # See `evaluate_scenes`
     "Measure the model of `recipe` on the scenes, or the data sets, that the recipe holds out"
     d,predictor = recipe['data'],recipe_predictor(recipe, weights, device, fuse, precision)
-    if 'scenes' not in d: return evaluate_dataset(predictor, build_datasets(recipe, train=False)[1], n, progress, keep, each, baselines)
+    if 'scenes' not in d:
+        return evaluate_dataset(predictor, build_datasets(recipe, train=False)[1], n, progress, keep, each,
+                                baselines)
     n,seed = d['n_valid'] if n is None else n,recipe['runtime'].get('seed', 0)
     return evaluate_scenes(predictor, SceneConfig(**d['scenes']), n, seed, progress, keep, each, baselines)

@@ -28,7 +28,8 @@ def flow_motion(
     "Say how far things move"
     length = np.linalg.norm(flow, axis=-1)
     length = length[np.isfinite(length)]
-    return dict(mean=float(length.mean()), max=float(length.max())) if length.size else dict(mean=float('nan'), max=float('nan'))
+    return dict(mean=float(length.mean()),
+                max=float(length.max())) if length.size else dict(mean=float('nan'), max=float('nan'))
 
 @dataclass
 class SavedFlow:
@@ -68,7 +69,8 @@ def save_motion(
     return [folder/'motion.exr',folder/'motion_bw.exr']
 
 # %% ../../nbs/infer/22_folder.ipynb #1af059bb
-def _prefixed(name, prefix): return prefix + (name.removeprefix('flow') if name.startswith('flow') else f'_{name}')
+def _prefixed(name, prefix): return prefix + (name.removeprefix('flow') if name.startswith('flow')
+                                              else f'_{name}')
 
 def predict_to_folder(
     img1,                        # Path, Pillow image, array or tensor, see `to_tensor`
@@ -86,11 +88,13 @@ def predict_to_folder(
     if exr is not None: check_exr(exr)
     if not prefix or Path(prefix).name != prefix:
         raise fail(ConfigError, 'out_prefix', repr(prefix), 'the beginning of a file name')
-    check_target([o.with_name(_prefixed(o.name, prefix)) for o in map(Path, result_files(out))], img1, img2, flow_gt)
+    check_target([o.with_name(_prefixed(o.name, prefix)) for o in map(Path, result_files(out))], img1, img2,
+                 flow_gt)
     with staged_folder(out) as stage:
         predictor = FlowPredictor() if predictor is None else predictor
         imgs = [*([] if img0 is None else [img0]), img1, img2]
-        planes = read_alike(imgs, pair_names(*imgs), 64, predictor.upright, predictor.value_range)   # as bytes; the predictor makes floats of them on its device
+        planes = read_alike(imgs, pair_names(*imgs), 64, predictor.upright,
+                            predictor.value_range)   # as bytes; the predictor makes floats of them on its device
         *z,x,y = (to_unit(o) if o.element_size()==2 else o for o in planes)   # 16 bits: noted once
         truth,valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[-2:])
         start = time.perf_counter()
@@ -101,5 +105,6 @@ def predict_to_folder(
         if exr is not None: files += save_motion(stage, p, exr)
         if prefix != 'flow': files = [o.rename(stage/_prefixed(o.name, prefix)) for o in files]
     tags = tuple(exif_orientation(o) if isinstance(o, (str, Path)) else 1 for o in (img1, img2))
-    return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), tags, predictor.upright, scores)
+    return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), tags,
+                     predictor.upright, scores)
 

@@ -52,7 +52,8 @@ def _count(model, size, device, precision, batch):
     from torch._subclasses.fake_tensor import FakeTensorMode
     dtype = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
     kw = dict(iters=1) if hasattr(model, 'iters') else {}
-    with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True), torch.autocast(device.type, dtype, enabled=dtype is not None):
+    with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True), torch.autocast(device.type,
+        dtype, enabled=dtype is not None):
         img = torch.empty(batch, 3, *size, device=device)
         with _Books() as books: model(*[img]*getattr(model, 'frames', 2), **kw)
     return books.peak
@@ -80,7 +81,8 @@ def memory_estimate(
     weight = max((p.nbytes for p in model.parameters()), default=0)
     with _quiet():
         try: count = _count(model, size, device, precision, batch)
-        except (DataDependentOutputException, DynamicOutputShapeException): count = pixels*UNKNOWN_BYTES   # it looks at values, which are not there
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            count = pixels*UNKNOWN_BYTES   # it looks at values, which are not there
     return round(WORKSPACE*count) + weight + pixels*PICTURE_BYTES
 
 # %% ../../nbs/infer/09_memory.ipynb #202f4649
@@ -114,8 +116,10 @@ def plan_memory(
     if whole <= share*free: return plan_tiles(size, note=f'needs about {_mib(whole)} of {_mib(free)} free')
     least = max(2*getattr(model, 'min_size', 64), 2*(overlap or 0))
     tiles = _tile_sizes(size, least)
-    i = bisect_left(tiles, True, key=lambda tile: need(tile) + frame <= share*free)   # from too large to small enough
+    i = bisect_left(tiles, True,
+                    key=lambda tile: need(tile) + frame <= share*free)   # from too large to small enough
     if i < len(tiles):
         note = f'needs about {_mib(need(tiles[i]) + frame)} of {_mib(free)} free, the whole about {_mib(whole)}'
         return plan_tiles(size, tiles[i], overlap, note)
-    raise fail(FlowbookError, 'memory', f'{_mib(free)} free', f'more for {size[1]}x{size[0]} pixels, or a smaller scale')
+    raise fail(FlowbookError, 'memory', f'{_mib(free)} free',
+               f'more for {size[1]}x{size[0]} pixels, or a smaller scale')

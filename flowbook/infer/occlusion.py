@@ -15,8 +15,11 @@ from ..ops.warp import warp, warp_valid
 # %% ../../nbs/infer/06_occlusion.ipynb #9b989aa9
 def _check_flows(flow, flow_bw):
     for name,o in dict(flow=flow, flow_bw=flow_bw).items():
-        if o.ndim!=4 or o.shape[1]!=2: raise fail(FlowbookError, name, f'shape {tuple(o.shape)}', '(B, 2, H, W): channels u, v')
-    if flow.shape!=flow_bw.shape: raise fail(FlowbookError, 'flow_bw', f'shape {tuple(flow_bw.shape)}', f'{tuple(flow.shape)} as flow has')
+        if o.ndim!=4 or o.shape[1]!=2:
+            raise fail(FlowbookError, name, f'shape {tuple(o.shape)}', '(B, 2, H, W): channels u, v')
+    if flow.shape!=flow_bw.shape:
+        raise fail(FlowbookError, 'flow_bw', f'shape {tuple(flow_bw.shape)}',
+                   f'{tuple(flow.shape)} as flow has')
 
 # %% ../../nbs/infer/06_occlusion.ipynb #bcd602d7
 def fb_error(

@@ -63,7 +63,9 @@ def fill_model(
     if weights is not None: fill_weights(model, name, weights)
     elif name in bundled_models(): load_bundled(model, name)
     elif not any(True for _ in model.parameters()): pass   # a classical method
-    else: raise fail(ConfigError, 'weights', f"none for {name}", f"a file: the package has weights of {', '.join(bundled_models()) or 'no model'} only")
+    else:
+        raise fail(ConfigError, 'weights',
+                   f"none for {name}", f"a file: the package has weights of {', '.join(bundled_models()) or 'no model'} only")
     return model
 
 # %% ../../nbs/infer/10_predictor.ipynb #b7fe1482
@@ -71,7 +73,8 @@ def describe_models(
     pattern:str='*' # Shell-style pattern, for example `'raft*'`
 )->list:            # One dictionary per model: `name`, `parameters`, `bundled`, `description`
     "Say what is known about each model"
-    return [{k: o[k] for k in ('name', 'parameters', 'bundled', 'description')} for o in model_table(pattern, size=None)]
+    return [{k: o[k] for k in ('name', 'parameters', 'bundled', 'description')}
+            for o in model_table(pattern, size=None)]
 
 # %% ../../nbs/infer/10_predictor.ipynb #66a328ad
 class FlowPredictor:
@@ -96,7 +99,8 @@ class FlowPredictor:
             model = fill_model(create_model(model), name, weights)
         else:
             if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): model = model.module
-            if not isinstance(model, Estimator): raise fail(ConfigError, 'model', type(model).__name__, 'a name, or an Estimator')
+            if not isinstance(model, Estimator):
+                raise fail(ConfigError, 'model', type(model).__name__, 'a name, or an Estimator')
             if weights is not None: fill_model(model, type(model).__name__, weights)
         self.name = name if isinstance(name, str) else type(model).__name__
         self.model,self.plans = model.to(self.device).eval(),{}
@@ -111,10 +115,13 @@ _dtypes = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 def _check_options(precision, scale, tile, device):
     if precision not in _dtypes: raise unknown('precision', precision, _dtypes)
-    if precision=='fp16' and device.type=='cpu': raise fail(ConfigError, 'precision', "'fp16' on a CPU", "'bf16', or 'fp32', which is faster on most")
-    if not isinstance(scale, (int, float)) or not 1/64 <= scale <= 16: raise fail(ConfigError, 'scale', repr(scale), 'a factor from 1/64 to 16')
+    if precision=='fp16' and device.type=='cpu':
+        raise fail(ConfigError, 'precision', "'fp16' on a CPU", "'bf16', or 'fp32', which is faster on most")
+    if not isinstance(scale, (int, float)) or not 1/64 <= scale <= 16:
+        raise fail(ConfigError, 'scale', repr(scale), 'a factor from 1/64 to 16')
     if isinstance(tile, (list, tuple)) and len(tile)==2: tile = tuple(int(o) for o in tile)
-    elif tile not in (None, 'auto'): raise fail(ConfigError, 'tile', repr(tile), "(height, width) in pixels, 'auto' or None")
+    elif tile not in (None, 'auto'):
+        raise fail(ConfigError, 'tile', repr(tile), "(height, width) in pixels, 'auto' or None")
     return precision,float(scale),tile
 
 # %% ../../nbs/infer/10_predictor.ipynb #24c5756c
@@ -124,10 +131,12 @@ _known = 'flow','flow_bw','flow_prev','occ','occ_bw','confidence'
 def _memory_said(img):
     "Say what to do about too little memory"
     try: yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:   # the CPU's allocator raises a RuntimeError
+    except (torch.OutOfMemoryError, MemoryError,
+            RuntimeError) as e:   # the CPU's allocator raises a RuntimeError
         if type(e) is RuntimeError and 'allocate memory' not in str(e): raise
         b,_,h,w = img.shape
-        raise fail(FlowbookError, 'memory', f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels", "tile='auto' or a smaller scale") from None
+        raise fail(FlowbookError, 'memory',
+                   f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels", "tile='auto' or a smaller scale") from None
 
 @patch
 def _network(self:FlowPredictor, *imgs, flow_init=None, memory=None, both=False):
@@ -137,10 +146,13 @@ def _network(self:FlowPredictor, *imgs, flow_init=None, memory=None, both=False)
     if flow_init is not None: kw['flow_init'] = grid_init(self.model, flow_init)
     if both: kw['both'] = True
     if memory and self.model.reuses: kw['features'] = memory['features']
-    with _memory_said(imgs[0]), torch.inference_mode(), torch.autocast(self.device.type, _dtypes[self.precision], enabled=self.precision!='fp32'):
+    with _memory_said(imgs[0]), torch.inference_mode(), torch.autocast(self.device.type,
+        _dtypes[self.precision], enabled=self.precision!='fp32'):
         out = self.model(*imgs, **kw)
-    if memory is not None and self.model.reuses: memory['features'] = [*out.features[1:], None]   # the next frame's is not known yet
-    return {k: getattr(out, k).float().clone() for k in _known if getattr(out, k) is not None}   # clones, so that ordinary tensors leave
+    if memory is not None and self.model.reuses:
+        memory['features'] = [*out.features[1:], None]   # the next frame's is not known yet
+    return {k: getattr(out, k).float().clone() for k in _known
+            if getattr(out, k) is not None}   # clones, so that ordinary tensors leave
 
 def _resize(x, size):
     return F.interpolate(x, size, mode='bilinear', align_corners=False, antialias=True).clamp(0, 1)
@@ -148,7 +160,8 @@ def _resize(x, size):
 def _restore(fields, size):
     "Bring all fields to `size`"
     if tuple(fields['flow'].shape[-2:])==tuple(size): return fields
-    return {k: resize_flow(v, size) if v.shape[1]==2 else F.interpolate(v, size, mode='bilinear', align_corners=False) for k,v in fields.items()}
+    return {k: resize_flow(v, size) if v.shape[1]==2
+            else F.interpolate(v, size, mode='bilinear', align_corners=False) for k,v in fields.items()}
 
 # %% ../../nbs/infer/10_predictor.ipynb #2cb41385
 @patch
@@ -157,10 +170,13 @@ def _fields(self:FlowPredictor, imgs, flow_init=None, progress=None, memory=None
     self._check_count(len(imgs))
     *imgs,init = (o if o is None else o.to(self.device) for o in (*imgs, flow_init))
     size,small = imgs[0].shape[-2:],self.inner_size(imgs[0].shape[-2:])
-    if small!=tuple(size): imgs,init = [_resize(o, small) for o in imgs],None if init is None else resize_flow(init, small)
+    if small!=tuple(size):
+        imgs,init = [_resize(o, small) for o in imgs],None if init is None else resize_flow(init, small)
     plan = self.plan(size, len(imgs[0])*(1 + both))   # both ways take at most what two pairs do
     if plan.whole: found = self._network(*imgs, flow_init=init, memory=memory, both=both)
-    else: found = run_tiled(lambda *o: self._network(*o[:-1], flow_init=o[-1], both=both), plan, [*imgs, init], progress)
+    else:
+        found = run_tiled(lambda *o: self._network(*o[:-1], flow_init=o[-1], both=both), plan, [*imgs, init],
+                          progress)
     return _restore(found, size),plan
 
 @patch
@@ -186,11 +202,14 @@ def plan(self:FlowPredictor,
     "Say how pictures of `size` will be cut"
     inner,key = self.inner_size(size),(tuple(size), batch)
     if self.tile=='auto':   # decided once, so that a film is not cut differently from frame to frame
-        if key not in self.plans: self.plans[key] = plan_memory(self.model, inner, self.device, self.precision, batch, self.overlap)
+        if key not in self.plans:
+            self.plans[key] = plan_memory(self.model, inner, self.device, self.precision, batch, self.overlap)
         return self.plans[key]
     plan = plan_tiles(inner, self.tile, self.overlap)
     least = self.model.min_size
-    if min(plan.tile) < least and not plan.whole: raise fail(ConfigError, 'tile', f'{plan.tile[0]},{plan.tile[1]}', f'at least {least},{least} for {self.name}')
+    if min(plan.tile) < least and not plan.whole:
+        raise fail(ConfigError, 'tile', f'{plan.tile[0]},{plan.tile[1]}',
+                   f'at least {least},{least} for {self.name}')
     return plan
 
 # %% ../../nbs/infer/10_predictor.ipynb #b11897f0
@@ -263,7 +282,8 @@ def predict(self:FlowPredictor,
     "What the model knows about the pair"
     imgs,masks = self._valid_frames([*([] if img0 is None else [img0]), img1, img2], valid1, valid2)
     init = None if flow_init is None else self._first_guess(flow_init, imgs[0])
-    if bidirectional and not self.model.bidirectional: fields,plan = self._both_ways(imgs, init, progress, memory)
+    if bidirectional and not self.model.bidirectional:
+        fields,plan = self._both_ways(imgs, init, progress, memory)
     else: fields,plan = self._fields(imgs, init, progress, memory, bidirectional and self.model.takes_both)
     return _finish(fields, plan, init, _frames(img1, img2, self.upright), masks, keep_guess)
 
@@ -272,11 +292,14 @@ def predict(self:FlowPredictor,
 @patch
 def _first_guess(self:FlowPredictor, flow, img):
     "A first guess as a tensor of the pictures' size"
-    if not self.model.takes_init: raise fail(ConfigError, f'{self.name} flow_init', 'a value', 'None: the model takes no first guess')
+    if not self.model.takes_init:
+        raise fail(ConfigError, f'{self.name} flow_init', 'a value', 'None: the model takes no first guess')
     t = flow if isinstance(flow, Tensor) else torch.from_numpy(np.array(flow, np.float32)).movedim(-1, -3)
     t = t if t.ndim==4 else t[None]
     shape = (len(img), 2, *img.shape[-2:])
-    if tuple(t.shape)!=shape: raise fail(FlowbookError, 'flow_init', f'shape {tuple(flow.shape)}', f'a flow of size {shape[3]}x{shape[2]}, as the frames')
+    if tuple(t.shape)!=shape:
+        raise fail(FlowbookError, 'flow_init', f'shape {tuple(flow.shape)}',
+                   f'a flow of size {shape[3]}x{shape[2]}, as the frames')
     return t.float()
 
 @patch
@@ -291,7 +314,8 @@ def _both_ways(self:FlowPredictor, imgs, init, progress=None, memory=None):
     x,y = imgs
     back,n = None if init is None else -carry_forward(init),len(x)   # what goes there comes back
     if self.plan(x.shape[-2:], 2*n).whole:
-        both,plan = self._fields([torch.cat([x, y]), torch.cat([y, x])], None if init is None else torch.cat([init, back]))
+        both,plan = self._fields([torch.cat([x, y]), torch.cat([y, x])],
+                                 None if init is None else torch.cat([init, back]))
         fw,bw = ({k: v[part] for k,v in both.items()} for part in (slice(n), slice(n, None)))
     else:   # one after the other takes half the memory
         fw,plan = self._fields([x, y], init, half(0))
@@ -313,7 +337,8 @@ def _finish(fields, plan, init, frames, masks=(None, None), keep=False):
         flow,flow_bw,occ,occ_bw,sure = map(left.get, known)
     maps = [None if o is None else o[:,0].cpu().numpy() for o in (occ, occ_bw, sure)]
     maps = [o if o is None or len(flow) > 1 else o[0] for o in maps]
-    named = (flow, frames),(flow_bw, frames[::-1]),(init, frames),(fields.get('flow_prev'), [frames[0], 'the frame before'])
+    named = (flow, frames),(flow_bw, frames[::-1]),(init, frames),(fields.get('flow_prev'),
+        [frames[0], 'the frame before'])
     flows = [None if o is None else FlowArray(_to_numpy(o), f) for o,f in named]
     return Prediction(*flows[:2], *maps, flow_init=flows[2], plan=plan, flow_prev=flows[3])
 
@@ -357,18 +382,22 @@ def estimate_flow(
     valid2=None              # The same for img2
 )->FlowArray:                # `(H,W,2)` pixels, float32; NaN where img1 has no data
     "Estimate the flow from `img1` to `img2`"
-    if isinstance(model, (np.ndarray, Tensor)): raise fail(ConfigError, 'model', 'a third image', 'a name; three frames are given as img0=, img1 and img2')
+    if isinstance(model, (np.ndarray, Tensor)):
+        raise fail(ConfigError, 'model', 'a third image',
+                   'a name; three frames are given as img0=, img1 and img2')
     named = isinstance(model, str) and not isinstance(weights, dict)
     weights = str(weights) if isinstance(weights, Path) else weights
     options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile,None,upright,check_range(value_range)
-    make = _cached(model, weights, weights and _stamp(weights), str(device), options) if named else FlowPredictor(model, weights, device, *options)
+    make = _cached(model, weights, weights and _stamp(weights), str(device),
+                   options) if named else FlowPredictor(model, weights, device, *options)
     return make(*([] if img0 is None else [img0]), img1, img2, valid1=valid1, valid2=valid2)
 
 
 # %% ../../nbs/infer/10_predictor.ipynb #01ebf597
 def _rgb_frames(img1, img2):
     "Two uint8 arrays; those that are so already pass as they are, so that timings are those of the method"
-    ready = [isinstance(o, np.ndarray) and o.dtype==np.uint8 and o.ndim==3 and o.shape[2]==3 and min(o.shape[:2]) >= 64 for o in (img1, img2)]
+    ready = [isinstance(o, np.ndarray) and o.dtype==np.uint8 and o.ndim==3 and o.shape[2]==3
+             and min(o.shape[:2]) >= 64 for o in (img1, img2)]
     if all(ready) and img1.shape==img2.shape: return img1,img2
     s = load_sample(img1, img2)
     return s.img1,s.img2

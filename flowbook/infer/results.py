@@ -23,7 +23,8 @@ class FlowArray(np.ndarray):
         frames=('img1', 'img2') # Names of the frames it leads from and to
     ):
         a = np.ascontiguousarray(flow, np.float32)
-        if a.ndim not in (3,4) or a.shape[-1]!=2: raise fail(FlowbookError, 'flow', f'shape {a.shape}', '(H, W, 2) or (B, H, W, 2)')
+        if a.ndim not in (3,4) or a.shape[-1]!=2:
+            raise fail(FlowbookError, 'flow', f'shape {a.shape}', '(H, W, 2) or (B, H, W, 2)')
         self = a.view(cls)
         self.frames = tuple(frames)
         return self
@@ -86,7 +87,8 @@ class Prediction:
 def __repr__(self:Prediction):
     lines = [repr(self.flow)]
     for k in 'occ','occ_bw':
-        if getattr(self, k) is not None: lines.append(f"{k}: {100*getattr(self, k).mean():.1f} % of image {1 + (k!='occ')} hidden in the other")
+        if getattr(self, k) is not None:
+            lines.append(f"{k}: {100*getattr(self, k).mean():.1f} % of image {1 + (k!='occ')} hidden in the other")
     if self.confidence is not None: lines.append(f'confidence: mean {self.confidence.mean():.2f}')
     if self.plan is not None and (self.plan.note or not self.plan.whole): lines.append(str(self.plan))
     return '\n'.join(lines)
@@ -116,7 +118,8 @@ def save_extras(
     "Write what a prediction knows beside its flow"
     grey = lambda a, p: write_image((np.asarray(a, np.float32)*255).round().astype(np.uint8), p)
     jobs = ('flow_bw', '.flo', write_flow),('flow_prev', '.flo', write_flow),('occ', '.png', grey),('occ_bw', '.png', grey),('confidence', '.png', grey)
-    known = [(getattr(prediction, k), Path(folder)/f'{k}{suffix}', write) for k,suffix,write in jobs if getattr(prediction, k) is not None]
+    known = [(getattr(prediction, k), Path(folder)/f'{k}{suffix}', write) for k,suffix,write in jobs
+             if getattr(prediction, k) is not None]
     for what,path,write in known: write(what, path)
     return [path for _,path,_ in known]
 

@@ -71,7 +71,9 @@ def prefetch(
 ):                        # Generator of the items
     "Fetch `items` ahead in a thread"
     queue,stop = Queue(n),Event()
-    thread = Thread(target=_run_ahead, args=(items, prepare, queue, stop, StageClock() if clock is None else clock), name='flowbook-ahead', daemon=True)
+    thread = Thread(target=_run_ahead,
+                    args=(items, prepare, queue, stop, StageClock() if clock is None else clock),
+                    name='flowbook-ahead', daemon=True)
     thread.start()
     try:
         while True:
@@ -148,17 +150,23 @@ def _pair(predictor, i, before, a, b, bidirectional, warm, init, memory):
     if frames_of(predictor)==3:
         found = predictor.predict(a[1], b[1], bidirectional, img0=before[1], memory=memory)
         return FramePair(i, a[0], b[0], np.asarray(found.flow, np.float32), found)
-    if not bidirectional and not warm: return FramePair(i, a[0], b[0], np.asarray(predictor(a[1], b[1]), np.float32))
+    if not bidirectional and not warm:
+        return FramePair(i, a[0], b[0], np.asarray(predictor(a[1], b[1]), np.float32))
     found = predictor.predict(a[1], b[1], bidirectional=bidirectional, flow_init=init)
     return FramePair(i, a[0], b[0], np.asarray(found.flow, np.float32), found)
 
 # %% ../../nbs/infer/30_stream.ipynb #bc695b6a
 def _check_predictor(predictor, bidirectional, warm_start):
     if isinstance(predictor, str): predictor = FlowPredictor(predictor)
-    if not callable(predictor): raise fail(ConfigError, 'predictor', f'a {type(predictor).__name__}', 'a FlowPredictor, the name of a model, or a function of two frames')
+    if not callable(predictor):
+        raise fail(ConfigError, 'predictor', f'a {type(predictor).__name__}',
+                   'a FlowPredictor, the name of a model, or a function of two frames')
     if (bidirectional or warm_start) and not hasattr(predictor, 'predict'):
-        raise fail(ConfigError, 'predictor', 'a function', 'a FlowPredictor, for bidirectional and warm_start')
-    if warm_start and hasattr(predictor, 'model') and not predictor.model.takes_init: raise fail(ConfigError, 'warm_start', predictor.name, 'a model that takes a first guess, such as raft or gma')
+        raise fail(ConfigError, 'predictor', 'a function',
+                   'a FlowPredictor, for bidirectional and warm_start')
+    if warm_start and hasattr(predictor, 'model') and not predictor.model.takes_init:
+        raise fail(ConfigError, 'warm_start', predictor.name,
+                   'a model that takes a first guess, such as raft or gma')
     return predictor
 
 # %% ../../nbs/infer/30_stream.ipynb #25aa73d9
@@ -175,8 +183,10 @@ def stream_flow(
     predictor,clock = _check_predictor(predictor, bidirectional, warm_start),StageClock() if clock is None else clock
     check_frames(frames, gaps)
     if isinstance(frames, (str,Path,int,list,tuple)):
-        frames = read_frames(frames, upright=getattr(predictor, 'upright', False), value_range=getattr(predictor, 'value_range', 'full'), deep=True)
-    return _stream(prefetch(frames, ahead, _prepare(predictor), clock), predictor, bidirectional, warm_start, clock)
+        frames = read_frames(frames, upright=getattr(predictor, 'upright', False),
+                             value_range=getattr(predictor, 'value_range', 'full'), deep=True)
+    return _stream(prefetch(frames, ahead, _prepare(predictor), clock), predictor, bidirectional, warm_start,
+                   clock)
 
 # %% ../../nbs/infer/30_stream.ipynb #f1f40c3c
 def _stream(ready, predictor, bidirectional, warm_start, clock):
@@ -196,4 +206,6 @@ def _stream(ready, predictor, bidirectional, warm_start, clock):
 
 # %% ../../nbs/infer/30_stream.ipynb #3fbe73e5
 def _same_size(a, b, i):
-    if a.shape!=b.shape: raise fail(FlowbookError, f'frame {i}', f'{b.shape[1]}x{b.shape[0]} pixels', f'{a.shape[1]}x{a.shape[0]} as the frame before')
+    if a.shape!=b.shape:
+        raise fail(FlowbookError, f'frame {i}', f'{b.shape[1]}x{b.shape[0]} pixels',
+                   f'{a.shape[1]}x{a.shape[0]} as the frame before')

@@ -27,7 +27,8 @@ def _sintel(root):
         yield f"{kind}/{scene}/{PurePosixPath(name).stem.replace('_', '')}.flo",p
 
 def _kitti(root, name='kitti2015', folder='flow/'):
-    for p in create_dataset(name, root, split='testing').records: yield f'{folder}{PurePosixPath(p.img1).stem}.png',p
+    for p in create_dataset(name, root, split='testing').records:
+        yield f'{folder}{PurePosixPath(p.img1).stem}.png',p
 
 def _spring(root):
     for way,direction in ('FW', 'forward'), ('BW', 'backward'):
@@ -37,7 +38,8 @@ def _spring(root):
             yield f"{scene}/{folder}/{folder}_{PurePosixPath(name).stem[-4:]}.flo5",p
 
 # %% ../../nbs/infer/28_submit.ipynb #6ab66b57
-_LISTS = dict(sintel=_sintel, kitti=_kitti, kitti2012=partial(_kitti, name='kitti2012', folder=''), spring=_spring)
+_LISTS = dict(sintel=_sintel, kitti=_kitti, kitti2012=partial(_kitti, name='kitti2012', folder=''),
+              spring=_spring)
 _FULL = dict(sintel=1104, kitti=200, kitti2012=195, spring=3960)
 
 def submission_items(
@@ -53,9 +55,11 @@ def submission_items(
 class _Bad(Exception): "What is wrong with a file, and what it should be"
 
 def _flo_size(data):
-    if len(data) < 12 or struct.unpack('<f', data[:4])[0] != 202021.25: raise _Bad('no .flo file', 'the number 202021.25 and a size first')
+    if len(data) < 12 or struct.unpack('<f', data[:4])[0] != 202021.25:
+        raise _Bad('no .flo file', 'the number 202021.25 and a size first')
     w,h = struct.unpack('<ii', data[4:12])
-    if len(data) != 12 + 8*w*h: raise _Bad(f'{len(data)} bytes', f'{12 + 8*w*h} for {w}x{h} vectors of float32')
+    if len(data) != 12 + 8*w*h:
+        raise _Bad(f'{len(data)} bytes', f'{12 + 8*w*h} for {w}x{h} vectors of float32')
     flow = np.frombuffer(data, '<f4', offset=12)
     if not (np.abs(flow) < 1e9).all(): raise _Bad('vectors that are unknown', 'a vector at every pixel')
     return h,w
@@ -64,8 +68,10 @@ def _flo5_size(data):
     import h5py, io
     try:
         with h5py.File(io.BytesIO(data), 'r') as f: flow = f['flow'][()]
-    except (OSError, KeyError, RuntimeError, ValueError): raise _Bad('no .flo5 file', "HDF5 with an array 'flow'") from None
-    if flow.dtype != np.float32 or flow.ndim != 3 or flow.shape[2] != 2: raise _Bad(f'{flow.dtype} of shape {flow.shape}', 'float32 (H,W,2)')
+    except (OSError, KeyError, RuntimeError, ValueError):
+        raise _Bad('no .flo5 file', "HDF5 with an array 'flow'") from None
+    if flow.dtype != np.float32 or flow.ndim != 3 or flow.shape[2] != 2:
+        raise _Bad(f'{flow.dtype} of shape {flow.shape}', 'float32 (H,W,2)')
     if not np.isfinite(flow).all(): raise _Bad('vectors that are unknown', 'a vector at every pixel')
     return flow.shape[:2]
 
@@ -77,7 +83,8 @@ def _chunks(data):
     while at < len(data):
         n,kind = struct.unpack('>I4s', data[at:at+8].ljust(8, b'\0'))
         body,sum = data[at+8:at+8+n],data[at+8+n:at+12+n]
-        if len(sum) < 4 or struct.pack('>I', zlib.crc32(kind + body)) != sum: raise _Bad(f'a damaged chunk {kind!r}', 'chunks with their checksums')
+        if len(sum) < 4 or struct.pack('>I', zlib.crc32(kind + body)) != sum:
+            raise _Bad(f'a damaged chunk {kind!r}', 'chunks with their checksums')
         yield kind,body
         at += 12 + n
     if kind != b'IEND': raise _Bad('a cut file', 'an end')
@@ -101,25 +108,34 @@ def _open_tree(path):
     "Names and sizes of the files of a folder or an archive, and a function that reads one"
     path = Path(path)
     if path.is_dir():
-        return {p.relative_to(path).as_posix(): p.stat().st_size for p in sorted(path.rglob('*')) if not p.is_dir()},lambda n: (path/n).read_bytes(),lambda: None
+        return {p.relative_to(path).as_posix(): p.stat().st_size for p in sorted(path.rglob('*'))
+                if not p.is_dir()},lambda n: (path/n).read_bytes(),lambda: None
     try: z = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile): raise fail(FlowbookError, path, 'no folder and no zip', 'a submission') from None
+    except (OSError, zipfile.BadZipFile):
+        raise fail(FlowbookError, path, 'no folder and no zip', 'a submission') from None
     return {i.filename: i.file_size for i in z.infolist() if not i.is_dir()},z.read,z.close
 
 def _check_names(path, there, items):
     wanted = {o.file for o in items}
     for what,names in ('no', wanted - set(there)), ('an extra', set(there) - wanted):
-        if names: raise fail(FlowbookError, path, f"{what} file {min(names)}{f' and {len(names) - 1} more' if len(names) > 1 else ''}", f'{len(wanted)} files, one for each frame')
+        if names:
+            raise fail(FlowbookError, path,
+                       f"{what} file {min(names)}{f' and {len(names) - 1} more' if len(names) > 1 else ''}",
+                       f'{len(wanted)} files, one for each frame')
 
 # %% ../../nbs/infer/28_submit.ipynb #8b9ec475
 def _check_one(path, item, size, read, frame):
     "Check one file; `size` is what the archive says, `frame` that of the picture"
     h,w = frame
-    if size > 64*h*w + 2**16: raise fail(FlowbookError, f'{path}: {item.file}', f'{size} bytes', f'flow of {w}x{h} pixels')
+    if size > 64*h*w + 2**16:
+        raise fail(FlowbookError, f'{path}: {item.file}', f'{size} bytes', f'flow of {w}x{h} pixels')
     try: found = tuple(_READERS[PurePosixPath(item.file).suffix](read(item.file)))
     except _Bad as e: raise fail(FlowbookError, f'{path}: {item.file}', *e.args) from None
-    except (zipfile.BadZipFile, zlib.error, OSError) as e: raise fail(FlowbookError, f'{path}: {item.file}', f'damage ({e})', 'a whole file') from None
-    if found != (h, w): raise fail(FlowbookError, f'{path}: {item.file}', f'{found[1]}x{found[0]} vectors', f'{w}x{h} as {item.img1.name} has pixels')
+    except (zipfile.BadZipFile, zlib.error, OSError) as e:
+        raise fail(FlowbookError, f'{path}: {item.file}', f'damage ({e})', 'a whole file') from None
+    if found != (h, w):
+        raise fail(FlowbookError, f'{path}: {item.file}', f'{found[1]}x{found[0]} vectors',
+                   f'{w}x{h} as {item.img1.name} has pixels')
 
 def _frame_size(path):
     from PIL import Image
@@ -152,14 +168,17 @@ def _workplace(out, note):
     if path.exists():
         try: found = json.loads(path.read_text())
         except ValueError: found = None
-        if found != note: raise fail(FlowbookError, folder, f'the unfinished submission of {found}', f'one of {note}: remove the folder, or choose another --out')
+        if found != note:
+            raise fail(FlowbookError, folder, f'the unfinished submission of {found}',
+                       f'one of {note}: remove the folder, or choose another --out')
     else:
         with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(note))
     return folder
 
 def _write_one(predict, item, target, limit):
     flow = np.asarray(predict(read_image(item.img1), read_image(item.img2)), np.float32)
-    if not np.isfinite(flow).all(): raise fail(FlowbookError, item.img1, 'flow with NaN or infinity', 'a vector at every pixel')
+    if not np.isfinite(flow).all():
+        raise fail(FlowbookError, item.img1, 'flow with NaN or infinity', 'a vector at every pixel')
     ensure_dir(target.parent)
     write_flow(flow.clip(*limit) if limit else flow, target)
 
@@ -176,7 +195,8 @@ def make_submission(
     out,items = Path(out),submission_items(benchmark, root)
     if out.suffix != '.zip': raise fail(ConfigError, '--out', out.name, 'the name of a .zip')
     if out.exists(): raise fail(FlowbookError, out, 'something there already', 'a new name')
-    folder = _workplace(ensure_dir(out.parent)/out.name, dict(benchmark=benchmark) | (note or dict(model=getattr(predict, 'name', 'function'))))
+    folder = _workplace(ensure_dir(out.parent)/out.name,
+                        dict(benchmark=benchmark) | (note or dict(model=getattr(predict, 'name', 'function'))))
     done = 0
     for i,o in enumerate(items):
         target = folder/'tree'/o.file
@@ -197,4 +217,6 @@ def _is_right(tree, item):
 
 def _pack(tree, items, out):
     with zipfile.ZipFile(out, 'w') as z:
-        for o in items: z.write(tree/o.file, o.file, compress_type=zipfile.ZIP_DEFLATED if o.file.endswith('.flo') else zipfile.ZIP_STORED)
+        for o in items:
+            z.write(tree/o.file, o.file,
+                    compress_type=zipfile.ZIP_DEFLATED if o.file.endswith('.flo') else zipfile.ZIP_STORED)

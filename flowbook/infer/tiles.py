@@ -51,7 +51,8 @@ def plan_tiles(
     overlap = min(tile)//4 if overlap is None else int(overlap)
     for t,s in zip(tile, size):
         if t < 1 or (t < s and not 0 <= overlap <= t//2):
-            raise fail(ConfigError, 'tile', f'{tile[0]},{tile[1]} with an overlap of {overlap}', 'an overlap of at most half a tile')
+            raise fail(ConfigError, 'tile', f'{tile[0]},{tile[1]} with an overlap of {overlap}',
+                       'an overlap of at most half a tile')
     rows,columns = (_starts(s, t, overlap) for s,t in zip(size, tile))
     return TilePlan(size, tile, rows, columns, 0 if tile==size else overlap, note)
 

@@ -147,7 +147,8 @@ def _finish(self:_VideoOutput, complete):
 def _clear(self):
     "Take the parts away"
     if not self.parts_dir.exists(): return
-    for p in [*self.parts, 'state.json', *self.parts_dir.glob('.*')]: (self.parts_dir/p).unlink(missing_ok=True)  # hidden: what a killed run left
+    for p in [*self.parts, 'state.json', *self.parts_dir.glob('.*')]:
+        (self.parts_dir/p).unlink(missing_ok=True)  # hidden: what a killed run left
     try: self.parts_dir.rmdir()
     except OSError: pass  # somebody else's file is in there
 
@@ -174,7 +175,8 @@ def unfinished_video(
 )->int:          # Pairs that are done; 0 if no run waits to be resumed
     "Count what an earlier run left to be resumed"
     out = Path(out)
-    state = _load_state(out.with_name(out.name + '.parts')/'state.json' if out.suffix else out/'flowbook-video.json')
+    state = _load_state(out.with_name(out.name + '.parts')/'state.json' if out.suffix
+                        else out/'flowbook-video.json')
     return state['done'] if state else 0
 
 # %% ../../nbs/infer/32_video.ipynb #c1171971
@@ -243,7 +245,8 @@ def picture(self:_Painter, number, pair):
 def _check_truth(gt, every, layout):
     if layout=='error' and (gt is None or _is_film(gt)):
         raise fail(ConfigError, 'layout error',
-            'no true flow' if gt is None else 'a film of true flow, which has colours but no numbers', 'a folder of flow files')
+            'no true flow' if gt is None else 'a film of true flow, which has colours but no numbers',
+                   'a folder of flow files')
     if gt is None: return
     if every!=1: raise fail(ConfigError, 'every', every, '1 with true flow, which is between neighbours')
     if not _is_film(gt) and not Path(gt).is_dir():
@@ -256,7 +259,8 @@ def _truth(gt, start, source, gaps):
     if gt is None: return
     if _is_film(gt): return read_frames(gt, start=start)
     numbers = [s for s in flow_suffixes() if s!='.png']   # pictures of flow may lie beside the files
-    files = list_frames(gt, numbers if any(p.suffix.lower() in numbers for p in Path(gt).iterdir()) else ['.png'])
+    files = list_frames(gt, numbers if any(p.suffix.lower() in numbers for p in Path(gt).iterdir())
+                        else ['.png'])
     if not gaps: check_row(files, gt, one=True)
     if is_folder(source) and not gaps: _check_match(list_frames(source), files, gt)
     return files
@@ -266,7 +270,8 @@ def _check_match(frames, files, gt):
     "The first frame and the first truth have one number, or there is exactly one truth for each pair"
     (a,_),(b,_) = (next(iter(frame_rows(o).values()))[0] for o in (frames, files))
     if a!=b and len(files)!=len(frames) - 1:
-        raise fail(FlowbookError, gt, f'{len(files)} files from number {b} on for {len(frames)} frames from number {a} on', 'the number of the first frame in the name of its flow, or one file for each pair')
+        raise fail(FlowbookError, gt,
+                   f'{len(files)} files from number {b} on for {len(frames)} frames from number {a} on', 'the number of the first frame in the name of its flow, or one file for each pair')
 
 def _settings(source, predictor, **kw):
     "What must be the same for a run to go on with the work of another"

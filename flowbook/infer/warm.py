@@ -17,7 +17,8 @@ from .occlusion import splat
 def _fill_nearest(x, known):
     "`(C,H,W)` with the unknown pixels of `(H,W)` replaced by the nearest known ones"
     if known.all() or not known.any(): return x
-    _,labels = cv2.distanceTransformWithLabels((~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _,labels = cv2.distanceTransformWithLabels((~known).astype(np.uint8), cv2.DIST_L2, 5,
+                                               labelType=cv2.DIST_LABEL_PIXEL)
     where = np.zeros(labels.max() + 1, np.int64)
     where[labels[known]] = np.flatnonzero(known)
     return x.reshape(len(x), -1)[:,where[labels]]
@@ -29,11 +30,13 @@ def carry_forward(
     fewest:float=.25 # Arrivals that a pixel needs to count as reached, pixels
 )->Tensor:           # `(B,2,H,W)` pixels, a guess at the flow from frame t to frame t+1
     "Move each vector of `flow` along itself"
-    if flow.ndim!=4 or flow.shape[1]!=2: raise fail(FlowbookError, 'flow', f'shape {tuple(flow.shape)}', '(B, 2, H, W): channels u, v')
+    if flow.ndim!=4 or flow.shape[1]!=2:
+        raise fail(FlowbookError, 'flow', f'shape {tuple(flow.shape)}', '(B, 2, H, W): channels u, v')
     weight = torch.ones_like(flow[:,:1]) if occ is None else (~occ).to(flow.dtype)
     sums = splat(torch.cat([flow*weight, weight], 1), flow)
     mean,known = sums[:,:2]/sums[:,2:].clamp(min=1e-6),(sums[:,2] >= fewest).cpu().numpy()
-    mean = torch.where(sums[:,2:] >= fewest, mean, torch.zeros_like(mean))   # if nobody arrives at all: no motion
+    mean = torch.where(sums[:,2:] >= fewest, mean,
+                       torch.zeros_like(mean))   # if nobody arrives at all: no motion
     filled = [_fill_nearest(m, k) for m,k in zip(mean.cpu().numpy(), known)]
     return torch.from_numpy(np.ascontiguousarray(filled)).to(flow)
 

@@ -22,10 +22,12 @@ def npy_head(data, where):
     f = io.BytesIO(data[:2**16])
     try:
         version = npy.read_magic(f)
-        read = {(1,0):npy.read_array_header_1_0, (2,0):npy.read_array_header_2_0}[version] # 3.0 is for named fields
+        read = {(1,0):npy.read_array_header_1_0,
+                (2,0):npy.read_array_header_2_0}[version] # 3.0 is for named fields
         shape,fortran,dtype = read(f)
     except Exception as e:
-        raise bad_file(where, f"a .npy header that cannot be read ({type(e).__name__})", 'that of an array of numbers') from None
+        raise bad_file(where, f"a .npy header that cannot be read ({type(e).__name__})",
+                       'that of an array of numbers') from None
     if dtype.kind not in 'fiub': raise bad_file(where, f"an array of {dtype}", 'numbers')
     return dtype,shape,fortran,f.tell()
 
@@ -67,7 +69,8 @@ def encode_npy(flow, valid, where):
 def _npz_array(z, info, n, where):
     "Read the array in the member `info` of the zip `z`, a file of `n` bytes"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.file_size > LARGEST:
-        raise bad_file(where, f"{info.file_size} bytes packed by method {info.compress_type}", f"at most {LARGEST}, stored or deflated")
+        raise bad_file(where, f"{info.file_size} bytes packed by method {info.compress_type}",
+                       f"at most {LARGEST}, stored or deflated")
     check_packed(n, info.file_size, where)
     with z.open(info) as f: data = f.read(info.file_size)
     return _npy_array(data, f"{where} {info.filename}")
@@ -80,12 +83,14 @@ def decode_npz(data, where):
             names = {i.filename.removesuffix('.npy'):i for i in z.infolist()}
             name = 'flow' if 'flow' in names else next(iter(names)) if len(names)==1 else None
             if name is None:
-                raise bad_file(where, f"arrays {', '.join(list(names)[:9]) or 'none'}", "an array 'flow', or a single one")
+                raise bad_file(where, f"arrays {', '.join(list(names)[:9]) or 'none'}",
+                               "an array 'flow', or a single one")
             flow = _layout(_npz_array(z, names[name], len(data), where), where)
             valid = _npz_array(z, names['valid'], len(data), where) if name=='flow' and 'valid' in names else None
     except FlowFileError: raise
     except Exception as e:
-        raise bad_file(where, f"a damaged .npz ({e or type(e).__name__})", 'a whole one') from None # zipfile raises anything
+        raise bad_file(where, f"a damaged .npz ({e or type(e).__name__})",
+                       'a whole one') from None # zipfile raises anything
     return _with_valid(flow, valid, where)
 
 # %% ../../nbs/io/24_arrays.ipynb #68e2b338
@@ -102,7 +107,8 @@ def _with_valid(flow, valid, where):
 def encode_npz(flow, valid, where):
     "Encode flow and mask as the bytes of a compressed .npz"
     f = io.BytesIO()
-    np.savez_compressed(f, flow=fill_unknown(flow, valid, 0, where), **({} if valid.all() else dict(valid=valid)))
+    np.savez_compressed(f, flow=fill_unknown(flow, valid, 0, where),
+                        **({} if valid.all() else dict(valid=valid)))
     return f.getvalue()
 
 # %% ../../nbs/io/24_arrays.ipynb #36f99d48
@@ -116,7 +122,8 @@ def read_tartanair_mask(
     "Read TartanAir's mask of the pixels that do not count"
     n = check_file(path, FlowFileError)
     with open(path, 'rb', buffering=0) as f: a = _npy_array(read_all(f, n, path), path)
-    if a.ndim!=2 or a.dtype.kind not in 'uib': raise bad_file(path, f"{a.dtype} of shape {a.shape}", 'uint8 of shape (H,W)')
+    if a.ndim!=2 or a.dtype.kind not in 'uib':
+        raise bad_file(path, f"{a.dtype} of shape {a.shape}", 'uint8 of shape (H,W)')
     check_size(*a.shape, path, FlowFileError)
     return a != 0
 

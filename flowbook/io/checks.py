@@ -24,7 +24,8 @@ def check_suffix(
     suffix:str     # What its name must end in, lower case
 ):
     "Raise unless `path` ends in `suffix`"
-    if Path(path).suffix.lower() != suffix: raise bad_file(path, f"suffix {Path(path).suffix!r}", repr(suffix))
+    if Path(path).suffix.lower() != suffix:
+        raise bad_file(path, f"suffix {Path(path).suffix!r}", repr(suffix))
 
 # %% ../../nbs/io/12_checks.ipynb #55338b9b
 def check_length(

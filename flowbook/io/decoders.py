@@ -245,7 +245,9 @@ def open_video(
     with ffmpeg_errors(): cap = cv2.VideoCapture(name, cv2.CAP_ANY if number else cv2.CAP_FFMPEG, one)
     if cap.isOpened(): return cap
     cap.release()
-    raise fail(FlowbookError, where, *(('none', 'a camera that is there and free') if number else ('no video, or a damaged one', 'a file that OpenCV can decode')))
+    raise fail(FlowbookError, where,
+               *(('none', 'a camera that is there and free') if number
+                 else ('no video, or a damaged one', 'a file that OpenCV can decode')))
 
 def capture_property(
     cap,              # OpenCV's capture
@@ -266,7 +268,8 @@ def _next_picture(cap, take, where, i, said):
     said += [(i, o) for o in now if o]
     if any('interlaced' in o for o in now):
         raise fail(FlowbookError, f'{where}, frame {i}',
-            f'an interlaced film, which OpenCV {cv2.__version__} cannot convert', 'PyAV: pip install "flowbook[video]"')
+            f'an interlaced film, which OpenCV {cv2.__version__} cannot convert',
+                   'PyAV: pip install "flowbook[video]"')
     if not ok: return None
     if not take: return False
     if not found or img is None:

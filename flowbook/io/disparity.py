@@ -44,7 +44,8 @@ def read_disparity(
 # %% ../../nbs/io/26_disparity.ipynb #ea26f9bd
 def _encode_disparity(d, valid, suffix):
     "Encode `(H,W)` float32 and its mask as the bytes of a file named `suffix`"
-    if suffix=='.png': return png_bytes((np.rint(np.where(valid, d, 0)*256).clip(1) * valid).astype(np.uint16))
+    if suffix=='.png':
+        return png_bytes((np.rint(np.where(valid, d, 0)*256).clip(1) * valid).astype(np.uint16))
     if suffix=='.pfm': return encode_pfm(np.where(valid, d, np.float32(np.inf)), 'little', suffix)
     return write_hdf5(np.where(valid, d, np.float32(np.nan)), 'disparity', suffix)
 
@@ -65,13 +66,15 @@ def write_disparity(
 ):
     "Write `disparity` to the file `path`, in the coding that its suffix names"
     suffix = Path(path).suffix.lower()
-    if suffix not in ('.png', '.dsp5', '.pfm'): raise bad_file(path, f"suffix {suffix!r}", "'.png', '.dsp5' or '.pfm'")
+    if suffix not in ('.png', '.dsp5', '.pfm'):
+        raise bad_file(path, f"suffix {suffix!r}", "'.png', '.dsp5' or '.pfm'")
     d = _disparity_array(disparity, path)
     valid = ~np.isnan(d) if valid is None else mask_array(valid, d.shape, f'{path} valid', FlowFileError)
     high = 65535/256 if suffix=='.png' else UNKNOWN
     low = 0 if suffix=='.png' else -UNKNOWN
     bad = valid & ~((d >= low) & (d <= high)) # True for NaN
     if bad.any():
-        raise bad_file(path, f"disparity {d[bad][0]} ({bad.sum()} such pixels)", f"finite disparity from {low:g} to {high:g} px")
+        raise bad_file(path, f"disparity {d[bad][0]} ({bad.sum()} such pixels)",
+                       f"finite disparity from {low:g} to {high:g} px")
     data = _encode_disparity(d, valid, suffix)
     with atomic_path(path) as tmp: tmp.write_bytes(data)

@@ -168,7 +168,8 @@ def atomic_path(
     tmp = _temporary(target)
     try:
         yield tmp
-        if not tmp.exists(): raise fail(FlowbookError, path, 'nothing written', 'a file under the temporary name')
+        if not tmp.exists():
+            raise fail(FlowbookError, path, 'nothing written', 'a file under the temporary name')
         _replace(tmp, target)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
@@ -232,7 +233,9 @@ def check_target(
             if os.path.isdir(p):
                 raise fail(FlowbookError, o, 'the folder that is read',
                     'another one: results would lie among the sources')
-            raise fail(FlowbookError, o, f'the file that is read{"" if str(o)==str(p) else f", by another name than {p}"}', 'another one: it would be overwritten')
+            raise fail(FlowbookError, o,
+                       f'the file that is read{"" if str(o)==str(p) else f", by another name than {p}"}',
+                       'another one: it would be overwritten')
 
 # %% ../../nbs/io/10_files.ipynb #a383709a
 def decoder_path(
@@ -283,7 +286,8 @@ def new_folder(
 # %% ../../nbs/io/10_files.ipynb #843f2e29
 def _new_stage(out):
     try: return Path(mkdtemp(prefix=_hidden(out), dir=out))
-    except OSError as e: raise fail(FlowbookError, out, e.strerror.lower(), 'a folder that can be written') from None
+    except OSError as e:
+        raise fail(FlowbookError, out, e.strerror.lower(), 'a folder that can be written') from None
 
 def _rmdir(path):
     "Remove a folder if it is there and empty"

@@ -16,7 +16,8 @@ from .formats import register_flow_format
 # %% ../../nbs/io/20_flo.ipynb #c00e4801
 def flo_size(head, n, where):
     "Check the first 12 bytes of a .flo of `n` bytes; return height, width"
-    if head[:4] != b'PIEH': raise bad_file(where, f"first bytes {bytes(head[:4])!r}", "b'PIEH' of a .flo file")
+    if head[:4] != b'PIEH':
+        raise bad_file(where, f"first bytes {bytes(head[:4])!r}", "b'PIEH' of a .flo file")
     if n < 12: raise bad_file(where, f"{n} bytes", 'a header of 12 bytes')
     w,h = struct.unpack('<ii', head[4:12])
     check_size(h, w, where, FlowFileError)
@@ -37,7 +38,8 @@ def load_flo(f, head, n, where):
     h,w = flo_size(head, n, where)
     flow = np.empty((h,w,2), '<f4')
     got = f.readinto(flow)
-    if got != flow.nbytes: raise bad_file(where, f"{got} bytes of flow", f"{flow.nbytes} (did the file change?)")
+    if got != flow.nbytes:
+        raise bad_file(where, f"{got} bytes of flow", f"{flow.nbytes} (did the file change?)")
     flow = flow.astype(np.float32, copy=False) # a copy on big-endian machines only
     known = known_pixels(flow)
     return clear_unknown(flow, known), known

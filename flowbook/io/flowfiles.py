@@ -23,7 +23,8 @@ def _load(path, kind):
     with open(path, 'rb', buffering=0) as f:
         head = f.read(12)
         if kind is None and head[:4] == b'PIEH': kind = 'flo' # the most frequent
-        if kind is None or not FLOW_FORMATS.about(kind)['load']: kind = kind_of_flow(head + f.read(244), path, kind, path)
+        if kind is None or not FLOW_FORMATS.about(kind)['load']:
+            kind = kind_of_flow(head + f.read(244), path, kind, path)
         load = FLOW_FORMATS.about(kind)['load']
         return load(f, head, n, path) if load else FLOW_FORMATS[kind](read_all(f, n, path), path)
 
@@ -63,7 +64,8 @@ def write_flow(
 def _decode(data, suffix, kind):
     "Flow and mask, None where all is known, from the bytes of a file"
     suffix = '.' + (suffix or '').lower().lstrip('.')
-    if suffix not in ('.', *flow_suffixes()): raise bad_file('suffix', repr(suffix), f"one of {' '.join(flow_suffixes())}")
+    if suffix not in ('.', *flow_suffixes()):
+        raise bad_file('suffix', repr(suffix), f"one of {' '.join(flow_suffixes())}")
     where = 'flow bytes' if suffix == '.' else f"{suffix} bytes"
     return FLOW_FORMATS[kind_of_flow(data, f'x{suffix}', kind, where)](data, where)
 

@@ -41,7 +41,8 @@ def _expected(name, kind):
     for k in FLOW_FORMATS.names():
         f = FLOW_FORMATS.about(k)
         magic = f['magic'] if isinstance(f['magic'], bytes) else f['magic'][0]
-        if k == kind or kind is None and f['suffix'] == Path(name).suffix.lower(): return f"{magic!r} of a {f['suffix']} file"
+        if k == kind or kind is None and f['suffix'] == Path(name).suffix.lower():
+            return f"{magic!r} of a {f['suffix']} file"
     return f"those of a {' '.join(flow_suffixes())} file"
 
 # %% ../../nbs/io/16_formats.ipynb #cbdc0068
@@ -54,7 +55,8 @@ def kind_of_flow(
     "Tell the kind of the file that begins with `head`"
     head = bytes(head[:256])
     names = FLOW_FORMATS.names() if kind is None else [kind]
-    alike = {k: FLOW_FORMATS.about(k)['sign'] for k in names if head.startswith(FLOW_FORMATS.about(k)['magic'])}
+    alike = {k: FLOW_FORMATS.about(k)['sign'] for k in names
+             if head.startswith(FLOW_FORMATS.about(k)['magic'])}
     if not alike: raise bad_file(where, f"first bytes {head[:8]!r}", _expected(name, kind))
     if kind is not None: return kind
     signed = [k for k,sign in alike.items() if sign and sign(head)]

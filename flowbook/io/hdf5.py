@@ -19,7 +19,8 @@ def _h5py(where):
     "Import h5py, or say how to get it"
     try: import h5py
     except ImportError:
-        raise bad_file(where, 'an HDF5 file, and no h5py to read or write it', 'h5py: pip install "flowbook[data]"') from None
+        raise bad_file(where, 'an HDF5 file, and no h5py to read or write it',
+                       'h5py: pip install "flowbook[data]"') from None
     return h5py
 
 # %% ../../nbs/io/23_hdf5.ipynb #70f15bb3
@@ -33,12 +34,14 @@ def _array_info(f, key, where):
     d = f[key]
     flow = key=='flow'
     if d.dtype.kind!='f' or d.dtype.itemsize not in (2,4,8) or d.ndim!=2+flow or flow and d.shape[2]!=2:
-        raise bad_file(where, f"{d.dtype} of shape {d.shape}", f"floats of shape {'(H,W,2)' if flow else '(H,W)'}")
+        raise bad_file(where, f"{d.dtype} of shape {d.shape}",
+                       f"floats of shape {'(H,W,2)' if flow else '(H,W)'}")
     check_size(*d.shape[:2], where, FlowFileError)
     plist = d.id.get_create_plist()
     filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
     if not set(filters) <= {1,2} or d.external or d.is_virtual:
-        raise bad_file(where, f"filters {filters} or data elsewhere", 'gzip, shuffle or nothing, in the file itself')
+        raise bad_file(where, f"filters {filters} or data elsewhere",
+                       'gzip, shuffle or nothing, in the file itself')
     return d,filters
 
 # %% ../../nbs/io/23_hdf5.ipynb #ab12e914
@@ -63,7 +66,8 @@ def _blocks(d, n, where):
     check_packed(n, d.nbytes, where)
     blocks = []
     d.id.chunk_iter(blocks.append)
-    if len(blocks)!=count: raise bad_file(where, f"{len(blocks)} blocks", f"{count} for {d.shape} in blocks of {d.chunks}")
+    if len(blocks)!=count:
+        raise bad_file(where, f"{len(blocks)} blocks", f"{count} for {d.shape} in blocks of {d.chunks}")
     return blocks
 
 # %% ../../nbs/io/23_hdf5.ipynb #d8c7df7d
@@ -100,7 +104,8 @@ def read_hdf5(data, key, where):
 def write_hdf5(array, key, where):
     "Write `array` as the bytes of an HDF5 file that holds it under `key`"
     f = io.BytesIO()
-    with _h5py(where).File(f, 'w') as h: h.create_dataset(key, data=array, compression='gzip', compression_opts=5)
+    with _h5py(where).File(f, 'w') as h:
+        h.create_dataset(key, data=array, compression='gzip', compression_opts=5)
     return f.getvalue()
 
 def encode_flo5(flow, valid, where):

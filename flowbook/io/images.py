@@ -249,7 +249,8 @@ def to_unit(
 )->Tensor:           # float32 in [0,1], on the same device
     "Bring the values of `t` to [0,1]"
     if t.dtype in _scales: return t.float()/_scales[t.dtype]
-    if not t.is_floating_point(): raise fail(ImageFileError, name, f"values of type {t.dtype}", 'uint8, uint16 or float')
+    if not t.is_floating_point():
+        raise fail(ImageFileError, name, f"values of type {t.dtype}", 'uint8, uint16 or float')
     low,high = check_unit(t, name)
     if low != low: raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
     return t.float() if 0 <= low and high <= 1 else t.float().clamp(0, 1) # clamping stops the gradient at 0 and 1

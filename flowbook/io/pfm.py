@@ -23,10 +23,12 @@ def _pfm_size(data, where):
     "Check the header of a .pfm; return height, width, channels, type of a number, and where the pixels begin"
     m = _pfm.match(data[:256])
     if not m:
-        raise bad_file(where, f"first bytes {bytes(data[:12])!r}", "'PF' or 'Pf', width, height and byte order of a .pfm file")
+        raise bad_file(where, f"first bytes {bytes(data[:12])!r}",
+                       "'PF' or 'Pf', width, height and byte order of a .pfm file")
     channels,w,h,scale = 3 if m[1]==b'PF' else 1, int(m[2]), int(m[3]), float(m[4])
     check_size(h, w, where, FlowFileError)
-    if scale==0: raise bad_file(where, 'scale 0', 'a negative number (little-endian) or a positive one (big-endian)')
+    if scale==0:
+        raise bad_file(where, 'scale 0', 'a negative number (little-endian) or a positive one (big-endian)')
     check_length(len(data), m.end() + 4*channels*h*w, h, w, where)
     return h,w,channels,'<f4' if scale < 0 else '>f4',m.end()
 
@@ -49,7 +51,8 @@ def read_pfm(
 # %% ../../nbs/io/22_pfm.ipynb #4981cc12
 def encode_pfm(array, byteorder, where):
     "Encode float32 `(H,W,3)` or `(H,W)` as the bytes of a .pfm"
-    if byteorder not in ('little', 'big'): raise bad_file(where, f"byteorder {byteorder!r}", "'little' or 'big'")
+    if byteorder not in ('little', 'big'):
+        raise bad_file(where, f"byteorder {byteorder!r}", "'little' or 'big'")
     h,w = array.shape[:2]
     check_size(h, w, where, FlowFileError)
     head = f"{'PF' if array.ndim==3 else 'Pf'}\n{w} {h}\n{'-' if byteorder=='little' else ''}1.0\n"
@@ -74,7 +77,8 @@ def decode_pfm_flow(data, where):
     "Decode the bytes of a .pfm to flow and mask"
     pic = decode_pfm(data, where)
     if pic.ndim==2:
-        raise bad_file(where, 'a .pfm of 1 channel', '3 channels, u and v first (`read_pfm` or `read_disparity` take 1)')
+        raise bad_file(where, 'a .pfm of 1 channel',
+                       '3 channels, u and v first (`read_pfm` or `read_disparity` take 1)')
     flow = np.empty((*pic.shape[:2],2), np.float32)
     flow[...,0],flow[...,1] = pic[...,0],pic[...,1] # 8 times faster than pic[...,:2].copy()
     known = known_pixels(flow)

@@ -40,7 +40,8 @@ def check_png(
         n = int.from_bytes(data[pos:pos+4], 'big')
         end = pos + n + 12 # length, name, content, checksum
         if end > len(data):
-            raise fail(error, where, f"a PNG that stops after {len(data)} bytes", f"at least {max(end, pos+12)}")
+            raise fail(error, where, f"a PNG that stops after {len(data)} bytes",
+                       f"at least {max(end, pos+12)}")
         name = bytes(data[pos+4:pos+8])
         if zlib.crc32(data[pos+4:end-4]) != int.from_bytes(data[end-4:end], 'big'):
             raise fail(error, where, f"a damaged PNG block {name!r}", 'one that fits its checksum')
@@ -55,7 +56,8 @@ def check_packed(
 ):
     "Raise unless `n` bytes of deflated data can hold `need` bytes"
     if need > 1032*n + 1024:
-        raise fail(error, where, f"{n} bytes", f"at least {need//1032}: {need} bytes cannot be compressed further")
+        raise fail(error, where, f"{n} bytes",
+                   f"at least {need//1032}: {need} bytes cannot be compressed further")
 
 # %% ../../nbs/io/14_png.ipynb #eaab9257
 def png_pixels(
@@ -68,7 +70,8 @@ def png_pixels(
     h,w,*kind = png_head(data[:33], where)
     if kind != [bits, colour]:
         what = 'RGB (u, v, valid)' if colour else 'grey'
-        raise bad_file(where, f"a PNG of {kind[0]} bits, {_kinds.get(kind[1], kind[1])}", f"{bits} bits, {what}")
+        raise bad_file(where, f"a PNG of {kind[0]} bits, {_kinds.get(kind[1], kind[1])}",
+                       f"{bits} bits, {what}")
     need = h*w*(bits//8)*(colour+1)
     check_packed(len(data), need, where)
     most = need + need//3 + 2**20

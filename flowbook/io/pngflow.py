@@ -120,7 +120,8 @@ def encode_png16(flow, valid, where, quantum=None):
     low,high = known.min(0),known.max(0)
     q = _quantum(low, high) if quantum is None else _check_quantum(quantum, low, high, where)
     first = np.rint(low/q)
-    raw = np.where(valid[...,None], np.rint(np.where(valid[...,None], flow, 0)/q) - first + 1, 0).astype(np.uint16)
+    raw = np.where(valid[...,None], np.rint(np.where(valid[...,None], flow, 0)/q) - first + 1,
+                   0).astype(np.uint16)
     png = png_bytes(raw.transpose(2,0,1).reshape(2*h,w), 6)
     note = 'tEXtflowbook\0flow quantum {} offset {} {}'.format(q, *first*q).encode()
     block = struct.pack('>I', len(note)-4) + note + struct.pack('>I', zlib.crc32(note))
@@ -139,7 +140,8 @@ def _check_quantum(q, low, high, where):
 # %% ../../nbs/io/21_pngflow.ipynb #545ba576
 def png16_note(data):
     "Quantum, offset of u and of v that the PNG `data` states right after its header, or None"
-    m = _note.fullmatch(data, 37, 41+int.from_bytes(data[33:37], 'big')) # after its length, up to its checksum
+    m = _note.fullmatch(data, 37,
+                        41+int.from_bytes(data[33:37], 'big')) # after its length, up to its checksum
     try: return [float(o) for o in m.groups()] if m else None
     except ValueError: return None
 
@@ -147,11 +149,13 @@ def decode_png16(data, where):
     "Decode two stacked grey planes to flow and mask"
     note = png16_note(data)
     if note is None:
-        raise bad_file(where, 'a PNG without steps and offsets', "the text block 'flowbook' of `write_flow_png16`")
+        raise bad_file(where, 'a PNG without steps and offsets',
+                       "the text block 'flowbook' of `write_flow_png16`")
     q,*offset = note
     raw = png_pixels(data, where, colour=0)
     if not (q > 0 and max(map(abs, offset)) + TOP*q <= UNKNOWN) or len(raw)%2:
-        raise bad_file(where, f"quantum {q}, offset {offset}, {len(raw)} rows", 'steps above 0, flow below 1e9 px, an even height')
+        raise bad_file(where, f"quantum {q}, offset {offset}, {len(raw)} rows",
+                       'steps above 0, flow below 1e9 px, an even height')
     u,v = raw.reshape(2, len(raw)//2, -1)
     flow = cv2.merge([u, v]).reshape(len(u), -1).astype(np.float32)
     flow *= q; flow += np.tile(np.array(offset)-q, u.shape[1]).astype(np.float32) # multiples of q below 2**24 q: exact
@@ -170,7 +174,8 @@ def write_flow_png16(
 
 # %% ../../nbs/io/21_pngflow.ipynb #f8b573de
 for kind in ('kitti', 'hd1k'):
-    register_flow_format(kind, '.png', PNG_MAGIC, decode_kitti, encode_kitti, sign=only_by_name if kind == 'hd1k' else None)
+    register_flow_format(kind, '.png', PNG_MAGIC, decode_kitti, encode_kitti,
+                         sign=only_by_name if kind == 'hd1k' else None)
 register_flow_format('vkitti', '.png', PNG_MAGIC, decode_vkitti, encode_vkitti, sign=only_by_name)
 register_flow_format('tartanair', '.png', PNG_MAGIC, decode_tartanair, encode_tartanair, sign=only_by_name)
 register_flow_format('png16', '.png', PNG_MAGIC, decode_png16, encode_png16, sign=png16_note)

@@ -72,9 +72,12 @@ def check_row(
     rows = frame_rows(files)
     if len(rows) > 1:
         (a,*_),(b,*_),*_ = rows.values()
-        raise fail(FlowbookError, where, f'{len(rows)} scenes, such as those of {Path(a[1]).name} and {Path(b[1]).name}', f'one, or {how} to take them for one')
+        raise fail(FlowbookError, where,
+                   f'{len(rows)} scenes, such as those of {Path(a[1]).name} and {Path(b[1]).name}',
+                   f'one, or {how} to take them for one')
     for row in rows.values():
         gaps = follows(row, one=one)[1]
         if gaps:
             raise fail(FlowbookError, where,
-                f'no frame between {gaps[0]}{f", and {len(gaps) - 1} more gaps" if len(gaps) > 1 else ""}', f'all of them, or {how} to take what is there for neighbours')
+                f'no frame between {gaps[0]}{f", and {len(gaps) - 1} more gaps" if len(gaps) > 1 else ""}',
+                       f'all of them, or {how} to take what is there for neighbours')

@@ -144,7 +144,8 @@ def read_frames(
     return _read_video(source, every, start, stop, decoder)
 
 # %% ../../nbs/io/32_video.ipynb #819a3205
-def _number(total, every, start, stop): return None if total is None else len(range(start, min(total, total if stop is None else stop), every))
+def _number(total, every, start, stop): return None if total is None else len(range(start,
+    min(total, total if stop is None else stop), every))
 
 def _wanted(every, start, stop):
     "The question of a decoder: is frame `i` to be converted? None: it is the end"
@@ -249,7 +250,8 @@ def _start(self:VideoWriter, size):
         self.codec, self.fps, even)
     if self.writer is None:
         raise fail(FlowbookError, self.path,
-            f'codec {self.codec}, which this OpenCV does not write to {self.suffix}', f"one of {', '.join(list_codecs(self.suffix))}")
+            f'codec {self.codec}, which this OpenCV does not write to {self.suffix}',
+                   f"one of {', '.join(list_codecs(self.suffix))}")
 
 # %% ../../nbs/io/32_video.ipynb #0c200116
 @patch
@@ -260,7 +262,8 @@ def write(self:VideoWriter,
     "Append one frame"
     if not isinstance(img, np.ndarray) or img.dtype!=np.uint8 or img.shape[2:]!=(3,):
         raise fail(FlowbookError, f'{self.path}, frame {self.count}',
-            f"{getattr(img, 'dtype', type(img).__name__)} of shape {getattr(img, 'shape', ())}", 'uint8 (H,W,3), RGB')
+            f"{getattr(img, 'dtype', type(img).__name__)} of shape {getattr(img, 'shape', ())}",
+                   'uint8 (H,W,3), RGB')
     if self.stack is None:
         raise fail(FlowbookError, self.path, 'a writer that is not open',
             'a write inside `with VideoWriter(...)`')
@@ -329,7 +332,8 @@ class _GifWriter:
     def write(self, bgr):
         if (len(self.frames)+1)*bgr.shape[0]*bgr.shape[1] > 4*MAX_PIXELS:
             raise fail(FlowbookError, 'gif',
-                f'more than {len(self.frames)} frames of {bgr.shape[1]}x{bgr.shape[0]}', f'at most {4*MAX_PIXELS} pixels in all: write an .mp4')
+                f'more than {len(self.frames)} frames of {bgr.shape[1]}x{bgr.shape[0]}',
+                       f'at most {4*MAX_PIXELS} pixels in all: write an .mp4')
         self.frames.append(Image.fromarray(bgr[...,::-1]).quantize(256))
 
     def release(self):

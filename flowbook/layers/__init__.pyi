@@ -9,6 +9,7 @@ from .blocks import ConvNorm as ConvNorm
 from .blocks import ConvUnit as ConvUnit
 from .blocks import ResidualBlock as ResidualBlock
 from .blocks import damped as damped
+from .blocks import full_precision as full_precision
 from .blocks import init_kaiming as init_kaiming
 from .blocks import plain_group_norm as plain_group_norm
 from .convnext import ConvNeXtUnit as ConvNeXtUnit

@@ -87,7 +87,8 @@ class ConvNorm(nn.Module):
         bias:bool=True   # Does the convolution add a bias?
     ):
         super().__init__()
-        norms = dict(instance=nn.InstanceNorm2d, batch=nn.BatchNorm2d, group=plain_group_norm, none=nn.Identity)
+        norms = dict(instance=nn.InstanceNorm2d, batch=nn.BatchNorm2d, group=plain_group_norm,
+                     none=nn.Identity)
         if norm not in norms: raise unknown('norm', norm, norms)
         self.conv = nn.Conv2d(ni, nf, ks, stride, ks//2, bias=bias)
         self.norm = norms[norm](nf)

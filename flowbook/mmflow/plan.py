@@ -88,7 +88,8 @@ _logger_options = dict(wandb=dict(init_kwargs='init'), mlflow=dict(exp_name='exp
 def _logger(hook, say):
     "A logger of `runtime.log`, a name or a dictionary; None where there is none such"
     kind = hook.get('type')
-    if kind not in _loggers: return say(f"log_config: {kind} does not exist here; csv, tensorboard, wandb and mlflow do")
+    if kind not in _loggers:
+        return say(f"log_config: {kind} does not exist here; csv, tensorboard, wandb and mlflow do")
     name = _loggers[kind]
     names = _logger_options.get(name, {})
     options = {names[k]: v for k, v in hook.items() if k in names and v}

@@ -100,7 +100,8 @@ def check_images(self:Estimator,
     (h, w), least = imgs[0].shape[-2:], self.min_size
     for name, x in zip(names, imgs, strict=True):
         if x.shape == imgs[0].shape: continue
-        raise fail(FlowbookError, name, f"shape {tuple(x.shape)}", f"{tuple(imgs[0].shape)} as {names[0]} has")
+        raise fail(FlowbookError, name, f"shape {tuple(x.shape)}",
+                   f"{tuple(imgs[0].shape)} as {names[0]} has")
     if h < least or w < least:
         raise fail(FlowbookError, 'images', f"{w}x{h} pixels", f"at least {least}x{least}")
     self.check_values(**dict(zip(names, imgs, strict=True)))

@@ -150,7 +150,8 @@ def dis(*,
     if finest_scale is None and preset == 'fine': finest_scale = 0
     if finest_scale is not None and finest_scale not in range(9):
         raise fail(ConfigError, 'dis finest_scale', repr(finest_scale), 'a whole number from 0 to 8')
-    return Classical(method='dis', preset=preset, **({} if finest_scale is None else dict(finest_scale=finest_scale)))
+    return Classical(method='dis', preset=preset,
+                     **({} if finest_scale is None else dict(finest_scale=finest_scale)))
 
 @register_model
 def dis_fast()->Classical:

@@ -23,8 +23,10 @@ def texture_pair(
     "Make pairs of images between which a smooth random texture moves by `flow`"
     (h, w), (u, v), pad = size, flow, max(map(abs, flow))
     rng = torch.Generator().manual_seed(0)
-    octaves = [torch.rand(batch, 3, (h + 2*pad)//s + 2, (w + 2*pad)//s + 2, generator=rng) for s in (4, 8, 16)]
-    full = sum(F.interpolate(o, (h + 2*pad, w + 2*pad), mode='bicubic', align_corners=False) for o in octaves)/3
+    octaves = [torch.rand(batch, 3, (h + 2*pad)//s + 2, (w + 2*pad)//s + 2, generator=rng)
+               for s in (4, 8, 16)]
+    full = sum(F.interpolate(o, (h + 2*pad, w + 2*pad), mode='bicubic', align_corners=False)
+               for o in octaves)/3
     window = lambda y, x: full[..., pad + y:pad + y + h, pad + x:pad + x + w].clamp(0, 1).contiguous()
     return window(0, 0), window(-v, -u)   # img1(x) = img2(x + flow)
 
@@ -42,7 +44,8 @@ def _check_outputs(model, sizes):
         assert out.flow.dtype == torch.float32, f"flow is {out.flow.dtype}"
         assert out.flow.isfinite().all(), f"flow is not finite at {size}"
         assert torch.equal(out.flow, again.flow), 'two calls in eval mode differ'
-        assert len(out.flows) >= 1 and all(f.shape[:2] == (1, 2) for f in out.flows), 'flows must hold at least the last prediction'
+        assert len(out.flows) >= 1 and all(f.shape[:2] == (1, 2)
+                                           for f in out.flows), 'flows must hold at least the last prediction'
 
 @torch.no_grad()
 def _check_batch(model, size):
@@ -58,7 +61,8 @@ def _check_batch(model, size):
 def _check_last(model, size):
     "The last of `flows` is the flow, at whatever resolution: enlarged, it is the same"
     n = model.stride
-    size = tuple(max(-(-s//n), -(-model.min_size//n))*n for s in size)   # at a multiple of the stride nothing else is resized
+    size = tuple(max(-(-s//n), -(-model.min_size//n))*n
+                 for s in size)   # at a multiple of the stride nothing else is resized
     out = _call(model, texture_pair(size))
     last = F.interpolate(out.flows[-1].float(), size, mode='bilinear', align_corners=False)
     gap, tol = (last - out.flow).abs().max().item(), 1e-3*max(1., out.flow.abs().max().item())
@@ -77,16 +81,22 @@ def _check_keywords(model, size):
     pair, n = texture_pair(size), model.stride
     grid = (1, 2, *(-(-s//n) for s in size))
     if model.iterates:
-        one, two = (_call(model, pair, iters=i, all_flows=True) for i in (1, 4))   # a pyramid shares them among its levels
+        one, two = (_call(model, pair, iters=i, all_flows=True)
+                    for i in (1, 4))   # a pyramid shares them among its levels
         assert len(two.flows) > len(one.flows) or not torch.equal(one.flow, two.flow), 'iterates is declared, and iters changes nothing'
         assert _refuses(lambda: _call(model, pair, iters=0)), 'iters=0 is accepted'
-    else: assert _refuses(lambda: _call(model, pair, iters=3)), 'iterates is not declared, and iters is accepted'
+    else:
+        assert _refuses(lambda: _call(model, pair, iters=3)), 'iterates is not declared, and iters is accepted'
     if model.takes_init:
         one, other = texture_pair(size, batch=2)   # images that have nothing in common: what is found depends on where the search begins
-        here, there = (_call(model, (one[:1], other[1:]), flow_init=torch.full(grid, x)).flow for x in (0., 2.))
+        here, there = (_call(model, (one[:1], other[1:]), flow_init=torch.full(grid, x)).flow
+                       for x in (0., 2.))
         assert not torch.equal(here, there), 'takes_init is declared, and flow_init changes nothing'
-        assert _refuses(lambda: _call(model, pair, flow_init=torch.zeros(1, 2, 3, 3))), 'a flow_init of another shape is accepted'
-    else: assert _refuses(lambda: _call(model, pair, flow_init=torch.zeros(grid))), 'takes_init is not declared, and flow_init is accepted'
+        assert _refuses(lambda: _call(model, pair,
+                                      flow_init=torch.zeros(1, 2, 3, 3))), 'a flow_init of another shape is accepted'
+    else:
+        assert _refuses(lambda: _call(model, pair,
+                                      flow_init=torch.zeros(grid))), 'takes_init is not declared, and flow_init is accepted'
     assert len(_call(model, pair, all_flows=True).flows) >= 1, 'all_flows=True leaves no flow'
 
 # %% ../../nbs/models/86_contract.ipynb #6cf84beb
@@ -102,9 +112,11 @@ def _check_declared(model, size):
     "What the class says about itself"
     assert isinstance(model.loss, dict) and 'type' in model.loss, 'loss must be a dictionary with the type of the loss'
     for k in ('family', 'paper'): assert isinstance(getattr(model, k), str), f"{k} must be a text"
-    with torch.no_grad(): out = _call(model.eval(), texture_pair(size), **dict(both=True) if model.takes_both else {})
+    with torch.no_grad():
+        out = _call(model.eval(), texture_pair(size), **dict(both=True) if model.takes_both else {})
     assert (out.flow_prev is not None) == (model.frames == 3), f"frames is {model.frames}, and flow_prev is {'missing' if out.flow_prev is None else 'there'}"
-    if model.frames == 3: assert out.flow_prev.shape == out.flow.shape and len(out.flows_prev) == len(out.flows), 'flow_prev differs from flow in shape or predictions'
+    if model.frames == 3:
+        assert out.flow_prev.shape == out.flow.shape and len(out.flows_prev) == len(out.flows), 'flow_prev differs from flow in shape or predictions'
     if model.reuses: _check_features(model, texture_pair(size), out)
     assert model.bidirectional or not model.takes_both, 'takes_both is declared, and bidirectional is not'
     for flag, field in dict(bidirectional='flow_bw', occlusion='occ', confidence='confidence').items():
@@ -144,7 +156,8 @@ def _check_copies(model, size, compiled):
     same = lambda twin: torch.equal(_call(twin.eval(), pair).flow, flow)
     twin = copy.deepcopy(model)
     assert same(twin), 'a deep copy answers differently'
-    if '<locals>' not in type(model).__qualname__: assert same(pickle.loads(pickle.dumps(model))), 'a pickled copy answers differently'
+    if '<locals>' not in type(model).__qualname__:
+        assert same(pickle.loads(pickle.dumps(model))), 'a pickled copy answers differently'
     for p in twin.parameters(): p.zero_()
     twin.load_state_dict(model.state_dict())
     assert same(twin), 'a copy that loads the state dict answers differently'
@@ -166,7 +179,8 @@ def _check_build(build, size):
     first, again, other = made(0), made(0), made(1)
     states = first.state_dict(), again.state_dict()
     assert states[0].keys() == states[1].keys(), 'two models of one name have other state dicts'
-    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0]), 'the same seed gives other weights'
+    assert all(torch.equal(states[0][k], states[1][k])
+               for k in states[0]), 'the same seed gives other weights'
     other.load_state_dict(first.state_dict())
     pair = texture_pair(size)
     with torch.no_grad(): flows = [_call(m.eval(), pair).flow for m in (first, other)]

@@ -261,7 +261,8 @@ def _around(model):
     inner, outer = ({0: batch, 2: h, 3: w} for h, w in (cells, sides))
     h, w = (low + 1)*n, (low + 2)*n
     image = lambda channels, less=int(n > 1): torch.rand(2, channels, h - less, w - less)   # off the rule
-    imgs = [image(c) for c in (*(3,)*model.frames, *(2, 2)*model.refines)]   # one tensor twice would be one input
+    imgs = [image(c) for c in (*(3,)*model.frames,
+                               *(2, 2)*model.refines)]   # one tensor twice would be one input
     record = partial(torch.export.export, strict=False)
     before = record(FitSize(model), tuple(imgs), dynamic_shapes=((outer,)*len(imgs),))
     return before, record(FitBack(model), (image(2, 0), image(1)), dynamic_shapes=(inner, outer))

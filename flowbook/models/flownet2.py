@@ -207,7 +207,8 @@ _parts_from = dict(stack='flownet2css_sd:flyingthings3d_subset_chairssdhom', sma
 
 recipe_row('flownet2css-sd_8x1_sfine_flyingthings3d_subset_chairssdhom_384x448',
            dict(name='flownet2css_sd', loss=_robust),
-           'flyingthings3d_subset_chairssdhom_384x448', 's_fine', load_from='flownet2css:flyingthings3d_subset')
+           'flyingthings3d_subset_chairssdhom_384x448', 's_fine',
+           load_from='flownet2css:flyingthings3d_subset')
 recipe_row('flownet2sd_8x1_slong_chairssdhom_384x448', 'flownet2sd', 'chairssdhom_384x448', 's_long')
 recipe_row('flownet2_8x1_slong_flyingchairs_384x448', _fused, _chairs, 's_long', load_from=_parts_from)
 recipe_row('flownet2_8x1_sfine_flyingthings3d_subset_384x768',

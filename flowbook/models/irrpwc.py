@@ -276,7 +276,8 @@ _after_things = dict(bs=4, load_from='irrpwc:flyingthings3d_subset', **_average)
 recipe_row('irrpwc_8x1_sshort_flyingchairsocc_384x448',
            'irrpwc', 'flyingchairsocc_bi_occ_384x448', 's_short', **_average)
 recipe_row('irrpwc_8x1_sfine_half_flyingthings3d_subset_384x768', _blue,
-           'flyingthings3d_subset_bi_with_occ_384x768', 's_fine_half', load_from='irrpwc:flyingchairsocc', **_average)
+           'flyingthings3d_subset_bi_with_occ_384x768', 's_fine_half', load_from='irrpwc:flyingchairsocc',
+           **_average)
 recipe_row('irrpwc_ft_4x1_300k_sintel_384x768',
            _film, 'sintel_irr_with_occ_384x768', 'pwcnet_ft', **_after_things)
 recipe_row('irrpwc_ft_4x1_300k_sintel_final_384x768',

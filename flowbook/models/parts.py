@@ -15,13 +15,18 @@ from ..layers.blocks import ConvNorm, ConvUnit
 
 # %% ../../nbs/models/02_parts.ipynb #1dfccc34
 _parts = {
-    'encoder': dict(PyramidEncoder='layers.encoders', FlowNetEncoder='models.flownet', FeatureEncoder='layers.encoders'),
-    'decoder': dict(PWCDecoder='models.pwcnet', FlowNetDecoder='models.flownet', LiteFlowDecoder='models.liteflownet',
-                    IRRDecoder='models.irrpwc', MaskFlowNetSDecoder='models.maskflownet', CascadeDecoder='models.maskflownet'),
+    'encoder': dict(PyramidEncoder='layers.encoders', FlowNetEncoder='models.flownet',
+                    FeatureEncoder='layers.encoders'),
+    'decoder': dict(PWCDecoder='models.pwcnet', FlowNetDecoder='models.flownet',
+                    LiteFlowDecoder='models.liteflownet',
+                    IRRDecoder='models.irrpwc', MaskFlowNetSDecoder='models.maskflownet',
+                    CascadeDecoder='models.maskflownet'),
     'correlation': dict(CorrEncoder='models.flownet'),
     'context': dict(ContextNet='layers.decoders', ContextHead='layers.encoders'),
-    'refinement': dict(Regularization='models.liteflownet', SubPixel='models.liteflownet', BilateralRefine='models.irrpwc', OcclusionUpsample='models.irrpwc'),
-    'update': dict(UpdateBlock='layers.recurrent', ConvGRU='layers.recurrent', MotionEncoder='layers.recurrent', FlowHead='layers.recurrent',
+    'refinement': dict(Regularization='models.liteflownet', SubPixel='models.liteflownet',
+                       BilateralRefine='models.irrpwc', OcclusionUpsample='models.irrpwc'),
+    'update': dict(UpdateBlock='layers.recurrent', ConvGRU='layers.recurrent',
+                   MotionEncoder='layers.recurrent', FlowHead='layers.recurrent',
                    MaskPredictor='layers.recurrent')}
 
 def _kind(kind):
@@ -42,7 +47,8 @@ def register_part(
     def enter(build):
         known = names.get(build.__name__)
         if known is not None and getattr(known, '__module__', None) != build.__module__:
-            raise fail(ConfigError, f"register_part('{kind}')", f"the name {build.__name__}, which is taken", 'a new name')
+            raise fail(ConfigError, f"register_part('{kind}')", f"the name {build.__name__}, which is taken",
+                       'a new name')
         names[build.__name__] = build
         return build
     return enter
@@ -54,7 +60,8 @@ def create_part(
 )->nn.Module:     # The part
     "Build a part from its description"
     if isinstance(config, nn.Module): return config
-    if not isinstance(config, dict) or 'type' not in config: raise fail(ConfigError, kind, repr(config), "a dictionary with a 'type', or a module")
+    if not isinstance(config, dict) or 'type' not in config:
+        raise fail(ConfigError, kind, repr(config), "a dictionary with a 'type', or a module")
     numbers = dict(config)
     name, names = numbers.pop('type'), _kind(kind)
     if name not in names: raise unknown(kind, name, names)
@@ -82,7 +89,9 @@ def replace_part(
     try: _try_out(model)
     except Exception as e:
         setattr(owner, last, old)
-        raise fail(ConfigError, f"part {name}", f"{type(part).__name__}, which does not fit ({str(e).splitlines()[0][:120]})", f"what {type(old).__name__} gave") from None
+        raise fail(ConfigError, f"part {name}",
+                   f"{type(part).__name__}, which does not fit ({str(e).splitlines()[0][:120]})",
+                   f"what {type(old).__name__} gave") from None
     return model
 
 @torch.no_grad()
@@ -201,15 +210,20 @@ def _fill(rule, w):
     kind, dist = r['type'], r.get('distribution', 'normal')
     if kind == 'Constant': return nn.init.constant_(w, r.get('val', 0.))
     if kind == 'Normal': return nn.init.normal_(w, r.get('mean', 0.), r.get('std', .01))
-    if kind == 'TruncNormal': return nn.init.trunc_normal_(w, r.get('mean', 0.), r.get('std', .01), r.get('a', -2.), r.get('b', 2.))
+    if kind == 'TruncNormal':
+        return nn.init.trunc_normal_(w, r.get('mean', 0.), r.get('std', .01), r.get('a', -2.), r.get('b', 2.))
     if kind == 'Uniform': return nn.init.uniform_(w, r.get('a', 0.), r.get('b', 1.))
     if w.ndim < 2: return nn.init.ones_(w)   # a gain: there is no fan to scale by
-    if kind == 'Xavier': return (nn.init.xavier_normal_ if dist == 'normal' else nn.init.xavier_uniform_)(w, r.get('gain', 1.))
+    if kind == 'Xavier':
+        return (nn.init.xavier_normal_ if dist == 'normal' else nn.init.xavier_uniform_)(w, r.get('gain', 1.))
     draw = nn.init.kaiming_normal_ if dist == 'normal' else nn.init.kaiming_uniform_
-    return draw(w, a=r.get('a', 0.), mode=r.get('mode', 'fan_out'), nonlinearity=r.get('nonlinearity', 'relu'))
+    return draw(w, a=r.get('a', 0.), mode=r.get('mode', 'fan_out'),
+                nonlinearity=r.get('nonlinearity', 'relu'))
 
-_keys = dict(Constant=['val'], Normal=['mean', 'std'], TruncNormal=['mean', 'std', 'a', 'b'], Uniform=['a', 'b'],
-             Xavier=['gain', 'distribution'], Kaiming=['a', 'mode', 'nonlinearity', 'distribution'], Pretrained=['checkpoint'])
+_keys = dict(Constant=['val'], Normal=['mean', 'std'], TruncNormal=['mean', 'std', 'a', 'b'],
+             Uniform=['a', 'b'],
+             Xavier=['gain', 'distribution'], Kaiming=['a', 'mode', 'nonlinearity', 'distribution'],
+             Pretrained=['checkpoint'])
 _common = ['type', 'layer', 'bias', 'part']
 
 # %% ../../nbs/models/02_parts.ipynb #feb69954
@@ -238,7 +252,8 @@ def _draw(where, rule):
 
 def _load(where, rule):
     from flowbook.models.weights import load_weights
-    if 'checkpoint' not in rule: raise fail(WeightsError, 'init Pretrained', 'no checkpoint', "a file: checkpoint='...'")
+    if 'checkpoint' not in rule:
+        raise fail(WeightsError, 'init Pretrained', 'no checkpoint', "a file: checkpoint='...'")
     load_weights(where, rule['checkpoint'])
 
 # %% ../../nbs/models/02_parts.ipynb #d360e3b9

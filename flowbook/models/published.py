@@ -41,16 +41,20 @@ class Published:
     def __post_init__(self): self.file = self.file or self.url.rsplit('/', 1)[-1]
 
 # %% ../../nbs/models/92_published.ipynb #c15aa81f
-FIGURES = ('chairs', 'chairsocc', 'chairssdhom', 'sintel_clean', 'sintel_final', 'kitti2012', 'kitti2012_fl', 'kitti2015',
-           'kitti2015_fl', 'sintel_clean_test', 'sintel_final_test', 'kitti2015_fl_test')   # columns of numbers, pixels or percent
+FIGURES = ('chairs', 'chairsocc', 'chairssdhom', 'sintel_clean', 'sintel_final', 'kitti2012', 'kitti2012_fl',
+           'kitti2015',
+           'kitti2015_fl', 'sintel_clean_test', 'sintel_final_test',
+           'kitti2015_fl_test')   # columns of numbers, pixels or percent
 
 def read_table(
     path=None # A CSV file with the columns of `Published` and those of `FIGURES`; None: the package's
 )->list:      # Of `Published`
     "Read a table of published weights, a row for each file"
-    with open(path or asset_path('published.csv'), encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f))
+    with open(path or asset_path('published.csv'), encoding='utf-8', newline='') as f:
+        rows = list(csv.DictReader(f))
     texts = [f.name for f in fields(Published) if f.name not in ('figures', 'bgr')]
-    return [Published(**{k: r[k] for k in texts}, bgr=r['bgr'] == 'yes', figures={k: float(r[k]) for k in FIGURES if r[k]}) for r in rows]
+    return [Published(**{k: r[k] for k in texts}, bgr=r['bgr'] == 'yes',
+                      figures={k: float(r[k]) for k in FIGURES if r[k]}) for r in rows]
 
 _records = lru_cache(read_table)
 
@@ -81,7 +85,8 @@ def _bar(text, size, show):
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
     console = Console(file=sys.stderr)
     columns = TextColumn(text), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
+    with Progress(*columns, console=console, transient=True,
+                  disable=not (show and console.is_terminal)) as bar:
         task = bar.add_task('', total=size or None)
         yield lambda n: bar.update(task, advance=n)
 
@@ -102,7 +107,8 @@ def _download(w, path, show):
     from urllib.request import Request, urlopen
     ensure_dir(path.parent)
     try:
-        with urlopen(Request(w.url, headers={'User-Agent': 'flowbook'}), timeout=30) as response, atomic_path(path) as tmp:
+        with urlopen(Request(w.url, headers={'User-Agent':
+            'flowbook'}), timeout=30) as response, atomic_path(path) as tmp:
             _copy(response, tmp, show)
             if not w.member: _check_hash(w, tmp, w.url)
     except (OSError, EOFError, HTTPException) as e:
@@ -117,7 +123,8 @@ def _check_hash(w, file, where):
         while chunk := f.read(2**20): digest.update(chunk)
     found = digest.hexdigest()
     if not found.startswith(w.sha256):
-        raise fail(WeightsError, where, f'SHA-256 {found[:16]}...', f'{w.sha256[:16]}..., which was published: another file, or a damaged one')
+        raise fail(WeightsError, where, f'SHA-256 {found[:16]}...',
+                   f'{w.sha256[:16]}..., which was published: another file, or a damaged one')
     return found
 
 def _unpack(w, archive, folder):
@@ -135,12 +142,16 @@ def _convert(w, raw, target):
         digest = _check_hash(w, file, raw)
         scheme,state = _weights._converted(file, w.model)
     if w.bgr: state = swap_irr_channels(state)
-    about = {k: v for k,v in asdict(w).items() if k in ('model', 'name', 'source', 'trained_on', 'licence', 'page', 'url')}
-    _weights._write(state, target, None, about | dict(scheme=scheme, figures=figures_text(w), sha256_of_source=digest))
+    about = {k: v for k,v in asdict(w).items()
+             if k in ('model', 'name', 'source', 'trained_on', 'licence', 'page', 'url')}
+    _weights._write(state, target, None,
+                    about | dict(scheme=scheme, figures=figures_text(w), sha256_of_source=digest))
 
 def _find(model, name):
     found = {w.name: w for w in list_weights() if w.model == model}
-    if not found: raise fail(ConfigError, f'weights {name}', f'no published weights of {model}', 'a file, or another model')
+    if not found:
+        raise fail(ConfigError, f'weights {name}', f'no published weights of {model}',
+                   'a file, or another model')
     if name not in found: raise unknown(f'weights of {model}', name, found)
     return found[name]
 
@@ -174,7 +185,8 @@ def find_weights(
     path = Path(weights)
     bundled = asset_path(f"{str(weights).replace('-', '_')}.safetensors")   # `flowbook-small`
     if not path.exists() and path.name == str(weights) and bundled.is_file(): return bundled
-    if not _published(model, weights) and (path.name != str(weights) or path.suffix or path.is_file()): return path
+    if not _published(model, weights) and (path.name != str(weights) or path.suffix or path.is_file()):
+        return path
     return fetch_weights(model, str(weights))   # says which names there are
 
 def fill_weights(
@@ -188,8 +200,10 @@ def fill_weights(
     path = find_weights(name, weights)
     _check_input(model, path)
     scheme = _weights.load_weights(model, path)
-    usual = getattr(_weights._skeleton(model_builder(name)), 'bgr', None) if _published(name, weights) else None
-    if usual is not None and model.bgr != usual: model.load_state_dict(model.swap_channels(model.state_dict()))
+    usual = getattr(_weights._skeleton(model_builder(name)), 'bgr',
+                    None) if _published(name, weights) else None
+    if usual is not None and model.bgr != usual:
+        model.load_state_dict(model.swap_channels(model.state_dict()))
     return scheme
 
 # %% ../../nbs/models/92_published.ipynb #5c4d6ed7

@@ -315,7 +315,8 @@ recipe_row('raft_8x2_100k_flyingthings3d_400x720', _late, 'flyingthings3d_raft_4
 recipe_row('raft_8x2_100k_flyingthings3d_sintel_368x768', _fine,
            'sintel_cleanx100_sintel_finalx100_flyingthings3d_raft_368x768', _later, **_after_things)
 recipe_row('raft_8x2_100k_mixed_368x768', _fine,
-           'sintel_cleanx100_sintel_finalx100_kitti2015x200_hd1kx5_flyingthings3d_raft_384x768', _later, **_after_things)
+           'sintel_cleanx100_sintel_finalx100_kitti2015x200_hd1kx5_flyingthings3d_raft_384x768', _later,
+           **_after_things)
 recipe_row('raft_8x2_50k_kitti2015_288x960',
            _fine, 'kitti2015_raft_288x960', one_cycle(1.25e-4, 50, 1e-5, every=5),
            bs=16, freeze_bn=True, load_from='raft:mixed')

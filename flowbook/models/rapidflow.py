@@ -280,9 +280,11 @@ def rapidflow_it1(
 # %% ../../nbs/models/48_rapidflow.ipynb #9509e018
 _fine = dict(name='rapidflow', loss=dict(type='SequenceLoss', gamma=.85))
 recipe_row('rapidflow_chairs', 'rapidflow', 'dpflow_chairs_352x480', one_cycle(2.5e-4, 100, 1e-4))
-recipe_row('rapidflow_things', 'rapidflow', 'dpflow_things_384x704', one_cycle(1.25e-4, 241, 1e-4, every=1), bs=4,
+recipe_row('rapidflow_things', 'rapidflow', 'dpflow_things_384x704', one_cycle(1.25e-4, 241, 1e-4, every=1),
+           bs=4,
            load_from='rapidflow:ptlflow-chairs')
-recipe_row('rapidflow_sintel', _fine, 'rapidflow_sintel_352x768', one_cycle(1.25e-4, 196, 1e-5, every=4), bs=6,
+recipe_row('rapidflow_sintel', _fine, 'rapidflow_sintel_352x768', one_cycle(1.25e-4, 196, 1e-5, every=4),
+           bs=6,
            load_from='rapidflow:ptlflow-things')
 recipe_row('rapidflow_kitti', _fine, 'dpflow_kitti_288x960', one_cycle(1.25e-4, 5, 1e-5, every=1), bs=6,
            load_from='rapidflow:ptlflow-sintel');

@@ -17,7 +17,8 @@ class Names(Register):
         if found or not isinstance(name, str) or '-' not in name: return found
         plain = name.replace('-', '_')
         found = Register.find(self, plain)
-        if found: warnings.warn(f'{self.kind} {name!r} is now called {plain!r}', DeprecationWarning, stacklevel=4)
+        if found:
+            warnings.warn(f'{self.kind} {name!r} is now called {plain!r}', DeprecationWarning, stacklevel=4)
         return found
 
     def discover(self, name=None): Register.discover(self, name and name.replace('-', '_'))

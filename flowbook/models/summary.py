@@ -27,7 +27,8 @@ def num_params(
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 # %% ../../nbs/models/96_summary.ipynb #4caf34a1
-def _correlation_flops(f1, f2, kernel_size, *args, out_shape=None, **kwargs): return 2*f1[1]*kernel_size**2*math.prod(out_shape)
+def _correlation_flops(f1, f2, kernel_size, *args, out_shape=None,
+                       **kwargs): return 2*f1[1]*kernel_size**2*math.prod(out_shape)
 def _fly_flops(f1, f2s, coords, radius, out_shape=None, **kwargs): return 2*f1[1]*math.prod(out_shape)
 def _warp_flops(x, *args, out_shape=None, **kwargs): return 7*math.prod(out_shape)
 
@@ -37,7 +38,8 @@ def _deform_flops(x, weight, *args, out_shape=None, **kwargs):
 
 def _formulas():
     import torchvision   # brings its operators along
-    return {torch.ops.flowbook.correlation: _correlation_flops, torch.ops.flowbook.warp: _warp_flops, torch.ops.flowbook.corr_fly: _fly_flops, torch.ops.torchvision.deform_conv2d: _deform_flops}
+    return {torch.ops.flowbook.correlation: _correlation_flops, torch.ops.flowbook.warp: _warp_flops,
+            torch.ops.flowbook.corr_fly: _fly_flops, torch.ops.torchvision.deform_conv2d: _deform_flops}
 
 # %% ../../nbs/models/96_summary.ipynb #265539ce
 def _on_meta(model):
@@ -52,9 +54,12 @@ def flops_by_op(
     iters:int=None            # Iterations of a recurrent model; None: its own number
 )->dict:                      # Operator to floating-point operations for one pair
     "Count what `model` computes for one pair, operator by operator"
-    if isinstance(model, Classical): raise fail(ConfigError, f'method {model.method}', 'nothing to count', 'a network: OpenCV does not tell')
+    if isinstance(model, Classical):
+        raise fail(ConfigError, f'method {model.method}', 'nothing to count',
+                   'a network: OpenCV does not tell')
     img,kw = torch.empty(1, 3, *size, device='meta'),{} if iters is None else dict(iters=iters)
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter: _on_meta(model)(*[img]*model.frames, **kw)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+        _on_meta(model)(*[img]*model.frames, **kw)
     return {str(k): v for k,v in counter.get_flop_counts()['Global'].items()}
 
 def flops(
@@ -91,5 +96,6 @@ def model_table(
         with torch.device('meta'): model = create_model(name)
         count = None if size is None or isinstance(model, Classical) else flops(model, size)/1e9
         text = (model_builder(name).__doc__ or '').split('\n')[0]
-        return dict(name=name, parameters=num_params(model), gflops=count, bundled=name in have, description=text)
+        return dict(name=name, parameters=num_params(model), gflops=count, bundled=name in have,
+                    description=text)
     return [about(n) for n in list_models(pattern)]

@@ -405,7 +405,8 @@ for _m in 'gmflow', 'gmflow_refine', 'unimatch_refine6':
                load_from=f'{_m}:ptlflow-chairs' if _old else None)
     recipe_row(f'{_m}_sintel', _m, _sintel, _cycle(2e-4, 200), bs=8, seed=326, load_from=f'{_m}:things')
     if _old:
-        recipe_row(f'{_m}_kitti', _m, _kitti, _cycle(2e-4, 100), bs=8, seed=326, load_from=f'{_m}:ptlflow-sintel')
+        recipe_row(f'{_m}_kitti', _m, _kitti, _cycle(2e-4, 100), bs=8, seed=326,
+                   load_from=f'{_m}:ptlflow-sintel')
     else:
         recipe_row(f'{_m}_sintelft', _m, 'gmflow_sintelft_416x1024', _cycle(1e-4, 5, every=5), bs=8, seed=326,
                    load_from=f'{_m}:ptlflow-sintel')

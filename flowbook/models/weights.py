@@ -35,14 +35,16 @@ class _InertDict(_Inert):
 # %% ../../nbs/models/90_weights.ipynb #9c63220e
 def _stand_in(path, base):
     module,name = path.rsplit('.', 1)
-    return type(name, (base,), dict(__module__=module, __qualname__=name))   # torch compares names; nothing is imported
+    return type(name, (base,),
+                dict(__module__=module, __qualname__=name))   # torch compares names; nothing is imported
 
 _inert = '''numpy.ndarray numpy.dtype numpy.core.multiarray.scalar numpy.core.multiarray._reconstruct
     numpy._core.multiarray.scalar numpy._core.multiarray._reconstruct argparse.Namespace pathlib.PosixPath
     pathlib._local.PosixPath mmengine.logging.history_buffer.HistoryBuffer'''
 _inert_dicts = '''mmcv.utils.config.ConfigDict mmengine.config.config.ConfigDict pytorch_lightning.utilities.parsing.AttributeDict
     lightning_fabric.utilities.data.AttributeDict lightning.fabric.utilities.data.AttributeDict'''
-_stand_ins = [_stand_in(o, _Inert) for o in _inert.split()] + [_stand_in(o, _InertDict) for o in _inert_dicts.split()]
+_stand_ins = [_stand_in(o, _Inert) for o in _inert.split()] + [_stand_in(o, _InertDict)
+    for o in _inert_dicts.split()]
 
 # %% ../../nbs/models/90_weights.ipynb #dc4f0048
 def _open(path):
@@ -62,7 +64,8 @@ def _complaint(e):
 
 # %% ../../nbs/models/90_weights.ipynb #aec8ad4b
 def _is_state(o):
-    return isinstance(o, dict) and bool(o) and all(isinstance(k, str) and isinstance(v, Tensor) for k,v in o.items())
+    return isinstance(o, dict) and bool(o) and all(isinstance(k, str) and isinstance(v, Tensor)
+                                                   for k,v in o.items())
 
 def _holds_state(o): return _is_state(o) or isinstance(o, dict) and any(map(_is_state, o.values()))
 
@@ -121,7 +124,8 @@ def _write(tensors, path, dtype, metadata):
     tensors = {k: small(v.detach().cpu()).contiguous().clone() for k,v in tensors.items()}
     bad = [k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad:
-        raise fail(WeightsError, path, f"values in {bad[0]} that are not finite in {tensors[bad[0]].dtype}", 'finite weights')
+        raise fail(WeightsError, path, f"values in {bad[0]} that are not finite in {tensors[bad[0]].dtype}",
+                   'finite weights')
     check_weights(tensors, path)
     data = save(tensors, {k: str(v) for k,v in metadata.items()})
     with atomic_path(path) as tmp: Path(tmp).write_bytes(data)
@@ -166,7 +170,8 @@ _norm_rules = [(r'\.(bn|gn|in)\.', '.norm.')]   # MMCV's names for what `restyle
 def _known(model):
     "The schemes to try for `model`, flowbook's own first"
     yield Scheme('flowbook', getattr(model, 'flowbook_rules', []))   # names of earlier versions
-    for name,unused in (('mmflow', r'^ema_'), ('torchvision', '$^'), ('official', '$^')):   # MMFlow's IRR-PWC stores an average it never reads
+    for name,unused in (('mmflow', r'^ema_'), ('torchvision', '$^'),
+                        ('official', '$^')):   # MMFlow's IRR-PWC stores an average it never reads
         rules = getattr(model, f'{name}_rules', None)
         if rules is not None: yield Scheme(name, [*rules, *_norm_rules], unused, getattr(type(model),
             f'{name}_fix', None))
@@ -174,7 +179,8 @@ def _known(model):
 
 def _clean(state):
     "Without the prefixes that wrappers leave, and their counter"
-    return {re.sub(r'^((module|_orig_mod|_model|model)\.)+', '', k): v for k,v in state.items() if k != 'n_averaged'}
+    return {re.sub(r'^((module|_orig_mod|_model|model)\.)+', '', k): v for k,v in state.items()
+            if k != 'n_averaged'}
 
 def _unwrapped(state):
     "`state` cleaned, and again without the first part of its names as long as all share it"
@@ -209,7 +215,8 @@ def _try(model, scheme, state):
     strange = [n for k,n in names.items() if n not in own and not re.search(scheme.unused, k)]
     twice = [n for n,count in Counter(names.values()).items() if count > 1]
     missing = [k for k in own if k not in new and not k.endswith('num_batches_tracked')]
-    shapes = [f"{k} {tuple(new[k].shape)} instead of {tuple(own[k].shape)}" for k in own if k in known and new[k].shape != own[k].shape]
+    shapes = [f"{k} {tuple(new[k].shape)} instead of {tuple(own[k].shape)}" for k in own if k in known
+              and new[k].shape != own[k].shape]
     return new, (sorted(missing), sorted(strange + twice), shapes)
 
 @lru_cache(maxsize=None)
@@ -250,7 +257,8 @@ def _finish(model, scheme, state, where):
             if k not in state or o not in state or torch.equal(state[k], state[o]): continue
             raise fail(WeightsError, f'{k} and {o}', 'two values', 'one: both are names of one tensor')
     check_weights(state, where)
-    if scheme.fix: state = scheme.fix(model, {k: v.float() if v.is_floating_point() else v for k,v in state.items()})
+    if scheme.fix:
+        state = scheme.fix(model, {k: v.float() if v.is_floating_point() else v for k,v in state.items()})
     return {k: state[k] for k in model.state_dict() if k in state}
 
 # %% ../../nbs/models/90_weights.ipynb #64bc6fb1
@@ -260,7 +268,8 @@ def load_weights(
 )->str:               # Whose naming scheme it was: 'flowbook', 'mmflow', 'torchvision', or one of `foreign_schemes`
     "Fill `model` with weights, recognised by their keys"
     given,model = isinstance(source, dict),bare_model(model)
-    scheme,state = _place(model, source if given else read_state_dict(source), 'state dict' if given else source)
+    scheme,state = _place(model, source if given else read_state_dict(source),
+                          'state dict' if given else source)
     model.load_state_dict(state, strict=False)   # strictness was checked; only num_batches_tracked may lack
     return scheme
 
@@ -274,7 +283,8 @@ def identify_weights(
     for name in list_models():
         try: model = _skeleton(model_builder(name))
         except FlowbookError: continue   # a method that this OpenCV does not have
-        fits = ((name, s.name) for state in states for s in _known(model) if not any(_try(model, s, state)[1]))
+        fits = ((name, s.name) for state in states for s in _known(model)
+                if not any(_try(model, s, state)[1]))
         found += list(islice(fits, 1))
     return found
 
@@ -288,7 +298,8 @@ def _whose(source, state):
         raise fail(WeightsError, source, f"weights that fit no model ({_few(sorted(state))})",
                    'weights of one of flowbook models, or its name, to see what does not fit')
     if len(found) > 1:
-        raise fail(WeightsError, source, f"weights that fit {', '.join(found)}", 'the name of one of them as well')
+        raise fail(WeightsError, source, f"weights that fit {', '.join(found)}",
+                   'the name of one of them as well')
     return found[0]
 
 # %% ../../nbs/models/90_weights.ipynb #fbe05090
@@ -308,7 +319,8 @@ def convert_weights(
 )->dict:           # `model`, `scheme`, `sha256`
     "Write a checkpoint in flowbook's names, as safetensors"
     if Path(path).suffix != '.safetensors':
-        raise fail(WeightsError, path, f"ending {Path(path).suffix!r}", 'a file name that ends in .safetensors')
+        raise fail(WeightsError, path, f"ending {Path(path).suffix!r}",
+                   'a file name that ends in .safetensors')
     check_target(path, source)
     name = _whose(source, read_state_dict(source)) if model is None else model
     scheme,state = _converted(source, name)
@@ -330,7 +342,8 @@ def load_bundled(
     "Fill `model` with the weights of the package"
     path,card = asset_path(f"{name}.safetensors"),model_card(name)
     if not card or not path.exists():
-        raise fail(FlowbookError, f"model {name}", 'no weights in the package', 'flowbook_small, or a weights file')
+        raise fail(FlowbookError, f"model {name}", 'no weights in the package',
+                   'flowbook_small, or a weights file')
     if sha256(path.read_bytes()).hexdigest() != card['sha256']:
         raise fail(WeightsError, path, 'another file', 'the one its card was written for: reinstall flowbook')
     load_weights(model, path)

@@ -42,7 +42,8 @@ def _divide_correlation(decoder, state, window, channels, heads):
     for level,d in decoder.decoders.items():
         at = [0, *accumulate(layer.conv.out_channels for layer in d.dense_net.layers)]
         c,here = channels[int(level[5:]) - 1],f'decoder.decoders.{level}.'
-        for k in range(len(at) - 1): _divide(state, f'{here}dense_net.layers.{k}.conv.weight', at[k], window, c)
+        for k in range(len(at) - 1):
+            _divide(state, f'{here}dense_net.layers.{k}.conv.weight', at[k], window, c)
         for head,dim in heads.items():
             if f'{here}{head}.weight' in state: _divide(state, f'{here}{head}.weight', at[-1], window, c, dim)
     _divide(state, 'decoder.context.layers.0.conv.weight', at[-1], window, c)   # reads the finest level
@@ -54,7 +55,8 @@ def _flip(state, pattern):
     return {k: v.flip(1) if re.search(pattern, k) else v for k,v in state.items()}
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #34a295a6
-_order = {**{f'{l}{s}': i for l in range(1, 6) for i,s in enumerate(('a','aa','b'))}, '6aa': 0, '6a': 1, '6b': 2}
+_order = {**{f'{l}{s}': i for l in range(1, 6) for i,s in enumerate(('a','aa','b'))}, '6aa': 0, '6a': 1,
+          '6b': 2}
 
 _nvlabs = [(r'^conv(\d)(aa?|b)\.0\.', lambda m: f'encoder.levels.{int(m[1])-1}.{_order[m[1]+m[2]]}.conv.'),
            (r'^conv(\d)_(\d)\.0\.', r'decoder.decoders.level\1.dense_net.layers.\2.conv.'),
@@ -79,7 +81,8 @@ _princeton = [(r'^fnet\.', 'features.'),
     (r'^(features|context)\.conv2\.', r'\1.head.'),
     (r'(\.stages\.\d\.\d)\.(conv|norm)(\d)\.', lambda m: f'{m[1]}.convs.{int(m[3])-1}.{m[2]}.'),
     (r'\.downsample\.0\.', '.skip.conv.'), (r'\.downsample\.1\.', '.skip.norm.'),
-    (r'^update_block\.encoder\.conv([cf])(\d)\.', lambda m: f"update.motion.{'corr' if m[1] == 'c' else 'flow'}.{int(m[2])-1}.conv."),
+    (r'^update_block\.encoder\.conv([cf])(\d)\.',
+     lambda m: f"update.motion.{'corr' if m[1] == 'c' else 'flow'}.{int(m[2])-1}.conv."),
     (r'^update_block\.encoder\.conv\.', 'update.motion.out.conv.'),
     (r'^update_block\.gru\.conv([zrq])(\d?)\.', lambda m: f"update.grus.{int(m[2] or 1)-1}.{m[1]}."),
     (r'^update_block\.flow_head\.conv1\.', 'update.flow_head.conv.conv.'),
@@ -97,15 +100,18 @@ _gma = _princeton + [(r'^att\.pos_emb\.rel_height\.', 'update.attention.position
 
 def _gma_fix(model, state):
     s = model.update.attention.scale
-    return {k: v*s if re.search(r'positions\.(rows|columns)\.', k) else v for k,v in _raft_fix(model, state).items()}
+    return {k: v*s if re.search(r'positions\.(rows|columns)\.', k) else v
+            for k,v in _raft_fix(model, state).items()}
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #f970e43b
 def _irr_layers(theirs, ours):
     "Rules for one of the two estimators: dense block, prediction, context net"
-    return [(rf'^{theirs}_estimators\.conv(\d)\.0\.', lambda m: f'decoder.{ours}_estimator.dense_net.layers.{int(m[1])-1}.conv.'),
+    return [(rf'^{theirs}_estimators\.conv(\d)\.0\.',
+             lambda m: f'decoder.{ours}_estimator.dense_net.layers.{int(m[1])-1}.conv.'),
             (rf'^{theirs}_estimators\.conv_last\.0\.', f'decoder.{ours}_estimator.predict_layer.')]
 
-_visinf = [(r'^feature_pyramid_extractor\.convs\.(\d)\.(\d)\.0\.', r'encoder.levels.\1.\2.conv.'), *_irr_layers('flow', 'flow'), *_irr_layers('occ', 'occ'),
+_visinf = [(r'^feature_pyramid_extractor\.convs\.(\d)\.(\d)\.0\.', r'encoder.levels.\1.\2.conv.'),
+           *_irr_layers('flow', 'flow'), *_irr_layers('occ', 'occ'),
     (r'^context_networks\.', 'flow_context_networks.'),
     (r'^(flow|occ)_context_networks\.convs\.6\.0\.', r'decoder.\1_estimator.context.layers.6.'),
     (r'^(flow|occ)_context_networks\.convs\.(\d)\.0\.', r'decoder.\1_estimator.context.layers.\2.conv.'),
@@ -114,7 +120,8 @@ _visinf = [(r'^feature_pyramid_extractor\.convs\.(\d)\.(\d)\.0\.', r'encoder.lev
     (r'^conv_1x1_1\.0\.', 'decoder.occ_upsample.reduce.conv.'),
     (r'^occ_shuffle_upsample\.res_convs\.0\.0\.', 'decoder.occ_upsample.res.0.conv.'),
     (r'^occ_shuffle_upsample\.res_convs\.1\.0\.', 'decoder.occ_upsample.res.1.'),
-    (r'^occ_shuffle_upsample\.(init|res_end|out)_convs?\.0\.', lambda m: f"decoder.occ_upsample.{m[1].removeprefix('res_')}.conv.")]
+    (r'^occ_shuffle_upsample\.(init|res_end|out)_convs?\.0\.',
+     lambda m: f"decoder.occ_upsample.{m[1].removeprefix('res_')}.conv.")]
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #7655e0b7
 def swap_irr_channels(
@@ -141,8 +148,10 @@ def _lite(last):
         (r'^matching_nets\.(\d)\.flow_net\.(\d+)\.', lambda m: unit(m, 'matching')),
         (r'^subpixel_nets\.(\d)\.f\w+_net\.(\d+)\.', lambda m: unit(m, 'subpixel')),
         (r'^subpixel_nets\.(\d)\.flow_net\.', lambda m: f'{level(m)}subpixel.predict_layer.'),
-        (r'^regularization_nets\.(\d)\.feat_conv\.0\.', lambda m: f'{level(m)}regularization.feat_layer.conv.'),
-        (r'^regularization_nets\.(\d)\.feat_net\.(\d+)\.', lambda m: f'{level(m)}regularization.layers.{int(m[2])//2}.conv.'),
+        (r'^regularization_nets\.(\d)\.feat_conv\.0\.',
+         lambda m: f'{level(m)}regularization.feat_layer.conv.'),
+        (r'^regularization_nets\.(\d)\.feat_net\.(\d+)\.',
+         lambda m: f'{level(m)}regularization.layers.{int(m[2])//2}.conv.'),
         (r'^regularization_nets\.(\d)\.dist\.', lambda m: f'{level(m)}regularization.dist_layer.')]
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #2296fca0
@@ -159,10 +168,12 @@ def _lite_fix(model, state):
     return state
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #4d534df3
-_mask = [(r'^conv(\d)([abc])\.0\.', lambda m: f"encoder.levels.{int(m[1])-1}.{'abc'.index(m[2])}.conv."), _nvlabs[1], *_nvlabs[-2:],
+_mask = [(r'^conv(\d)([abc])\.0\.', lambda m: f"encoder.levels.{int(m[1])-1}.{'abc'.index(m[2])}.conv."),
+         _nvlabs[1], *_nvlabs[-2:],
          (r'^pred_(flow|mask)(\d)\.', r'decoder.decoders.level\2.predict_\1.'),
          (r'^upfeat(\d)\.', lambda m: f'decoder.decoders.level{int(m[1])+1}.upfeat.'),
-         (r'^deform(\d)\.', r'decoder.warps.level\1.'), (r'^conv(\d)f\.0\.', r'decoder.warps.level\1.tradeoff.')]
+         (r'^deform(\d)\.', r'decoder.warps.level\1.'),
+         (r'^conv(\d)f\.0\.', r'decoder.warps.level\1.tradeoff.')]
 
 def _mask_fix(model, state):
     d = model.decoder
@@ -188,20 +199,26 @@ def foreign_schemes(
     return next((_schemes[c.__name__] for c in type(model).__mro__ if c.__name__ in _schemes), [])
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #708fe46e
-_rapid = [(r'^update_block\.mask\.', 'mask.'), (r'^mask\.0\.', 'mask.conv.conv.'), (r'^mask\.2\.', 'mask.out.'),
-          *[r for r in _princeton if 'encoder' in r[0] or 'flow_head' in r[0] or r[0] in (r'^fnet\.', r'^cnet\.')],
+_rapid = [(r'^update_block\.mask\.', 'mask.'), (r'^mask\.0\.', 'mask.conv.conv.'),
+          (r'^mask\.2\.', 'mask.out.'),
+          *[r for r in _princeton if 'encoder' in r[0] or 'flow_head' in r[0]
+            or r[0] in (r'^fnet\.', r'^cnet\.')],
           (r'^update_block\.decoder\.conv\.', 'update.unit.'), (r'^upnet_layer\.', 'gate.layers.')]
 
 _schemes['RAPIDFlow'] = [Scheme('ptlflow', _rapid)]
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #3a3022f2
-_not = [(r'^FlowNet', r'(^|\.)predict_flow6\.', 'FlowNet weights of NVIDIA or ptlflow, whose networks first subtract the mean colour of the images',
+_not = [(r'^FlowNet', r'(^|\.)predict_flow6\.',
+         'FlowNet weights of NVIDIA or ptlflow, whose networks first subtract the mean colour of the images',
          'weights of MMFlow, whose networks do not'),
-        (r'^PWCNet$', r'^conv1b\.0\.', "weights of NVlabs' older pwc_dc_net_old, which stacks features in another order",
+        (r'^PWCNet$', r'^conv1b\.0\.',
+         "weights of NVlabs' older pwc_dc_net_old, which stacks features in another order",
          'weights of pwc_dc_net, with conv1aa'),
-        (r'^LiteFlowNet2$', r'^pseudo_subpixel\.', 'weights with a pseudo-regularisation after the last level',
+        (r'^LiteFlowNet2$', r'^pseudo_subpixel\.',
+         'weights with a pseudo-regularisation after the last level',
          "weights of the paper's LiteFlowNet2"),
-        (r'^MaskFlowNet$', r'^conv1x\.', 'weights of the MXNet original or its ports, whose second stage reads sigmoid(mask) - 0.5',
+        (r'^MaskFlowNet$', r'^conv1x\.',
+         'weights of the MXNet original or its ports, whose second stage reads sigmoid(mask) - 0.5',
          "weights of MMFlow, whose second stage reads the mask's logits"),
         (r'^NeuFlow2$', r'^backbone\.\w+\.conv[12]\.bias$',
          'weights whose batch norm is folded into the convolutions, as for a deployment',

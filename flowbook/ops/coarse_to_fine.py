@@ -51,7 +51,8 @@ def edge_weights(
     return res
 
 # %% ../../nbs/ops/52_coarse_to_fine.ipynb #4280a6f0
-_numbers = dict(alpha=90., delta=2., gamma=30., zeta=.5, eps=.01, omega=1.7, outside=0., step=2., fixed=4, sor=8)
+_numbers = dict(alpha=90., delta=2., gamma=30., zeta=.5, eps=.01, omega=1.7, outside=0., step=2., fixed=4,
+                sor=8)
 
 def _planar(x): return torch.from_numpy(np.ascontiguousarray(x, np.float32))[None]
 
@@ -82,7 +83,8 @@ def refine_levels(
     for x, y in reversed(levels[last:None if first is None else first + 1]):
         h, w = x.shape[1:]
         flow, pair, edge = _resized(flow, h, w), (_planar(x), _planar(y)), _planar(edge_weights(x))
-        seen = None if valid is None else _planar(cv2.resize(valid, (w, h), interpolation=cv2.INTER_AREA)[None])
+        seen = None if valid is None else _planar(cv2.resize(valid, (w, h),
+            interpolation=cv2.INTER_AREA)[None])
         for _ in range(warps):
             found = refine_flow(*pair, _planar(flow.transpose(2, 0, 1)), valid=seen, edge=edge, **numbers)
             flow = np.ascontiguousarray(found[0].numpy().transpose(1, 2, 0))
@@ -149,7 +151,8 @@ def _pair_flow(img1, img2, start, at, meet, valid, scale=.9, smallest=16, sigma=
     options |= dict(valid=valid)
     if start is None: return refine_levels(levels, nothing, **options)
     top, low = level_at(levels, at), level_at(levels, meet)
-    both = [refine_levels(levels, nothing, last=low, **options), refine_levels(levels, start, top, low, **options)]
+    both = [refine_levels(levels, nothing, last=low, **options),
+            refine_levels(levels, start, top, low, **options)]
     flow = choose_flow(*levels[low], both)
     return refine_levels(levels, flow, low - 1, **options) if low else flow
 
@@ -172,7 +175,8 @@ def variational_flow(
     starts = other(start, lambda x: np.ascontiguousarray(np.nan_to_num(x.transpose(1, 2, 0))))
     masks = other(valid, lambda x: cv2.erode(x[0], np.ones((5, 5), np.uint8)))   # derivatives reach two pixels
     settings = {**variational_presets[preset], **options}
-    flows = [_pair_flow(*o, at=at, meet=meet, valid=m, **settings) for *o, m in zip(a, b, starts, masks, strict=True)]
+    flows = [_pair_flow(*o, at=at, meet=meet, valid=m, **settings)
+             for *o, m in zip(a, b, starts, masks, strict=True)]
     if not flows: return img1.new_zeros((0, 2, *img1.shape[-2:]), dtype=torch.float32)
     return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(img1.device)
 
@@ -189,7 +193,8 @@ def polish_flow(
     "Sharpen the flow of another method with a few variational steps"
     a, b = _arrays(img1, img2, 'polish_flow')
     if flow.shape != (len(img1), 2, *img1.shape[-2:]):
-        raise fail(FlowbookError, 'polish_flow', f'flow {tuple(flow.shape)}', (len(img1), 2, *img1.shape[-2:]))
+        raise fail(FlowbookError, 'polish_flow', f'flow {tuple(flow.shape)}',
+                   (len(img1), 2, *img1.shape[-2:]))
     known, out = flow.isfinite().all(1, keepdim=True), []
     make = dict(scale=options.pop('scale', .9), smallest=8, sigma=options.pop('sigma', .4))
     before = torch.where(known, flow, 0).detach().float().cpu().permute(0, 2, 3, 1).contiguous().numpy()

@@ -41,7 +41,8 @@ def _lines(img1, back, zeta, step):
     mean, z = (img1 + back)/2, back - img1
     ix, iy = _slopes(mean)
     (ixx, ixy), (_, iyy), (ixz, iyz) = _slopes(ix), _slopes(iy), _slopes(z)
-    rows = torch.stack([torch.stack(o, 2) for o in ((ix, iy, z), (ixx, ixy, ixz), (ixy, iyy, iyz))], 2).transpose(2, 3)
+    rows = torch.stack([torch.stack(o, 2) for o in ((ix, iy, z), (ixx, ixy, ixz), (ixy, iyy, iyz))],
+                       2).transpose(2, 3)
     rows = rows/(rows[:, :, :2].square().sum(2, keepdim=True) + zeta**2).sqrt()
     return rows*rows.new_tensor([1, 1, step]).view(3, 1, 1, 1)
 
@@ -61,7 +62,8 @@ def _system(w, w0, lines, seen, match, numbers):
     a, b, c = (lines[:, :, i] for i in range(3))                           # (B,C,3,H,W)
     d = (w - w0)[:, None, None]
     off = (a*d[:, :, :, 0] + b*d[:, :, :, 1] + c).square().sum(1)          # (B,3,H,W)
-    weights = [seen*k/2/(o.sum(1, keepdim=True) + eps**2).sqrt() for k,o in ((delta, off[:, :1]), (gamma, off[:, 1:]))]
+    weights = [seen*k/2/(o.sum(1, keepdim=True) + eps**2).sqrt()
+               for k,o in ((delta, off[:, :1]), (gamma, off[:, 1:]))]
     both = torch.cat([weights[0], weights[1], weights[1]], 1)[:, None]     # (B,1,3,H,W)
     a11, a12, a22, b1, b2 = ((both*o).sum((1, 2))[:, None] for o in (a*a, a*b, b*b, -a*c, -b*c))
     u0, v0 = w0[:, :1], w0[:, 1:]
@@ -158,7 +160,8 @@ def _check(img1, img2, flow, extra, numbers, fixed, sor):
             raise fail(FlowbookError, f'refine_flow {name}', tuple(o.shape), (len(img1), n, *img1.shape[-2:]))
     for k, v in numbers.items():
         if not 0 <= v < float('inf'): raise fail(ConfigError, f'refine_flow {k}', v, 'a number of 0 or more')
-    if not 0 < numbers['omega'] < 2: raise fail(ConfigError, 'refine_flow omega', numbers['omega'], 'between 0 and 2')
+    if not 0 < numbers['omega'] < 2:
+        raise fail(ConfigError, 'refine_flow omega', numbers['omega'], 'between 0 and 2')
     for k in ('zeta', 'eps'):
         if not numbers[k]: raise fail(ConfigError, f'refine_flow {k}', 0, 'more than 0')
     for k, v in dict(fixed=fixed, sor=sor).items():
@@ -185,7 +188,8 @@ def refine_flow(
     sor:int=5          # Sweeps of the solver for each of them
 )->Tensor:             # `(B,2,H,W)` flow, pixels, type of `flow`, without gradient
     "Improve `flow` by one warp of a variational method; the defaults are those of OpenCV's solver"
-    numbers = dict(alpha=alpha, delta=delta, gamma=gamma, zeta=zeta, eps=eps, omega=omega, outside=outside, step=step)
+    numbers = dict(alpha=alpha, delta=delta, gamma=gamma, zeta=zeta, eps=eps, omega=omega, outside=outside,
+                   step=step)
     extra = dict(valid=valid, edge=edge, match=match)
     _check(img1, img2, flow, extra, numbers, fixed, sor)
     tensors = [o for o in (img1, img2, flow, *extra.values()) if o is not None]
@@ -195,4 +199,5 @@ def refine_flow(
     start = torch.nan_to_num(flow.detach().to(acc), nan=0., posinf=0., neginf=0.)
     extra = [None if o is None else o.detach().to(acc) for o in extra.values()]
     if not flow.numel(): return flow.clone()
-    return torch.ops.flowbook.refine_flow(*grey, start, *extra, list(numbers.values()), fixed, sor).to(flow.dtype)
+    return torch.ops.flowbook.refine_flow(*grey, start, *extra, list(numbers.values()), fixed,
+                                          sor).to(flow.dtype)

@@ -137,7 +137,8 @@ MIXTURES |= dict(
     gmflow_kittimix_352x1216=_mixture(_street, [_k15, _k12], (352, 1216)),
     rapidflow_sintel_352x768=_mixture(
         [*_film('dpflow_sintel', times=200), _set('kitti2015', 'dpflow_sintel_kitti', times=400),
-         _set('hd1k', 'dpflow_hd1k', times=10), _set('flyingthings3d', 'dpflow_sintel')], _sintel, (352, 768)),
+         _set('hd1k', 'dpflow_hd1k', times=10), _set('flyingthings3d', 'dpflow_sintel')], _sintel,
+                                      (352, 768)),
     dpflow_spring_512x960=_mixture([_set('spring', 'dpflow_spring', **_ways)],
                                    [_set('spring', label='spring')], (512, 960)))
 

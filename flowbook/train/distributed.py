@@ -22,10 +22,12 @@ class Distributed(Callback):
     ): self.find_unused = find_unused
     def before_fit(self):
         model, gpu = bare_model(self.model), self.dls.device.type == 'cuda'
-        if gpu and not any(isinstance(m, FrozenBatchNorm2d) for m in model.modules()): model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if gpu and not any(isinstance(m, FrozenBatchNorm2d) for m in model.modules()):
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ddp = nn.parallel.DistributedDataParallel
         sync = 'forward_sync_buffers' if 'forward_sync_buffers' in inspect.signature(ddp).parameters else 'broadcast_buffers'     # renamed in torch 2.15
-        self.wrapped = ddp(model, device_ids=[self.dls.device] if gpu else None, find_unused_parameters=self.find_unused, **{sync: False})
+        self.wrapped = ddp(model, device_ids=[self.dls.device] if gpu else None,
+                           find_unused_parameters=self.find_unused, **{sync: False})
     def before_train(self): self.learn.model = self.wrapped
     def after_train(self): self.learn.model = bare_model(self.model)
     def before_validate(self):

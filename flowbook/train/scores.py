@@ -96,7 +96,8 @@ def _totals(maps, masks):
         m = masks[:,part].double()
         total = total + m @ maps[:,part].double().T
         if bad is not None and bad[:,part].any():
-            total = total.masked_fill(m @ bad[:,part].double().T > 0, float('inf'))   # of the errors: no estimate is as wrong as can be
+            total = total.masked_fill(m @ bad[:,part].double().T > 0,
+                                      float('inf'))   # of the errors: no estimate is as wrong as can be
     return total,masks.sum(1)
 
 # %% ../../nbs/train/21_scores.ipynb #3529beb9

@@ -41,14 +41,18 @@ class StepDL(GetAttr):
     ):
         self.dl, self.per_pass, self.iters, self.rank, self.world = dl, len(dl), iters, rank, world
         self.every = min(every or self.per_pass, iters)
-        if self.per_pass < 1 or iters < 1: raise fail(ConfigError, 'schedule.iters', f"{iters} iterations, {self.per_pass} batches in a pass", 'one or more of each')
+        if self.per_pass < 1 or iters < 1:
+            raise fail(ConfigError, 'schedule.iters',
+                       f"{iters} iterations, {self.per_pass} batches in a pass", 'one or more of each')
         self.whole = getattr(dl.sampler, 'replicas', 1) == 1      # else the sampler has shared out already
-        if self.whole and dl.bs % world: raise fail(ConfigError, 'data.bs', dl.bs, f"a multiple of the {world} processes")
+        if self.whole and dl.bs % world:
+            raise fail(ConfigError, 'data.bs', dl.bs, f"a multiple of the {world} processes")
         self.seek(first)
 
     def __len__(self):
         "Steps of this epoch; the last may be shorter"
-        return min(self.every, self.iters - self.step//self.every*self.every) if self.step < self.iters else self.every
+        return min(self.every,
+                   self.iters - self.step//self.every*self.every) if self.step < self.iters else self.every
 
     def seek(self, step):
         "Go on with `step`"
@@ -73,8 +77,10 @@ def _open(self:StepDL):
     dl, workers = self.dl, self.dl.fake_l.num_workers
     many = dict(prefetch_factor=dl.prefetch, worker_init_fn=_begin_work) if workers else {}
     # a generator of its own: starting workers must not draw from the one that the model draws from
-    return iter(_start(TorchLoader(_fetch(dl), batch_sampler=_Keys(self, self.step, self.iters), num_workers=workers, collate_fn=_same,
-                                   pin_memory=dl.pin_memory, generator=torch.Generator().manual_seed(dl.seed % 2**63), **many)))
+    return iter(_start(TorchLoader(_fetch(dl), batch_sampler=_Keys(self, self.step, self.iters),
+                                   num_workers=workers, collate_fn=_same,
+                                   pin_memory=dl.pin_memory,
+                                   generator=torch.Generator().manual_seed(dl.seed % 2**63), **many)))
 
 StepDL.order, StepDL.share = _order, _share
 
@@ -90,7 +96,8 @@ def _iter(self:StepDL):
         b = next(self._batches)
         self.waited += time.perf_counter() - start
         p, i = divmod(self.step, self.per_pass)
-        for t in dl.after_batch.fs: getattr(t, 'reset', noop)(p, i)   # its random numbers follow from the step, too, and from the process
+        for t in dl.after_batch.fs:
+            getattr(t, 'reset', noop)(p, i)   # its random numbers follow from the step, too, and from the process
         self.step += 1
         yield dl.after_batch(float_images(to_device(tuple(b), dl.device) if dl.device is not None else b))
     dl.after_iter()
@@ -148,7 +155,8 @@ class ChainDL(GetAttr):
     def to_detach(self, b, cpu=True, gather=True): return b.detach().cpu() if cpu else b.detach()   # shares differ in length: no gathering
     def share(self, rank, world):
         "The part of each loader that belongs to one process"
-        return self if world == 1 else ChainDL({k: dl.new(share_dataset(dl.dataset, rank, world)) for k, dl in self.loaders.items()})
+        return self if world == 1 else ChainDL({k: dl.new(share_dataset(dl.dataset, rank, world))
+                                                for k, dl in self.loaders.items()})
 
 # %% ../../nbs/train/24_steps.ipynb #199ae01d
 def labelled_loaders(
@@ -157,5 +165,6 @@ def labelled_loaders(
     device='cpu'    # Where batches go
 )->DataLoaders:     # For `flow_learner`
     "Make the fastai `DataLoaders` of a training set and several validation sets"
-    chain = valid if isinstance(valid, ChainDL) else ChainDL(valid if isinstance(valid, dict) else {'': valid})
+    chain = valid if isinstance(valid, ChainDL) else ChainDL(valid if isinstance(valid, dict)
+        else {'': valid})
     return DataLoaders(train, chain, device=torch.device(device))

@@ -30,7 +30,8 @@ def features(name, shape, scale=1.):
 def made_weight(key, shape, kind, gain=1., scale=1.):
     "The values of one key"
     z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(tuple(shape))
-    rules = dict(weight=lambda: z*(gain*np.sqrt(1/np.prod(shape[1:]))), gain=lambda: 1 + .1*z, bias=lambda: .05*z,
+    rules = dict(weight=lambda: z*(gain*np.sqrt(1/np.prod(shape[1:]))), gain=lambda: 1 + .1*z,
+                 bias=lambda: .05*z,
                  running_mean=lambda: .1*z, running_var=lambda: 1 + .1*np.abs(z))
     return (rules[kind]()*scale).astype(np.float32)
 
@@ -43,7 +44,8 @@ def integers(key, shape):
 def load_golden(name):
     "The full recording of a model, for example 'pwcnet'; None where it is missing"
     folder = shared_path('golden')
-    found = [p for p in (folder.glob('**/golden.npz') if folder else ()) if p.parent.name.replace('-', '_')==Path(name).name.replace('-', '_')]
+    found = [p for p in (folder.glob('**/golden.npz') if folder else ())
+             if p.parent.name.replace('-', '_')==Path(name).name.replace('-', '_')]
     return Golden(found[0].parent.relative_to(folder).as_posix(), folder) if found else None
 
 class Golden:
@@ -70,7 +72,8 @@ class Golden:
         return self.net3() if 'img0' in self.input else self.npz(self.meta['imgs_file'])['imgs']
 
     def gain_of(self, key):
-        return next((g for p,g in self.meta.get('weight_gains', []) if key.startswith(p)), self.meta['weight_gain'])
+        return next((g for p,g in self.meta.get('weight_gains', []) if key.startswith(p)),
+                    self.meta['weight_gain'])
 
     def weights(self):
         "Every key with its values, checked"
@@ -98,7 +101,8 @@ class Golden:
 
     def parts(self):
         "Single parts on signed random input: inputs by name, results by name"
-        return {k: features(k, **o) for k,o in self.meta['part_inputs'].items()}, self.npz(f'{self.path}/parts.npz')
+        return {k: features(k, **o)
+                for k,o in self.meta['part_inputs'].items()}, self.npz(f'{self.path}/parts.npz')
 
     def decoder(self):
         "The decoder alone on signed random features: what is known of it, and its results; None where there is none"
@@ -114,31 +118,39 @@ class Golden:
         if 'max_abs' in stated: stated = dict(flow=stated)
         if of in stated: return ROOM*stated[of]['max_abs']
         size = lambda name: max(float(np.abs(v).max()) for k,v in self.arrays.items() if k.startswith(name))
-        share = max(v['max_abs']/size(k) for k,v in stated.items() if k.startswith('flow') and any(a.startswith(k) for a in self.arrays))
+        share = max(v['max_abs']/size(k) for k,v in stated.items() if k.startswith('flow')
+                    and any(a.startswith(k) for a in self.arrays))
         return ROOM*share*size(of)
 
-NEWER = ('sea_raft_s', 'sea_raft_m', 'sea_raft_l', 'neuflow2', 'gmflow', 'gmflow_refine', 'unimatch_refine6', 'dpflow') # from their authors' code, in the folder `modern`
+NEWER = ('sea_raft_s', 'sea_raft_m', 'sea_raft_l', 'neuflow2', 'gmflow', 'gmflow_refine', 'unimatch_refine6',
+         'dpflow') # from their authors' code, in the folder `modern`
 EVERY = 4 # pixels of the full recording to one of the reduced one, each way
 
 def reduce(out=here/'reduced.zip'):
     "Make the reduced set from the full one: the flow at every fourth pixel, fixed kernels, losses, norms of gradients, keys"
     import io
-    root, told = shared_path('golden'), ('n_params', 'weight_gain', 'weight_gains', 'input_file', 'config', 'fp32_vs_fp64', 'losses', 'flow_loss_cfg')
+    root, told = shared_path('golden'), ('n_params', 'weight_gain', 'weight_gains', 'input_file', 'config',
+                                         'fp32_vs_fp64', 'losses', 'flow_loss_cfg')
     def pack(**arrays):
         np.savez(f := io.BytesIO(), **arrays)
         return f.getvalue()
     with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as z:
-        add = lambda name, data: z.writestr(zipfile.ZipInfo(name, (2026, 11, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED, 9) # no time of day: same bytes
+        add = lambda name, data: z.writestr(zipfile.ZipInfo(name, (2026, 11, 1, 0, 0, 0)), data,
+                                            zipfile.ZIP_DEFLATED, 9) # no time of day: same bytes
         add('input.npz', pack(**np.load(root/'input.npz')))
-        for path in (*sorted(p.parent.name for p in root.glob('*/golden.npz')), *(f'modern/{n}' for n in NEWER)):
+        for path in (*sorted(p.parent.name for p in root.glob('*/golden.npz')),
+                     *(f'modern/{n}' for n in NEWER)):
             full = Golden(path, root)
-            arrays = {k: v if k.startswith('buffer/') else v[::EVERY, ::EVERY] for k,v in full.arrays.items() if k.startswith(('flow', 'buffer/'))}
-            meta = dict(grad_norms=full.grad_norms, keys=dict(keys=full.keys), meta={k: full.meta[k] for k in told if k in full.meta})
+            arrays = {k: v if k.startswith('buffer/') else v[::EVERY, ::EVERY] for k,v in full.arrays.items()
+                      if k.startswith(('flow', 'buffer/'))}
+            meta = dict(grad_norms=full.grad_norms, keys=dict(keys=full.keys),
+                        meta={k: full.meta[k] for k in told if k in full.meta})
             for k,v in meta.items(): add(f'{full.path}/{k}.json', json.dumps(v, separators=(',', ':')))
             add(f'{full.path}/golden.npz', pack(**arrays))
 
 def reduced_paths():
     "What the reduced set holds"
-    with zipfile.ZipFile(here/'reduced.zip') as z: return sorted(n.removesuffix('/golden.npz') for n in z.namelist() if n.endswith('/golden.npz'))
+    with zipfile.ZipFile(here/'reduced.zip') as z:
+        return sorted(n.removesuffix('/golden.npz') for n in z.namelist() if n.endswith('/golden.npz'))
 
 if __name__=='__main__': reduce()

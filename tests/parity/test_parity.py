@@ -16,15 +16,18 @@ KINKS = 'flownet2', 'flownet2cs', 'flownet2css' # warped images have kinks at wh
 
 # the prediction that is recorded with its gradients, and the name of its losses
 MIXTURE, NEUFLOW = 'mixture of Laplace, gamma 0.85', 'training iterations 4 and 7, gamma 0.9'
-TODAY = dict(sea_raft_s=({}, MIXTURE), sea_raft_m=({}, MIXTURE), sea_raft_l=({}, MIXTURE), neuflow2=(dict(coarse=4, iters=7), NEUFLOW))
+TODAY = dict(sea_raft_s=({}, MIXTURE), sea_raft_m=({}, MIXTURE), sea_raft_l=({}, MIXTURE),
+             neuflow2=(dict(coarse=4, iters=7), NEUFLOW))
 
 def variants():
     for path in reduced_paths():
-        if path.rpartition('/')[2] not in TODAY: yield pytest.param(path, id=path, marks=[] if path in LIGHT else pytest.mark.parity)
+        if path.rpartition('/')[2] not in TODAY:
+            yield pytest.param(path, id=path, marks=[] if path in LIGHT else pytest.mark.parity)
 
 def truth(golden):
     get = lambda k: torch.from_numpy(golden.input[k])[None].float()
-    return dict(flow=get('flow_gt'), flow_bw=get('flow_bw_gt'), occ=get('occ_fw'), occ_bw=get('occ_bw'), valid=get('valid')[:, None] > .5)
+    return dict(flow=get('flow_gt'), flow_bw=get('flow_bw_gt'), occ=get('occ_fw'), occ_bw=get('occ_bw'),
+                valid=get('valid')[:, None] > .5)
 
 def recorded_losses(golden):
     "Those of the model's own config; the newer networks name them after stages, the first of which has the stated numbers"
@@ -37,10 +40,12 @@ def losses(golden, model, out):
     if golden.name=='irrpwc':
         both = {k: t[k] for k in ('flow_bw', 'occ', 'occ_bw')}
         return dict(fw_bw_occ=irr_loss(out, t['flow'], **both, repeats='mmflow'))
-    trained = dict(type='MultiLevelEPE', p=1, q=.4, eps=.01, resize='upsample') if golden.name=='pwcnet_plus' else None # its config's, a fine-tuning
+    trained = dict(type='MultiLevelEPE', p=1, q=.4, eps=.01,
+                   resize='upsample') if golden.name=='pwcnet_plus' else None # its config's, a fine-tuning
     cells = {} if model.loss['type']=='SequenceLoss' else dict(cells='mmflow')
     loss = create_loss((trained or model.loss) | cells, model)
-    return dict(valid=loss(out, t['flow'], t['valid']), novalid=loss(out, t['flow'], torch.ones_like(t['valid'])))
+    return dict(valid=loss(out, t['flow'], t['valid']),
+                novalid=loss(out, t['flow'], torch.ones_like(t['valid'])))
 
 @pytest.mark.parametrize('path', variants())
 def test_same_numbers(path):
@@ -58,7 +63,8 @@ def test_same_numbers(path):
     found, expected = losses(golden, model, out), recorded_losses(golden)
     for k, loss in found.items(): assert abs(loss.item()/expected[k]['total'] - 1) < LOSS, k
     found[golden.grad_norms['variant']].backward()
-    norms, room = rename(golden.grad_norms['grad_l2'], getattr(model, f'{scheme}_rules')), GRADIENT*(10 if golden.name in KINKS else 1)
+    norms, room = rename(golden.grad_norms['grad_l2'],
+                         getattr(model, f'{scheme}_rules')), GRADIENT*(10 if golden.name in KINKS else 1)
     ours = {k: p.grad.double().norm().item() for k, p in model.named_parameters()}
     assert norms.keys()==ours.keys()
     # biases before an instance norm have no gradient but rounding errors: near 1e-6, in the newer networks, whose losses are larger, 1e-5
@@ -67,7 +73,8 @@ def test_same_numbers(path):
     del model, out, found
     gc.collect()
 
-@pytest.mark.parametrize('name', [pytest.param(n, marks=[] if n=='sea_raft_s' else pytest.mark.parity) for n in TODAY])
+@pytest.mark.parametrize('name', [pytest.param(n, marks=[] if n=='sea_raft_s' else pytest.mark.parity)
+                                  for n in TODAY])
 def test_same_numbers_as_the_authors(name):
     torch.set_num_threads(1)
     golden, (options, losses) = Golden(f'modern/{name}'), TODAY[name]
@@ -90,4 +97,5 @@ def test_same_numbers_as_the_authors(name):
     gc.collect()
 
 def test_every_variant_is_recorded():
-    assert sum(not p.startswith('modern/') for p in reduced_paths())==28 and {f'modern/{n}' for n in NEWER} <= {*reduced_paths()}
+    assert sum(not p.startswith('modern/')
+               for p in reduced_paths())==28 and {f'modern/{n}' for n in NEWER} <= {*reduced_paths()}
