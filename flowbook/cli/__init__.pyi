@@ -28,6 +28,7 @@ from .terminal import Imports as Imports
 from .terminal import Iters as Iters
 from .terminal import Json as Json
 from .terminal import Model as Model
+from .terminal import Polish as Polish
 from .terminal import Precision as Precision
 from .terminal import Program as Program
 from .terminal import Range as Range

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import (Counting, Device, Imports, Iters, Json, Model, Precision, Range, Tile,
+from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range, Tile,
                                    Upright, Weights,
                                    open_predictor, parse_range, parse_tile, print_json, working)
 from ..core.errors import ConfigError, fail
@@ -109,14 +109,16 @@ def _slurm(tasks, words=None):
 # %% ../../nbs/cli/50_video.ipynb #6b184e97
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
-          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, upright:Upright=False, value_range:Range='full',
+          save_flo:_Flo=False, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, polish:Polish=False,
+          upright:Upright=False, value_range:Range='full',
           engine:_Engine=None, workers:_Workers=2, retries:_Retries=2, suffix:_Suffix='.mp4',
           manifest:_Manifest='manifest.csv', allow_imports:Imports=False, as_json:Json=False):
     "Flow of a film, as a film: frame by frame, in constant memory. With --engine: of many films."
     limit,cut = _parse_scale(max_flow, fixed_scale),parse_tile(tile)
     if engine:
         chosen = dict(model=model, weights=weights, device=device, precision=precision)
-        chosen |= dict(tile=cut, scale=scale, iters=iters, upright=upright, value_range=parse_range(value_range))
+        chosen |= dict(tile=cut, scale=scale, iters=iters, upright=upright, polish=polish,
+                      value_range=parse_range(value_range))
         options = dict(layout=layout, max_flow=limit, every=every, stop=frames, fps=fps, codec=codec)
         options |= dict(save_flo=save_flo, warm_start=warm_start, gt=gt and str(gt), suffix=suffix)
         return run_many(source, out, engine, workers, retries, manifest, as_json, predictor=chosen, **options)
@@ -125,7 +127,8 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         from flowbook.io.video import read_frames
         with read_frames(source, every, 0, frames) as film: camera,total = film.kind=='camera',film.count and film.count - 1
         predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision, tile=cut, scale=scale,
-                                   iters=iters, upright=upright, value_range=parse_range(value_range))
+                                   iters=iters, upright=upright, polish=polish,
+                      value_range=parse_range(value_range))
     with Counting(source, 'pairs') as progress, _stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
         try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, gaps=gaps, about=dict(weights=weights), progress=progress)

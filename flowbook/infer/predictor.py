@@ -33,6 +33,7 @@ from ..models.zoo import create_model
 from ..models.classical import opencv_flow
 from ..models.published import fill_weights
 from ..models.summary import model_table
+from ..ops.coarse_to_fine import polish_flow
 
 # %% ../../nbs/infer/10_predictor.ipynb #500fef30
 def pick_device(
@@ -89,10 +90,11 @@ class FlowPredictor:
         tile=None,              # `(h,w)` of the tiles, pixels of the scaled picture; 'auto': as large as the memory allows; None: whole
         overlap:int=None,       # Pixels that tiles share at least; None: a quarter of their shorter side
         upright:bool=False,     # Turn photos as their EXIF tag says? Else they are taken as they are stored, with a note
-        value_range='full'      # Values of integers that are black and white: 'full', 'auto', or two numbers, see `fit_range`
+        value_range='full',     # Values of integers that are black and white: 'full', 'auto', or two numbers, see `fit_range`
+        polish:bool=False       # Sharpen the flow by a few variational steps on the CPU, see `polish_flow`
     ):
         self.device,self.iters,name = pick_device(device),iters,model
-        self.upright,self.value_range = upright,check_range(value_range)
+        self.upright,self.value_range,self.polish = upright,check_range(value_range),polish
         self.precision,self.scale,self.tile,self.overlap = *_check_options(precision, scale, tile, self.device),overlap
         if isinstance(model, str):
             name = model_name(model)
@@ -107,7 +109,8 @@ class FlowPredictor:
 
     def __repr__(self):
         tile = f'tile {self.tile[0]},{self.tile[1]}' if isinstance(self.tile, tuple) else f'tile {self.tile}'
-        extra = [self.precision]*(self.precision!='fp32') + [f'scale {self.scale:g}']*(self.scale!=1) + [tile]*(self.tile is not None)
+        extra = [self.precision]*(self.precision!='fp32') + [f'scale {self.scale:g}']*(self.scale!=1)
+        extra += [tile]*(self.tile is not None) + ['polish']*self.polish
         return f"FlowPredictor({', '.join([f'{self.name} on {self.device.type}', *extra])})"
 
 # %% ../../nbs/infer/10_predictor.ipynb #b72f84ed
@@ -169,7 +172,7 @@ def _fields(self:FlowPredictor, imgs, flow_init=None, progress=None, memory=None
     "What the model knows, at the size of the pictures; and how they were cut"
     self._check_count(len(imgs))
     *imgs,init = (o if o is None else o.to(self.device) for o in (*imgs, flow_init))
-    size,small = imgs[0].shape[-2:],self.inner_size(imgs[0].shape[-2:])
+    size,small,whole = imgs[0].shape[-2:],self.inner_size(imgs[0].shape[-2:]),imgs
     if small!=tuple(size):
         imgs,init = [_resize(o, small) for o in imgs],None if init is None else resize_flow(init, small)
     plan = self.plan(size, len(imgs[0])*(1 + both))   # both ways take at most what two pairs do
@@ -177,7 +180,15 @@ def _fields(self:FlowPredictor, imgs, flow_init=None, progress=None, memory=None
     else:
         found = run_tiled(lambda *o: self._network(*o[:-1], flow_init=o[-1], both=both), plan, [*imgs, init],
                           progress)
-    return _restore(found, size),plan
+    return self._polished(_restore(found, size), whole),plan
+
+@patch
+def _polished(self:FlowPredictor, found, imgs):
+    "The fields with their flows polished, if that is wanted"
+    if not self.polish: return found
+    *before,img1,img2 = imgs
+    ways = dict(flow=(img1, img2), flow_bw=(img2, img1), flow_prev=(img1, *before))
+    return found | {k: polish_flow(*ways[k], found[k], margin=.03) for k in ways if k in found}
 
 @patch
 def _check_count(self:FlowPredictor, given):
@@ -379,7 +390,8 @@ def estimate_flow(
     value_range='full',      # Values of integers that are black and white: 'full', 'auto', or two numbers, see `fit_range`
     img0=None,               # The frame before, for a model of three frames
     valid1=None,             # `(H,W)` mask of img1, False = no data; None: what NaN and transparency say
-    valid2=None              # The same for img2
+    valid2=None,             # The same for img2
+    polish:bool=False        # Sharpen the flow by a few variational steps, see `FlowPredictor`
 )->FlowArray:                # `(H,W,2)` pixels, float32; NaN where img1 has no data
     "Estimate the flow from `img1` to `img2`"
     if isinstance(model, (np.ndarray, Tensor)):
@@ -387,7 +399,7 @@ def estimate_flow(
                    'a name; three frames are given as img0=, img1 and img2')
     named = isinstance(model, str) and not isinstance(weights, dict)
     weights = str(weights) if isinstance(weights, Path) else weights
-    options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile,None,upright,check_range(value_range)
+    options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile,None,upright,check_range(value_range),polish
     make = _cached(model, weights, weights and _stamp(weights), str(device),
                    options) if named else FlowPredictor(model, weights, device, *options)
     return make(*([] if img0 is None else [img0]), img1, img2, valid1=valid1, valid2=valid2)
