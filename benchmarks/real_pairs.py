@@ -14,10 +14,8 @@ from pathlib import Path
 from flowbook.core.errors import FlowbookError, fail
 from flowbook.infer.evaluate import evaluate_pair
 from flowbook.data.pair import load_sample
-from flowbook.infer.predictor import FlowPredictor, classical_flow, fill_model
+from flowbook.infer.predictor import FlowPredictor, classical_flow
 from flowbook.io.files import atomic_path, ensure_dir
-from flowbook.models.zoo import create_model
-from flowbook.models.dis_refiner import DISRefiner
 
 PAIRS = {**{o: [f'middlebury/{o}/{f}' for f in ('frame10.png', 'frame11.png', 'flow10.flo')]
             for o in ('RubberWhale', 'Venus', 'Urban3')},
@@ -88,10 +86,9 @@ def main():
         predictor = FlowPredictor(args.model, args.weights, args.device, args.iters)
         methods = {k: lambda a, b, m=m: classical_flow(a, b, m)
                    for k,m in BASELINES.items()} | {predictor.name: predictor}
-        if isinstance(predictor.model, DISRefiner):
-            patient = fill_model(create_model(args.model, start='variational'), args.model, args.weights)
-            methods[f'{args.model} from variational'] = FlowPredictor(patient, device=args.device,
-                iters=args.iters)
+        if predictor.model.network:
+            polished = FlowPredictor(args.model, args.weights, args.device, args.iters, polish=True)
+            methods[f'{predictor.name}, polished'] = polished
         res = measure(read_pairs(args.folder), methods)
         if not res[predictor.name]:
             raise fail(FlowbookError, args.folder, 'no pair', 'at least one of the pairs that --help lists')

@@ -127,7 +127,7 @@ def _check_options(precision, scale, tile, device):
         raise fail(ConfigError, 'tile', repr(tile), "(height, width) in pixels, 'auto' or None")
     return precision,float(scale),tile
 
-# %% ../../nbs/infer/10_predictor.ipynb #24c5756c
+# %% ../../nbs/infer/10_predictor.ipynb #f376be48
 _known = 'flow','flow_bw','flow_prev','occ','occ_bw','confidence'
 
 @contextmanager
@@ -166,7 +166,7 @@ def _restore(fields, size):
     return {k: resize_flow(v, size) if v.shape[1]==2
             else F.interpolate(v, size, mode='bilinear', align_corners=False) for k,v in fields.items()}
 
-# %% ../../nbs/infer/10_predictor.ipynb #2cb41385
+# %% ../../nbs/infer/10_predictor.ipynb #7c2f9cbc
 @patch
 def _fields(self:FlowPredictor, imgs, flow_init=None, progress=None, memory=None, both=False):
     "What the model knows, at the size of the pictures; and how they were cut"
@@ -333,7 +333,7 @@ def _both_ways(self:FlowPredictor, imgs, init, progress=None, memory=None):
         bw,_ = self._fields([y, x], back, half(1))
     return fw | {f'{k}_bw': bw[k] for k in ('flow','occ') if k in bw},plan
 
-# %% ../../nbs/infer/10_predictor.ipynb #c1a404ba
+# %% ../../nbs/infer/10_predictor.ipynb #3905ac94
 def _finish(fields, plan, init, frames, masks=(None, None), keep=False):
     "A `Prediction` of tensors: logits become bools, what follows from both flows is added"
     occ,occ_bw = (fields[k] > 0 if k in fields else None for k in ('occ','occ_bw'))
