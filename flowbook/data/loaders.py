@@ -325,7 +325,11 @@ class _Items:
     def iloc(self): return self
     def __getitem__(self, idxs): return [self.dataset[i] for i in idxs]
 
-def draw_as(module, name, draw):
+def draw_as(
+    module:str, # Of fastai
+    name:str,   # Of its function
+    draw        # Function whose first argument is annotated with what it draws
+)->None:
     "Let fastai's function `name`, which chooses by type, use `draw` for what it is annotated with"
     from importlib import import_module
     function = getattr(import_module(module), name)

@@ -69,8 +69,9 @@ def save_motion(
     return [folder/'motion.exr',folder/'motion_bw.exr']
 
 # %% ../../nbs/infer/22_folder.ipynb #1af059bb
-def _prefixed(name, prefix): return prefix + (name.removeprefix('flow') if name.startswith('flow')
-                                              else f'_{name}')
+def _prefixed(name, prefix):
+    if prefix == 'flow': return name
+    return prefix + (name.removeprefix('flow') if name.startswith('flow') else f'_{name}')
 
 def predict_to_folder(
     img1,                        # Path, Pillow image, array or tensor, see `to_tensor`

@@ -260,7 +260,10 @@ def _encoder(convention):
     return encode
 
 # %% ../../nbs/io/27_exr.ipynb #efea153b
-def decode_stmap(data, where):
+def decode_stmap(
+    data:bytes,  # A file's contents
+    where        # What to call it in messages
+)->tuple:        # Flow `(H,W,2)` float32, pixels, and `(H,W)` bool, True where it is known
     "Decode the bytes of an ST-map to flow and mask"
     with _file(data) as path:
         try: channels = read_exr_channels(path)
@@ -272,7 +275,11 @@ def decode_stmap(data, where):
     if 'valid' in channels: flow[channels['valid'] < .5] = np.nan
     return _forward(MotionVectors(flow), where)
 
-def encode_stmap(flow, valid, where):
+def encode_stmap(
+    flow:np.ndarray,  # `(H,W,2)` float32, pixels
+    valid:np.ndarray, # `(H,W)` bool, True where it is known
+    where             # What to call the file in messages
+)->bytes:             # Its contents
     "Encode flow and mask as the bytes of an ST-map; unknown pixels stay where they are"
     st = flow_to_stmap(fill_unknown(flow, valid, 0, where))
     _openexr(where)

@@ -158,8 +158,7 @@ def _takes(recipe, item):
 # %% ../../nbs/mmflow/40_load.ipynb #0716cb6b
 def load_config(
     config,                   # Name of a recipe; `.py`, `.json` or `.yaml` file; or a dictionary
-    overrides:list=(),
-        # Strings `'key.sub=value'` or a dictionary; keys of the recipe, or of a config of MMFlow
+    overrides:list=(),       # Strings `'key.sub=value'` or a dictionary; keys of the recipe, or of a config of MMFlow
     allow_imports:bool=False, # Import what a file's `custom_imports` names? They run as any program does
     say=warnings.warn         # Called with a line for each thing that is not taken over
 )->dict:                      # A complete recipe

@@ -9,7 +9,6 @@ __all__ = ['CONFIG_NAMES', 'translate_optimizer', 'translate_schedule', 'transla
 from difflib import get_close_matches
 from ..core.errors import ConfigError, fail, unknown
 from ..recipes.base import get_recipe, list_recipes
-from ..train.optimizers import CONSTRUCTORS
 from .parts import ignore, plain, read_part
 
 # %% ../../nbs/mmflow/34_plan.ipynb #a44cc5dc
@@ -37,11 +36,14 @@ def translate_optimizer(
     if 'type' not in o: raise fail(ConfigError, 'optimizer', repr(given), 'a type and a learning rate')
     maker = o.pop('constructor', None)
     own = maker not in (None, 'DefaultOptimizerConstructor')
-    if own and maker not in CONSTRUCTORS:
-        say(f"optimizer.constructor={maker}: not read, as nobody has entered it with register_constructor")
+    if own:   # rare, and it brings fastai
+        from flowbook.train.optimizers import CONSTRUCTORS
+        own = maker in CONSTRUCTORS
+        if not own:
+            say(f"optimizer.constructor={maker}: not read, as nobody has entered it with register_constructor")
     out = dict(name=o.pop('type'), lr=o.pop('lr', 1e-3), wd=o.pop('weight_decay', 0.), clip=None)
     out['paramwise'] = o.pop('paramwise_cfg', None) or {}
-    if own and maker in CONSTRUCTORS: out['paramwise'] = out['paramwise'] | dict(constructor=maker)
+    if own: out['paramwise'] = out['paramwise'] | dict(constructor=maker)
     out['args'] = {k: plain(v) for k, v in o.items()}
     return read_part(config.get('optimizer_config') or {}, _optimizer_config, 'optimizer_config', out)
 

@@ -58,8 +58,9 @@ def sum_over_processes(
 )->tuple:    # Their sums over all processes of `torch.distributed`; without it, over this one
     "Add up each number or list over all processes; who had which part makes no difference"
     count = process_number()[1]
-    parts = [[o if isinstance(o, list) else [o] for o in numbers]]*count
-    if count > 1: torch.distributed.all_gather_object(parts := [None]*count, parts[0])
+    mine = [o if isinstance(o, list) else [o] for o in numbers]
+    parts = [mine]*count
+    if count > 1: torch.distributed.all_gather_object(parts, mine)
     return tuple(math.fsum(x for o in same for x in o) for same in zip(*parts, strict=True))
 
 # %% ../../nbs/train/20_metrics.ipynb #fbc4eed2

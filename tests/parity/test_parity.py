@@ -42,7 +42,7 @@ def losses(golden, model, out):
         return dict(fw_bw_occ=irr_loss(out, t['flow'], **both, repeats='mmflow'))
     trained = dict(type='MultiLevelEPE', p=1, q=.4, eps=.01,
                    resize='upsample') if golden.name=='pwcnet_plus' else None # its config's, a fine-tuning
-    cells = {} if model.loss['type']=='SequenceLoss' else dict(cells='mmflow')
+    cells = dict(cells='mmflow') if model.loss['type'].startswith('MultiLevel') else {}
     loss = create_loss((trained or model.loss) | cells, model)
     return dict(valid=loss(out, t['flow'], t['valid']),
                 novalid=loss(out, t['flow'], torch.ones_like(t['valid'])))
