@@ -11,7 +11,8 @@ from typing import Annotated, Optional
 import numpy as np
 import typer
 from ..core.errors import ConfigError, fail
-from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range, Tile,
+from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
+                                   Tile,
                                    Upright, Weights,
                                    open_predictor, parse_range, parse_tile, print_json, print_table, working)
 
@@ -151,7 +152,8 @@ def infer(
     as_json:Json=False):
     "Flow from one picture to the next, or of each pair of a data set, as a file and as pictures."
     words,how = _pictures(img1, img2, options, data),dict(device=device, iters=iters, precision=precision)
-    how |= dict(scale=scale, tile=parse_tile(tile), polish=polish, upright=upright, value_range=parse_range(value_range))
+    how |= dict(scale=scale, tile=parse_tile(tile), polish=polish, upright=upright,
+                value_range=parse_range(value_range))
     with working('importing PyTorch') as say:
         from flowbook.infer.folder import predict_to_folder
         from flowbook.io.files import new_folder

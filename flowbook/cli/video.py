@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range, Tile,
+from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
+                                   Tile,
                                    Upright, Weights,
                                    open_predictor, parse_range, parse_tile, print_json, working)
 from ..core.errors import ConfigError, fail

@@ -230,7 +230,7 @@ def restore(self:Tracker,
     index:int,    # Number of the first of them
     back:list=None# With `reverse`: the `Points` of their pixels in the first frame
 ):
-    "Go back to an earlier state, after `start`: the next `step` takes the frame after the last of `frames`"
+    "Go back to an earlier state, after `start`: the next step takes the frame after the last of `frames`"
     self.last.clear()
     back = [None]*len(frames) if back is None else back
     for i,(frame,*o) in enumerate(zip(frames, points, back, strict=True), index):
