@@ -107,18 +107,19 @@ def check_images(self:Estimator,
     self.check_values(**dict(zip(names, imgs, strict=True)))
 
 # %% ../../nbs/models/00_base.ipynb #a5920164
-@patch
-def __call__(self:Estimator,
-    *imgs:Tensor, # As many as `frames`: previous, middle, next; or this and the next
-    **kwargs      # Keywords of `forward`
-)->FlowOutput:
-    "Call the model"
+def _check_count(model, imgs, kwargs):
+    "A hook, not a method `__call__`: `torch.compile` begins behind it"
     given = sum(isinstance(o, Tensor) and o.ndim == 4 for o in imgs)
-    if given not in (0, self.frames) and given == len(imgs) and not {'img1', 'img2'} & kwargs.keys():
-        known = {2: '2: a frame and the next', 3: '3: the frame before, the frame, and the next'}
-        expected = known.get(self.frames, self.frames)
-        raise fail(FlowbookError, type(self).__name__, f"{given} image{'s'*(given != 1)}", expected)
-    return nn.Module.__call__(self, *imgs, **kwargs)
+    if given in (0, model.frames) or given != len(imgs) or {'img1', 'img2'} & kwargs.keys(): return
+    known = {2: '2: a frame and the next', 3: '3: the frame before, the frame, and the next'}
+    expected = known.get(model.frames, model.frames)
+    raise fail(FlowbookError, type(model).__name__, f"{given} image{'s'*(given != 1)}", expected)
+
+@patch
+def __init__(self:Estimator):
+    "An empty model, which counts the images of each call"
+    nn.Module.__init__(self)
+    self.register_forward_pre_hook(_check_count, with_kwargs=True)
 
 # %% ../../nbs/models/00_base.ipynb #a2a9e963
 @patch
