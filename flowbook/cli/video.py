@@ -6,26 +6,15 @@
 __all__ = ['run_many', 'video', 'frames_to_video', 'merge']
 
 # %% ../../nbs/cli/50_video.ipynb #8c3355a8
-import signal, sys, warnings
-from contextlib import contextmanager
+import sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
-                                   open_predictor, parse_range, parse_tile, print_json, working)
+                                   open_predictor, parse_range, parse_tile, print_json, stops_gently, working)
 from ..core.errors import ConfigError, fail
-
-# %% ../../nbs/cli/50_video.ipynb #6b4f18ec
-@contextmanager
-def _stops_gently():
-    "Let SIGTERM do what Ctrl-C does"
-    try: old = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError: old = None    # not the main thread
-    try: yield
-    finally:
-        if old is not None: signal.signal(signal.SIGTERM, old)
 
 # %% ../../nbs/cli/50_video.ipynb #c3f7c45a
 def _say_stopped(out, done, total, camera):
@@ -84,7 +73,7 @@ def run_many(
     if engine == 'slurm': return typer.echo(_slurm(workers), nl=False)
     with working('importing PyTorch'): from flowbook.infer.many import process_clips
     from dataclasses import asdict
-    with Counting(source, 'films') as progress, _stops_gently():
+    with Counting(source, 'films') as progress, stops_gently():
         how = dict(engine=engine, workers=workers, retries=retries, manifest=manifest)
         rows = process_clips(source, out, progress=progress, **how, **options)
     failed = [o for o in rows if o.status == 'failed']
@@ -130,7 +119,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision, tile=cut, scale=scale,
                                    iters=iters, upright=upright, polish=polish,
                       value_range=parse_range(value_range))
-    with Counting(source, 'pairs') as progress, _stops_gently(), warnings.catch_warnings(record=True) as notes:
+    with Counting(source, 'pairs') as progress, stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
         try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, gaps=gaps, about=dict(weights=weights), progress=progress)
         except KeyboardInterrupt: report = None

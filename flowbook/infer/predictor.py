@@ -238,7 +238,6 @@ def batch(self:FlowPredictor,
 
 @patch
 def _load(self:FlowPredictor, *imgs):
-    self._check_count(len(imgs))
     least = ceil(self.model.min_size/self.scale)
     return load_alike(*imgs, min_size=least, upright=self.upright, value_range=self.value_range)
 

@@ -49,6 +49,7 @@ from .files import new_folder as new_folder
 from .files import same_file as same_file
 from .files import save_torch as save_torch
 from .files import staged_folder as staged_folder
+from .files import stderr_to as stderr_to
 from .flowfiles import flow_from_bytes as flow_from_bytes
 from .flowfiles import flow_to_bytes as flow_to_bytes
 from .flowfiles import flow_valid_from_bytes as flow_valid_from_bytes

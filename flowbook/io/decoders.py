@@ -17,22 +17,11 @@ from threading import RLock
 from fastcore.basics import patch
 import cv2, numpy as np
 from ..core.errors import ConfigError, FlowbookError, fail
-from .files import check_size, decoder_path
+from .files import check_size, decoder_path, stderr_to
 
 # %% ../../nbs/io/31_decoders.ipynb #6f2a998e
 _lock = RLock()
 _ffmpegs = re.compile(r'\[[\w, #/:-]+ @ 0x[0-9a-f]+\]|^ \(Invalid argument\)|^OpenCV: |^\[ ?(WARN|ERROR|INFO):|Last message repeated')
-
-@contextmanager
-def _stderr_in(f):
-    "Send what is written to file descriptor 2 to the file `f`"
-    try: old = os.dup(2)
-    except OSError: old = None   # closed, as in some services
-    os.dup2(f.fileno(), 2)
-    try: yield
-    finally:
-        os.dup2(old, 2) if old is not None else os.close(2)
-        if old is not None: os.close(old)
 
 @contextmanager
 def ffmpeg_errors():
@@ -43,7 +32,7 @@ def ffmpeg_errors():
     with _lock, tempfile.TemporaryFile() as f:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            with _stderr_in(f): yield said
+            with stderr_to(f): yield said
         finally:
             cv2.utils.logging.setLogLevel(level)
             if f.tell() or os.fstat(f.fileno()).st_size: _sort_out(f, said)

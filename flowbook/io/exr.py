@@ -11,11 +11,10 @@ import os, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 import numpy as np
 from ..core.errors import FlowFileError, unknown
 from .checks import bad_file, clear_unknown, fill_unknown, flow_and_mask, known_pixels
-from .files import atomic_path, check_file, check_size
+from .files import atomic_path, check_file, check_size, stderr_to
 from .formats import only_by_name, register_flow_format
 
 # %% ../../nbs/io/27_exr.ipynb #148804a7
@@ -44,18 +43,10 @@ def _openexr(where):
             'OpenEXR: pip install "flowbook[exr]"') from None
     return OpenEXR
 
-_quiet_lock = Lock()
-
 @contextmanager
 def _quiet():
     "Keep what the library prints by itself off the terminal: our messages name the file"
-    with _quiet_lock, open(os.devnull, 'wb') as null:
-        kept = os.dup(2)
-        os.dup2(null.fileno(), 2)
-        try: yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+    with open(os.devnull, 'wb') as null, stderr_to(null): yield
 
 # %% ../../nbs/io/27_exr.ipynb #221b91f0
 def _check_windows(header, where):

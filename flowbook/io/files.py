@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_SIDE', 'MAX_PIXELS', 'check_file', 'describe_file', 'check_zip', 'check_size', 'atomic_path', 'save_torch',
            'same_file', 'check_target', 'decoder_path', 'ensure_dir', 'natural_key', 'new_folder', 'staged_folder',
-           'asset_path']
+           'stderr_to', 'asset_path']
 
 # %% ../../nbs/io/10_files.ipynb #a8d30d7f
 import errno, os, re, secrets, shutil, stat, time, zipfile, zlib
@@ -14,6 +14,7 @@ from functools import lru_cache
 from glob import glob
 from pathlib import Path
 from tempfile import mkdtemp
+from threading import RLock
 import flowbook
 from ..core.errors import FlowbookError, fail
 
@@ -315,6 +316,23 @@ def _move_all(stage, out):
     for f in files:
         if (out/f.name).is_dir(): raise fail(FlowbookError, out/f.name, 'a folder', 'a file name to write to')
     for f in files: _replace(f, out/f.name)
+
+# %% ../../nbs/io/10_files.ipynb #97f0a2b1
+_stderr_lock = RLock()
+
+@contextmanager
+def stderr_to(
+    f # Open file, which has a descriptor
+):    # A context; other threads that want the same wait for its end
+    "Send what is written to file descriptor 2 to the file `f`"
+    with _stderr_lock:
+        try: old = os.dup(2)
+        except OSError: old = None   # closed, as in some services
+        os.dup2(f.fileno(), 2)
+        try: yield
+        finally:
+            os.dup2(old, 2) if old is not None else os.close(2)
+            if old is not None: os.close(old)
 
 # %% ../../nbs/io/10_files.ipynb #384e405b
 def asset_path(

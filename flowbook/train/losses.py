@@ -81,6 +81,18 @@ def sequence_loss(
     return sum(gamma**(len(flows) - 1 - i)*e for i, e in enumerate(terms))
 
 # %% ../../nbs/train/10_losses.ipynb #eb3b3efe
+def _mixture_sum(truths, gamma, max_flow, low, high):
+    "Sum over iterations of the mean over all that is known; `truths` are (flow, valid, flows, infos)"
+    known = [_known(flow, valid, max_flow) for flow, valid, *_ in truths]
+    n, total = 2*sum(k.sum() for k in known).clamp(min=1), 0.
+    for k, (truth, _, flows, infos) in zip(known, truths, strict=True):
+        truth = torch.where(k, truth, 0.)   # 0*NaN is NaN: never multiply
+        flows, infos = _predictions(flows), _predictions(infos)
+        for i, (f, info) in enumerate(zip(flows, infos, strict=True)):
+            term = torch.where(k, mixture_nll(f - truth, info, low, high), 0.).sum()/n
+            total = total + gamma**(len(flows) - 1 - i)*term
+    return total
+
 def mixture_loss(
     out,                # `FlowOutput` with `infos`, one mixture for each of `flows`
     flow:Tensor,        # `(B,2,H,W)` true flow, pixels
@@ -95,12 +107,7 @@ def mixture_loss(
     if infos is None:
         expected = 'those of a model with a mixture, for example sea_raft_s'
         raise fail(FlowbookError, 'mixture_loss', 'predictions without `infos`', expected)
-    known = _known(flow, valid, max_flow) > 0
-    truth, n = torch.where(known, flow, 0.), 2*known.sum().clamp(min=1)   # 0*NaN is NaN: never multiply
-    flows, infos = _predictions(out), _predictions(infos)
-    term = lambda f, i: torch.where(known, mixture_nll(f - truth, i, low, high), 0.).sum()/n
-    last = len(flows) - 1
-    return sum(gamma**(last - i)*term(*o) for i, o in enumerate(zip(flows, infos, strict=True)))
+    return _mixture_sum([(flow, valid, out, infos)], gamma, max_flow, low, high)
 
 # %% ../../nbs/train/10_losses.ipynb #9bcf1e77
 def triple_loss(
@@ -117,14 +124,7 @@ def triple_loss(
     "Sum the mean negative log-likelihoods of both flows over all iterations, weighted by `gamma`"
     truths = [(flow, valid, out.flows, out.infos)]
     if flow_prev is not None: truths += [(flow_prev, valid_prev, out.flows_prev, out.infos_prev)]
-    known = [_known(f, v, max_flow) > 0 for f, v, *_ in truths]
-    n, total, last = 2*sum(k.sum() for k in known).clamp(min=1), 0., len(out.flows) - 1
-    for k, (truth, _, flows, infos) in zip(known, truths, strict=True):
-        truth = torch.where(k, truth, 0.)   # what is unknown may be NaN
-        for i, (f, info) in enumerate(zip(_predictions(flows), _predictions(infos), strict=True)):
-            term = torch.where(k, mixture_nll(f - truth, info, low, high), 0.).sum()/n
-            total = total + gamma**(last - i)*term
-    return total
+    return _mixture_sum(truths, gamma, max_flow, low, high)
 
 # %% ../../nbs/train/10_losses.ipynb #71c1a903
 def by_level(predictions):
