@@ -53,21 +53,49 @@ _Points = Annotated[Optional[Path],
 _Grid = Annotated[Optional[int], typer.Option(min=1,
     help='Track a grid instead, of so many points along the longer side.', show_default=False)]
 _TrackOut = Annotated[Path,
-    typer.Option(help='Table (.csv), arrays (.npz) or a film with tails (.mp4 .mov .avi .mkv .webm).',
+    typer.Option(help='Table (.csv), arrays (.npz) or a film with tails (.mp4 .mov .avi .mkv .webm); with --exr a folder.',
     show_default=False)]
+_Exr = Annotated[Optional[str], typer.Option(show_default=False,
+    help='Instead of points, the motion of all pixels to and from a reference frame, as OpenEXR files: '
+         'stmap, nuke, blender or flowbook.')]
+_Ref = Annotated[Optional[int], typer.Option(min=0, show_default=False,
+    help='With --exr: the reference frame, counted from 0; default: the first.')]
+
+# %% ../../nbs/cli/58_answers.ipynb #fcc6d119
+def _check_dense(points, grid, resume):
+    "What does not go with --exr"
+    for k,v in dict(points=points, grid=grid, resume=resume or None).items():
+        if v is not None: raise fail(ConfigError, '--exr', f'--{k} with it', 'one of them')
+
+def _track_dense(source, out, exr, predictor, ref, start, stop, jumps, as_json):
+    "Motion vectors of all pixels, instead of points"
+    from flowbook.infer.motion import reference_to_folder
+    with Counting(source, 'frames') as progress, stops_gently(), _noting() as notes:
+        try: report = reference_to_folder(source, out, exr, predictor, ref, start, stop, jumps, progress)
+        except KeyboardInterrupt: report = None
+    _notes(notes)
+    if report is None: _stopped('frames', progress.done, None, out, resumable=False)
+    if as_json: return print_json(dict(source=source, model=predictor.name, **vars(report)))
+    typer.echo(f'{source}: {report.frames} frames, {100*report.seen:.0f} % of their pixels are seen in the '
+               f'reference; {predictor}')
+    typer.echo(f'wrote {report.out}/to_reference and {report.out}/from_reference')
 
 # %% ../../nbs/cli/58_answers.ipynb #4561767a
 def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, model:Model='flowbook_small',
         weights:Weights=None, device:Device='auto', tile:Tile=None, iters:Iters=None,
-          start:_Start=0, stop:_Stop=None, jumps:_Jumps='1,8,0', resume:_Resume=False, as_json:Json=False):
+          start:_Start=0, stop:_Stop=None, jumps:_Jumps='1,8,0', exr:_Exr=None, ref:_Ref=None,
+          resume:_Resume=False, as_json:Json=False):
     "Follow points through a video, without drift: where they are, whether they are seen, how sure it is."
-    if (points is None)==(grid is None):
+    if exr: _check_dense(points, grid, resume)
+    elif ref is not None: raise fail(ConfigError, '--ref', ref, '--exr with it')
+    elif (points is None)==(grid is None):
         raise fail(ConfigError, '--points --grid', 'neither' if points is None else 'both', 'one of them')
     ways,cut = _parse_jumps(jumps),parse_tile(tile)
     with working('importing PyTorch'):
         from flowbook.infer.predictor import FlowPredictor
         from flowbook.infer.trackfiles import track_to_file, unfinished_tracks
         predictor = FlowPredictor(model, weights, device=device, tile=cut, iters=iters)
+    if exr: return _track_dense(source, out, exr, predictor, ref, start, stop, ways, as_json)
     with Counting(source, 'frames') as progress, stops_gently(), _noting() as notes:
         try:
             report = track_to_file(source, out, points if grid is None else grid, predictor, start, stop,

@@ -359,29 +359,32 @@ def _dense(points):
 def read_backwards(
     source,       # Whatever `read_frames` takes, but for a camera
     start:int,    # First frame to yield
-    block:int=32  # Frames to hold at a time
-):                # Generator of `(H,W,3)` uint8 RGB: frames `start`, `start - 1` ... 0
+    block:int=32, # Frames to hold at a time
+    first:int=0   # Last frame to yield
+):                # Generator of `(H,W,3)` uint8 RGB: frames `start`, `start - 1` ... `first`
     "Read the frames of a source from `start` back to its beginning, in constant memory"
     if isinstance(source, (str,Path)) and Path(source).is_dir(): source = list_frames(source)
-    for stop in range(start + 1, 0, -block):
-        with read_frames(source, 1, max(stop - block, 0), stop) as frames: yield from reversed(list(frames))
+    for stop in range(start + 1, first, -block):
+        with read_frames(source, 1, max(stop - block, first), stop) as frames: yield from reversed(list(frames))
 
 def flow_to_reference(
     frames,                     # Whatever `read_frames` takes: a list, a folder or a video
     ref:int=0,                  # Number of the reference frame
     predictor='flowbook_small', # `FlowPredictor`, name of a model, or function of two frames
-    jumps:tuple=(1,8,0)         # Ways to a frame, see `Tracker`
-):                              # Generator of `ReferenceFlow`: `ref`, `ref + 1` ..., then `ref - 1` ... 0
+    jumps:tuple=(1,8,0),        # Ways to a frame, see `Tracker`
+    start:int=0,                # First frame
+    stop:int=None               # Frame before which to end; None: the end
+):                              # Generator of `ReferenceFlow`: `ref`, `ref + 1` ..., then `ref - 1` ... `start`
     "Estimate the motion between every frame and the frame `ref`"
     if not isinstance(ref, (int,np.integer)) or ref < 0:
         raise fail(ConfigError, 'ref', repr(ref), 'the number of a frame, 0 or more')
     predictor = _as_predictor(predictor)
-    with read_frames(frames, 1, ref) as after:
+    with read_frames(frames, 1, ref, stop) as after:
         first = next(after, None)
         if first is None: raise fail(FlowbookError, 'ref', ref, 'the number of a frame that is there')
         yield from _to_reference(first, after, predictor, jumps, ref, 1)
-    if ref: 
-        rest = _to_reference(first, read_backwards(frames, ref - 1), predictor, jumps, ref, -1)
+    if ref > start:
+        rest = _to_reference(first, read_backwards(frames, ref - 1, first=start), predictor, jumps, ref, -1)
         next(rest)   # the reference itself came already
         yield from rest
 

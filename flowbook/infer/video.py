@@ -18,6 +18,7 @@ from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
 from ..io.rows import check_row, frame_rows
 from ..io.video import VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_times, is_folder, join_videos, list_frames, read_frames
+from .motion import MotionFiles, check_exr_kind
 from .stream import Sink, StageClock, _check_predictor, frames_of, stream_flow
 from ..viz.frames import hstack
 from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pair
@@ -199,8 +200,9 @@ class VideoReport:
 # %% ../../nbs/infer/32_video.ipynb #4aaa8ba7
 class _Painter:
     "What the writing thread does with a pair: score, paint, write"
-    def __init__(self, output, scale, layout, truths, flo_dir, offset):
-        self.output,self.scale,self.layout,self.truths,self.flo_dir,self.offset = output,scale,layout,truths,flo_dir,offset
+    def __init__(self, output, scale, layout, truths, flo_dir, offset, motion=None):
+        self.output,self.scale,self.layout,self.truths = output,scale,layout,truths
+        self.flo_dir,self.offset,self.motion = flo_dir,offset,motion
         self.sums = dict(n=0, epe=0., fl_all=0.)
 
     def __call__(self, pair):
@@ -209,6 +211,7 @@ class _Painter:
         beside = self.picture(number, pair) if isinstance(self.truths, Frames) else None
         if self.truths is not None and beside is None: flow_gt,valid = self.truth(number, pair)
         if self.flo_dir: write_flow(pair.flow, self.flo_dir/f'{number:06d}.flo')
+        if self.motion: self.motion.add(number, pair.prediction or pair)
         self.output.max_flow = self.scale(pair.flow)
         sheet = paint_pair(pair, self.layout, self.output.max_flow, flow_gt, valid)
         self.output.write(sheet if beside is None else hstack([sheet, beside], [self.layout, 'truth']))
@@ -323,15 +326,15 @@ def _make_scale(max_flow, output, source, predictor, every, progress):
     if scale.auto: scale.value = output.max_flow
     return scale
 
-def _flo_name(out): return out.with_name(out.stem + '_flo') if out.suffix else out
+def _beside(out, what): return out.with_name(f'{out.stem}_{what}') if out.suffix else out
 
 def _flo_dir(output, wanted):
-    if wanted: return ensure_dir(_flo_name(output.out))
+    if wanted: return ensure_dir(_beside(output.out, 'flo'))
 
-def _targets(out, save_flo):
+def _targets(out, save_flo, exr):
     "All that will be written: the film or the folder, the flow, the parts"
     parts = out.with_name(out.name + '.parts')
-    return [out, *[_flo_name(out)]*save_flo, *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
+    return [out, *[_beside(out, 'flo')]*save_flo, *[_beside(out, 'exr')]*bool(exr), *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
 
 # %% ../../nbs/infer/32_video.ipynb #61d9e9c2
 def _run(frames, predictor, output, painter, both, warm_start, total, progress, times=None):
@@ -383,24 +386,27 @@ def process_video(
     warm_start:bool=False,       # See `stream_flow`
     part:int=1000,               # Frames in a part of a video
     gaps:bool=False,             # Take what a folder holds for neighbours, whatever numbers are missing?
+    exr:str=None,                # Write motion vectors too, an `.exr` for each frame, see `MotionFiles`? Into the folder, or `OUT_exr` beside a video
     about:dict=None,             # What else must be the same when a run is resumed, for example the file of the weights
     progress=None                # Called with (done, how many or None) after each pair; in a pass for the scale too
 )->VideoReport:
     "Estimate the flow of a film and write it as a film"
     _check_look(layout, max_flow)
-    check_target(_targets(Path(out), save_flo), source, gt)
+    check_target(_targets(Path(out), save_flo, exr), source, gt)
+    if exr is not None: check_exr_kind(exr)
     _check_truth(gt, every, layout)
     check_frames(source, gaps)
-    both = layout=='occlusion'
+    both = layout=='occlusion' or exr not in (None, 'stmap')
     predictor = _check_predictor(predictor, both, warm_start)
     how = _reading(predictor)
     with read_frames(source, every, 0, stop, **how) as frames:
         settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,
-            save_flo=save_flo, warm_start=warm_start, **(about or {}))
+            save_flo=save_flo, warm_start=warm_start, exr=exr, **(about or {}))
         output = _make_output(Path(out), settings, resume, frames, fps, codec, part)
         scale = _make_scale(max_flow, output, source, predictor, every, progress)
         painter = _Painter(output, scale, layout, _truth(gt, output.done, source, gaps),
-            _flo_dir(output, save_flo), output.done)
+            _flo_dir(output, save_flo), output.done,
+            exr and MotionFiles(_beside(output.out, 'exr'), exr, bool(output.done)))
         left = read_frames(source, every, output.done*every, stop, **how) if output.done else frames
         times = None if fps or left.film is None else lambda: left.times[::every]
         return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1,
