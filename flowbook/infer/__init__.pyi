@@ -40,6 +40,11 @@ from .many import video_clip as video_clip
 from .many import write_manifest as write_manifest
 from .memory import memory_estimate as memory_estimate
 from .memory import plan_memory as plan_memory
+from .motion import EXR_KINDS as EXR_KINDS
+from .motion import MotionFiles as MotionFiles
+from .motion import ReferenceReport as ReferenceReport
+from .motion import check_exr_kind as check_exr_kind
+from .motion import reference_to_folder as reference_to_folder
 from .nodata import check_valid as check_valid
 from .nodata import fill_nodata as fill_nodata
 from .nodata import find_nodata as find_nodata
