@@ -53,8 +53,8 @@ _Points = Annotated[Optional[Path],
 _Grid = Annotated[Optional[int], typer.Option(min=1,
     help='Track a grid instead, of so many points along the longer side.', show_default=False)]
 _TrackOut = Annotated[Path,
-    typer.Option(help='Table (.csv), arrays (.npz) or a film with tails (.mp4 .mov .avi .mkv .webm); with --exr a folder.',
-    show_default=False)]
+    typer.Option(show_default=False, help='Table (.csv), arrays (.npz) or a film with tails '
+                 '(.mp4 .mov .avi .mkv .webm); with --exr a folder.')]
 _Exr = Annotated[Optional[str], typer.Option(show_default=False,
     help='Instead of points, the motion of all pixels to and from a reference frame, as OpenEXR files: '
          'stmap, nuke, blender or flowbook.')]

@@ -47,7 +47,9 @@ _Fps = Annotated[Optional[float], typer.Option(help='Frames per second of the vi
 _Codec = Annotated[Optional[str], typer.Option(help='Four letters: mp4v, avc1, vp09, MJPG, XVID, FFV1 ...; default: the usual one for the suffix.', show_default=False)]
 _Scale = Annotated[float, typer.Option(help='Compute at this fraction of the size.')]
 _Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 000000.flo too: into the folder, or to OUT_flo beside a video.')]
-_Exr = Annotated[Optional[str], typer.Option(help='Motion vectors for compositing programs too, an .exr for each frame: nuke, blender, flowbook or stmap; into the folder, or to OUT_exr beside a video.', show_default=False)]
+_Exr = Annotated[Optional[str], typer.Option(show_default=False, help=(
+    'Motion vectors for compositing programs too, an .exr for each frame: nuke, blender, flowbook or stmap; '
+    'into the folder, or to OUT_exr beside a video.'))]
 _Resume = Annotated[bool, typer.Option('--resume', help='Go on where an earlier run stopped.')]
 _Gaps = Annotated[bool, typer.Option('--gaps', help='Take what a folder holds for neighbours, whatever numbers are missing.')]
 _Engine = Annotated[Optional[str], typer.Option(show_default=False, help=(
@@ -100,7 +102,8 @@ def _slurm(tasks, words=None):
 # %% ../../nbs/cli/50_video.ipynb #7dfb7b43
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
-          save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False, resume:_Resume=False, gaps:_Gaps=False, polish:Polish=False,
+          save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
+          resume:_Resume=False, gaps:_Gaps=False, polish:Polish=False,
           upright:Upright=False, value_range:Range='full',
           engine:_Engine=None, workers:_Workers=2, retries:_Retries=2, suffix:_Suffix='.mp4',
           manifest:_Manifest='manifest.csv', allow_imports:Imports=False, as_json:Json=False):
@@ -122,7 +125,9 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
                       value_range=parse_range(value_range))
     with Counting(source, 'pairs') as progress, stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
-        try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec, resume, warm_start, gaps=gaps, exr=exr, about=dict(weights=weights), progress=progress)
+        try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec,
+                                    resume, warm_start, gaps=gaps, exr=exr,
+                                    about=dict(weights=weights), progress=progress)
         except KeyboardInterrupt: report = None
     if report is None: _say_stopped(out, progress.done if out.suffix.lower()=='.gif' else unfinished_video(out), total, camera)
     _show(report, source, predictor, layout, notes, as_json)

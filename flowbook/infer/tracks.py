@@ -365,7 +365,8 @@ def read_backwards(
     "Read the frames of a source from `start` back to its beginning, in constant memory"
     if isinstance(source, (str,Path)) and Path(source).is_dir(): source = list_frames(source)
     for stop in range(start + 1, first, -block):
-        with read_frames(source, 1, max(stop - block, first), stop) as frames: yield from reversed(list(frames))
+        with read_frames(source, 1, max(stop - block, first), stop) as frames:
+            yield from reversed(list(frames))
 
 def flow_to_reference(
     frames,                     # Whatever `read_frames` takes: a list, a folder or a video
@@ -374,7 +375,7 @@ def flow_to_reference(
     jumps:tuple=(1,8,0),        # Ways to a frame, see `Tracker`
     start:int=0,                # First frame
     stop:int=None               # Frame before which to end; None: the end
-):                              # Generator of `ReferenceFlow`: `ref`, `ref + 1` ..., then `ref - 1` ... `start`
+):                              # Generator of `ReferenceFlow`: `ref`, `ref + 1` ..., `ref - 1` ... `start`
     "Estimate the motion between every frame and the frame `ref`"
     if not isinstance(ref, (int,np.integer)) or ref < 0:
         raise fail(ConfigError, 'ref', repr(ref), 'the number of a frame, 0 or more')

@@ -334,7 +334,8 @@ def _flo_dir(output, wanted):
 def _targets(out, save_flo, exr):
     "All that will be written: the film or the folder, the flow, the parts"
     parts = out.with_name(out.name + '.parts')
-    return [out, *[_beside(out, 'flo')]*save_flo, *[_beside(out, 'exr')]*bool(exr), *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
+    found = [out, *[_beside(out, 'flo')]*save_flo, *[_beside(out, 'exr')]*bool(exr)]
+    return [*found, *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
 
 # %% ../../nbs/infer/32_video.ipynb #61d9e9c2
 def _run(frames, predictor, output, painter, both, warm_start, total, progress, times=None):
@@ -386,7 +387,7 @@ def process_video(
     warm_start:bool=False,       # See `stream_flow`
     part:int=1000,               # Frames in a part of a video
     gaps:bool=False,             # Take what a folder holds for neighbours, whatever numbers are missing?
-    exr:str=None,                # Write motion vectors too, an `.exr` for each frame, see `MotionFiles`? Into the folder, or `OUT_exr` beside a video
+    exr:str=None,                # One of `EXR_KINDS`: write an `.exr` for each frame, as `save_flo`
     about:dict=None,             # What else must be the same when a run is resumed, for example the file of the weights
     progress=None                # Called with (done, how many or None) after each pair; in a pass for the scale too
 )->VideoReport:
