@@ -229,7 +229,8 @@ class _Door:
         if not self.refused: await self._send(part) # else the gate answers
 
 # %% ../../nbs/apps/50_serve.ipynb #98355341
-async def _answer(self:_Door, scope, error):
+@patch
+async def answer(self:_Door, scope, error):
     "Send `error` as JSON and close"
     from starlette.responses import JSONResponse
     if error.status!=408 and not dict(scope['headers']).get(b'expect'): await self._swallow()
@@ -238,6 +239,7 @@ async def _answer(self:_Door, scope, error):
                        {'Connection': 'close', **again})(scope, self._receive, self._send)
 
 # %% ../../nbs/apps/50_serve.ipynb #2b07bba7
+@patch
 async def _swallow(self:_Door):
     "Read and drop what is under way, up to twice the limit and for five seconds"
     n,until = 0,time.monotonic()+5
@@ -246,8 +248,6 @@ async def _swallow(self:_Door):
         except (TimeoutError,asyncio.TimeoutError): return
         n += len(part.get('body', b''))
         if part['type']!='http.request' or not part.get('more_body'): return
-
-_Door.answer,_Door._swallow = _answer,_swallow
 
 # %% ../../nbs/apps/50_serve.ipynb #1bf176fb
 _page = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>flowbook</title>

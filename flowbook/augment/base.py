@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import replace
 from fnmatch import fnmatch
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
 
@@ -43,7 +44,12 @@ class Transform:
         "Change `sample` as `params` say"
         raise TypeError(f"{type(self).__name__} has no apply of its own")
 
-    def out_size(self, size, **params): return size # `(h,w)` that `apply` makes of `size`
+    def out_size(self,
+        size:tuple, # `(h,w)` of the sample
+        **params    # What `draw` returned
+    )->tuple: # `(h,w)` of the result
+        "Compute the size that `apply` makes of `size`"
+        return size
 
     own_before = False   # Does the frame before get random numbers of its own, where the sample has one?
     def __call__(self, sample, rng=None):
@@ -257,7 +263,8 @@ def _fuse(transforms):
     return [r[0] if len(r)==1 else _Fused(r) for r in runs]
 
 # %% ../../nbs/augment/10_base.ipynb #0e226f56
-def _draw_all(self:Compose, rng, size):
+@patch
+def draw(self:Compose, rng, size):
     "Draw for each of `steps`, following the size"
     drawn = []
     for t in self.steps:
@@ -265,12 +272,21 @@ def _draw_all(self:Compose, rng, size):
         size = t.out_size(size, **drawn[-1])
     return dict(params=drawn)
 
-def _apply_all(self:Compose, sample, params):
+# %% ../../nbs/augment/10_base.ipynb #0e226f01
+@patch
+def apply(self:Compose,
+    sample:FlowSample, # Not written to
+    params:list        # What each of `steps` drew
+)->FlowSample: # The changed sample
+    "Apply all `steps`, one after the other"
     for t,p in zip(self.steps, params): sample = _checked(t, t.apply(sample, **p))
     return sample
 
-def _size_of_all(self:Compose, size, params):
+@patch
+def out_size(self:Compose,
+    size:tuple, # `(h,w)` of the sample
+    params:list # What each of `steps` drew
+)->tuple: # `(h,w)` of the result
+    "Compute the size after all `steps`"
     for t,p in zip(self.steps, params): size = t.out_size(size, **p)
     return size
-
-Compose.draw, Compose.apply, Compose.out_size = _draw_all, _apply_all, _size_of_all

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from fasttransform import ItemTransform
 from torch import Tensor
+from fastcore.basics import patch
 from .base import Compose, Geometric
 from .geometry import _matrix, _Move, _span
 from .occlusion import Erase, Validation
@@ -36,7 +37,9 @@ class FlowBatch:
 
     def __len__(self): return len(self.img1)
     @property
-    def size(self): return tuple(self.img1.shape[-2:])
+    def size(self):
+        "Height and width of the images"
+        return tuple(self.img1.shape[-2:])
 
 _names = [f.name for f in fields(FlowBatch)][:8]
 
@@ -375,33 +378,50 @@ class BatchAugment(ItemTransform):
 
     def __repr__(self): return f"BatchAugment({self.tfm!r}, seed={self.seed})"
     def __call__(self, batch, split_idx=None, **kwargs): return batch if split_idx not in (None, self.split_idx) else self.augment(batch)
-    def decode(self, batch, **kwargs): return batch
-    def setup(self, items=None, train_setup=False): return None
+    def decode(self,
+        batch:tuple, # What `augment` returned
+        **kwargs     # Not used; fastai passes some
+    )->tuple: # `batch`
+        "Return `batch` as it is: what was drawn at random is not undone"
+        return batch
+    def setup(self,
+        items=None,            # Not used; fastai passes the training set
+        train_setup:bool=False # Not used
+    ):
+        "Do nothing: there is nothing to learn from the data"
 
 # %% ../../nbs/augment/70_batch.ipynb #6e7de7af
-def _reset(self:BatchAugment,
+@patch
+def reset(self:BatchAugment,
     passes:int=0, # Number of the pass that begins
     count:int=0   # Batches of it that are done
 )->None:
     "Begin pass number `passes`"
     self.passes,self.count = int(passes),int(count)
 
-def _state_dict(self:BatchAugment): return dict(passes=self.passes, count=self.count)
-def _load_state_dict(self:BatchAugment, state): self.reset(**state)
+@patch
+def state_dict(self:BatchAugment)->dict: # For `load_state_dict`
+    "Return what a resumed run needs"
+    return dict(passes=self.passes, count=self.count)
 
-BatchAugment.reset,BatchAugment.state_dict,BatchAugment.load_state_dict = _reset,_state_dict,_load_state_dict
+@patch
+def load_state_dict(self:BatchAugment,
+    state:dict # What `state_dict` returned
+):
+    "Go on where `state` was taken"
+    self.reset(**state)
 
 # %% ../../nbs/augment/70_batch.ipynb #1d8e6984
-def _rng(self:BatchAugment,
-    i:int # Place in the batch
-)->np.random.Generator:
+@patch
+def rng(self:BatchAugment,
+    i:int                   # Place in the batch
+)->np.random.Generator: # Follows from seed, pass, batch, place and process
     "Generator of sample `i` of the next batch"
     return np.random.default_rng((self.seed, self.passes, self.count, i, process_number()[0]))
 
-BatchAugment.rng = _rng
-
 # %% ../../nbs/augment/70_batch.ipynb #667e6abd
-def _named(self, batch):
+@patch
+def _named(self:BatchAugment, batch):
     "The tuple `batch` as a `FlowBatch`"
     names = ('img1','img2','flow','valid')+self.fields
     if len(batch) not in (2, *range(4, len(names)+1)):
@@ -418,18 +438,18 @@ def _named(self, batch):
     return replace(b, sparse=self._flags(b))
 
 # %% ../../nbs/augment/70_batch.ipynb #c8eef057
-def _flags(self, b):
+@patch
+def _flags(self:BatchAugment, b):
     "For each sample: are its known pixels scattered points?"
     if self.sparse is not None or b.flow is None or b.valid is None: return [bool(self.sparse)]*len(b)
     full = b.valid.flatten(1).all(1)
     if b.valid_bw is not None: full &= b.valid_bw.flatten(1).all(1)
     return (~full).tolist()
 
-BatchAugment._named,BatchAugment._flags = _named,_flags
-
 # %% ../../nbs/augment/70_batch.ipynb #f3641078
+@patch
 @torch.no_grad()
-def _augment(self:BatchAugment,
+def augment(self:BatchAugment,
     batch:tuple # `(img1, img2[, flow, valid[, *fields]])` as in `FlowBatch`; None where something is not known
 )->tuple: # The same tensors of the changed batch
     "Draw for each sample and apply"
@@ -443,5 +463,3 @@ def _augment(self:BatchAugment,
     n = self.chunk or (1 if b.img1.device.type=='cpu' else len(b))
     out = _join([_compose(self.tfm, _rows(b, i, i+n), params[i:i+n]) for i in range(0, len(b), n)])
     return tuple(getattr(out, k) for k in (('img1','img2','flow','valid')+self.fields)[:len(batch)])
-
-BatchAugment.augment = _augment

@@ -10,6 +10,7 @@ from dataclasses import replace
 import cv2, numpy as np
 from .base import Transform, check_prob, register_transform
 from ..core.errors import ConfigError, fail
+from ..core.types import FlowSample
 
 # %% ../../nbs/augment/50_occlusion.ipynb #bf8c2eb2
 def _whole(*x): return all(isinstance(o, (int,np.integer)) for o in x)
@@ -43,7 +44,10 @@ class Erase(Transform):
         xy,wh = rng.integers(0, size[::-1], (n,2)),rng.integers(*self.bounds, (n,2))
         return dict(boxes=np.hstack([xy,wh]).tolist()) # x, y, width, height of each
 
-    def apply(self, sample, boxes):
+    def apply(self,
+        sample, # Not written to
+        boxes:list         # `(x, y, width, height)` of each box, pixels of the second image
+    )->FlowSample: # With the boxes painted in the mean color
         if not boxes: return sample
         img2 = sample.img2.copy()
         color = np.array(cv2.mean(img2)[:3]).astype(img2.dtype) # a fraction is dropped, as in MMFlow
@@ -90,7 +94,11 @@ class Validation(Transform):
         return replace(sample, valid=valid, valid_bw=valid_bw,
                        sparse=sample.is_sparse) # the new holes make no points of a dense field
 
-    def known(self, flow, valid):
+    def known(self,
+        flow:np.ndarray, # `(H,W,2)` px; None: there is none
+        valid:np.ndarray # `(H,W)` bool; None: all is known
+    )->np.ndarray: # `(H,W)` bool; None: all is
+        "Mark flow that is small enough to be used"
         top = self.max_flow
         if flow is None or -top<flow.min() and flow.max()<top: return valid # NaN fails both comparisons
         small = (np.abs(flow[...,0]) < top) & (np.abs(flow[...,1]) < top)

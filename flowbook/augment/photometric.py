@@ -133,7 +133,13 @@ class ColorJitter(_Photometric):
         order,factors = zip(first, one() if rng.random()<self.asymmetric_prob else first)
         return dict(order=order, factors=factors)
 
-    def change(self, img, i, order, factors):
+    def change(self,
+        img:np.ndarray, # `(H,W,3)` uint8 or float32, RGB
+        i:int,          # 0: the first image, 1: the second
+        order:tuple,    # Of the changes, for each image
+        factors:tuple   # Of brightness, contrast, saturation and hue, for each image
+    )->np.ndarray: # The changed image
+        "Change the colors of image `i`"
         given = img
         for k in order[i]: img = _adjust[k](img, factors[i][k], None if img is given else img)
         return img
@@ -165,7 +171,16 @@ class PhotoMetricDistortion(_Photometric):
         b,c,s,h = (v if o else neutral for v,o,neutral in zip(values, on, (0.,1.,1.,0)))
         return dict(brightness=b, contrast=c, saturation=s, hue=h, contrast_first=bool(on[4]))
 
-    def change(self, img, i, brightness, contrast, saturation, hue, contrast_first):
+    def change(self,
+        img:np.ndarray,     # `(H,W,3)` uint8 or float32, RGB
+        i:int,              # 0: the first image, 1: the second
+        brightness:float,   # Added to values of 0 to 255
+        contrast:float,     # Factor
+        saturation:float,   # Factor
+        hue:int,            # Steps on the color wheel of 180
+        contrast_first:bool # Contrast before saturation and hue?
+    )->np.ndarray: # The changed image
+        "Change the colors of image `i`"
         _check(img, 'PhotoMetricDistortion')
         if brightness: img = _mix(img, 1, img, 0, brightness)
         if contrast_first: img = adjust_brightness(img, contrast)
@@ -182,7 +197,13 @@ class RandomGamma(_Photometric):
         self.gamma_range = check_range('RandomGamma gamma_range', gamma_range, 1e-6)
 
     def draw(self, rng, size): return dict(gamma=rng.uniform(*self.gamma_range))
-    def change(self, img, i, gamma): return adjust_gamma(img, gamma)
+    def change(self,
+        img:np.ndarray, # `(H,W,3)` uint8 or float32, RGB
+        i:int,          # 0: the first image, 1: the second
+        gamma:float     # Exponent of values in [0,1]
+    )->np.ndarray: # The changed image
+        "Change the gamma of image `i`"
+        return adjust_gamma(img, gamma)
 
 # %% ../../nbs/augment/20_photometric.ipynb #95f48148
 @lru_cache(None)
@@ -234,7 +255,13 @@ class GaussianNoise(_Photometric):
     def draw(self, rng, size): return dict(sigma=rng.uniform(*self.sigma_range),
                                            seed=int(rng.integers(2**62)))
 
-    def change(self, img, i, sigma, seed):
+    def change(self,
+        img:np.ndarray, # `(H,W,3)` uint8 or float32, RGB
+        i:int,          # 0: the first image, 1: the second
+        sigma:float,    # Standard deviation, of values in [0,1]
+        seed:int        # Of the noise
+    )->np.ndarray: # The changed image
+        "Add noise to image `i`"
         (lo,hi),unit = self.clamp_range,1
         if img.dtype==np.uint8: img,unit = _noisy_uint8(img, 255*sigma, seed, i),255
         elif img.dtype==np.float32:
@@ -260,7 +287,11 @@ class Normalize(_Photometric):
         self.mean,self.std = tuple(mean),tuple(std)
         self.matrix = np.column_stack([np.diag(1/np.array(std, float)), -np.array(mean, float)/std])
 
-    def change(self, img, i):
+    def change(self,
+        img:np.ndarray, # `(H,W,3)` uint8 or float32, RGB
+        i:int           # 0: the first image, 1: the second
+    )->np.ndarray: # `(H,W,3)` float32
+        "Subtract `mean` from image `i` and divide by `std`"
         img = np.array(img, np.float32, order='C')
         return cv2.transform(img, self.matrix, img)
 
@@ -273,7 +304,11 @@ class Rerange(_Photometric):
         max_value:float=255 # What the largest value becomes
     ): self.min_value,self.max_value = check_range('Rerange', (min_value,max_value), strict=True)
 
-    def change(self, img, i):
+    def change(self,
+        img:np.ndarray, # `(H,W,3)` uint8 or float32, RGB
+        i:int           # 0: the first image, 1: the second
+    )->np.ndarray: # The changed image
+        "Stretch the values of image `i` to `min_value` and `max_value`"
         low,high = float(img.min()),float(img.max())
         scale = (self.max_value-self.min_value)/(high-low) if high>low else 0. # one colour: `min_value` all over
         shift = self.min_value - low*scale

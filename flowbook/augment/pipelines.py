@@ -192,7 +192,11 @@ class AugmentationTable:
     names:list # Some of `list_augmentations()`
 
     def __repr__(self): return '\n'.join(map(self.call, self.names))
-    def call(self, n): return f"{n}: {_entries[n][0].__name__}({', '.join(f'{k}={v!r}' for k,v in _entries[n][1].items())})"
+    def call(self,
+        n:str   # Name of the augmentation
+    )->str: # For example `raft_chairs(crop=(368, 496))`
+        "Write the call that makes an augmentation"
+        return f"{n}: {_entries[n][0].__name__}({', '.join(f'{k}={v!r}' for k,v in _entries[n][1].items())})"
     def _repr_markdown_(self):
         rows = [(n, self.call(n).split(': ', 1)[1], _entries[n][2]) for n in self.names]
         return '\n'.join(['| name | built by | source |',

@@ -9,6 +9,7 @@ __all__ = ['SpacialTransform', 'SpatialTransform', 'InputResize', 'InputPad']
 from dataclasses import replace
 import cv2
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from .base import Geometric, Transform, check_prob, check_range, register_transform
 from .geometry import resize_map, shift_map
@@ -38,7 +39,8 @@ SpacialTransform = SpatialTransform # as MMFlow spells it
 register_transform(SpatialTransform, 'SpatialTransform', 'SpacialTransform');
 
 # %% ../../nbs/augment/45_resize.ipynb #5b093402
-def _draw_stretch(self:SpatialTransform, rng, size):
+@patch
+def draw(self:SpatialTransform, rng, size):
     "The stretched size and the window's corner in it; `new` None: nothing happens"
     if rng.random() >= self.spacial_prob: return dict(new=None, y=0, x=0)
     s = np.full(2, rng.uniform(self.min_scale, self.max_scale)) # x, y
@@ -49,11 +51,16 @@ def _draw_stretch(self:SpatialTransform, rng, size):
     return dict(new=new, y=y, x=x)
 
 # %% ../../nbs/augment/45_resize.ipynb #f1f4a5ac
-def _stretch_maps(self:SpatialTransform, size, new, y, x):
+@patch
+def maps(self:SpatialTransform,
+    size:tuple, # `(h,w)` of the sample
+    new:tuple,  # `(h,w)` after stretching; None: the sample stays as it is
+    y:int,      # First row of the crop
+    x:int       # First column of the crop
+)->tuple: # As of `Geometric.maps`
+    "Compute the matrices of stretch and crop"
     if new is None: return np.eye(3), np.eye(3), size
     return *[shift_map(-x, -y) @ resize_map(size, new)]*2, self.crop_size
-
-SpatialTransform.draw, SpatialTransform.maps = _draw_stretch, _stretch_maps
 
 # %% ../../nbs/augment/45_resize.ipynb #2447fafa
 def _multiple(exponent):
@@ -75,9 +82,17 @@ class InputResize(Geometric):
         exponent:int # 3 for RAFT, 6 for PWC-Net
     ): self.multiple,self.exponent = _multiple(exponent),exponent
 
-    def out_size(self, size): return tuple(n + -n%self.multiple for n in size)
+    def out_size(self,
+        size:tuple # `(h,w)` of the sample
+    )->tuple: # `(h,w)` of the result
+        "Round `size` up to a multiple"
+        return tuple(n + -n%self.multiple for n in size)
     def maps(self, size): return *[resize_map(size, self.out_size(size))]*2, self.out_size(size)
-    def scale_factor(self, size): return tuple(n/m for n,m in zip(self.out_size(size), size))[::-1] # `(width, height)`
+    def scale_factor(self,
+        size:tuple # `(h,w)` of the sample
+    )->tuple: # Factors of width and height
+        "Compute how much `size` is stretched"
+        return tuple(n/m for n,m in zip(self.out_size(size), size))[::-1]
 
     def undo(self,
         flow:np.ndarray, # `(H,W,2)` of the stretched size, pixels
@@ -105,10 +120,15 @@ class InputPad(Transform):
     def __repr__(self): return super().__repr__()[:-1] + ''.join(f', {k}={v!r}'
         for k,v in self.pad_options.items()) + ')'
 
-    def out_size(self, size): return tuple(n + -n%self.multiple for n in size)
+    def out_size(self,
+        size:tuple # `(h,w)` of the sample
+    )->tuple: # `(h,w)` of the result
+        "Round `size` up to a multiple"
+        return tuple(n + -n%self.multiple for n in size)
 
 # %% ../../nbs/augment/45_resize.ipynb #f1d69cdd
-def _border(self:InputPad,
+@patch
+def pad(self:InputPad,
     size:tuple # `(h,w)` of the picture
 )->list: # `[[top,bottom],[left,right]]` pixels
     "Compute the border of a picture of `size`"
@@ -117,20 +137,21 @@ def _border(self:InputPad,
     total = [-n%self.multiple for n in size]
     return [[t//2,t-t//2] if f is None else [f*t,t-f*t] for t,f in zip(total, first)]
 
-InputPad.pad = _border
-
 # %% ../../nbs/augment/45_resize.ipynb #6460b4b6
-def _pad_image(self:InputPad, x, pad):
+@patch
+def pad_image(self:InputPad,
+    x:np.ndarray,  # `(H,W,C)`
+    pad:list       # Rows above and below, columns left and right
+)->np.ndarray: # The larger image
     "The image `x` with the border `pad`"
     try: return np.pad(x, [*pad,[0,0]], self.mode, **self.pad_options)
     except (ValueError,TypeError) as e:
         found = f"{self.mode!r} {self.pad_options or ''}: {e}"
         raise fail(ConfigError, 'InputPad', found, 'a mode of np.pad with its options') from None
 
-InputPad.pad_image = _pad_image
-
 # %% ../../nbs/augment/45_resize.ipynb #cf5f5199
-def _pad_sample(self:InputPad, sample):
+@patch
+def apply(self:InputPad, sample):
     "`sample` with a border; its flow is 0 and unknown there"
     pad,sample = self.pad(sample.size),sample.masked()
     if not np.any(pad): return sample
@@ -142,15 +163,12 @@ def _pad_sample(self:InputPad, sample):
     return replace(sample, img1=images[0], img2=images[1], **rest, sparse=sample.is_sparse,
                    valid=known(sample.flow, sample.valid), valid_bw=known(sample.flow_bw, sample.valid_bw))
 
-InputPad.apply = _pad_sample
-
 # %% ../../nbs/augment/45_resize.ipynb #daa04dc4
-def _unpad(self:InputPad,
+@patch
+def undo(self:InputPad,
     flow:np.ndarray, # `(H,W,2)` of the padded size, pixels
     size:tuple       # `(h,w)` before
 )->np.ndarray: # `(h,w,2)`
     "Cut the border off a prediction"
     (t,_),(l,_) = self.pad(size)
     return _fits(flow, self.out_size(size))[t:t+size[0],l:l+size[1]]
-
-InputPad.undo = _unpad

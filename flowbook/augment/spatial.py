@@ -8,6 +8,7 @@ __all__ = ['RandomFlip', 'RandomCrop', 'CenterCrop', 'BottomCrop', 'RandomTransl
 # %% ../../nbs/augment/40_spatial.ipynb #80ea65ff
 import math
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import ConfigError, fail, unknown
 from .base import Geometric, check_prob, check_range, register_transform
 from .geometry import flip_map, rotation_map, shift_map
@@ -25,7 +26,11 @@ class RandomFlip(Geometric):
 
     def draw(self, rng, size): return dict(flip=bool(rng.random() < self.prob))
 
-    def maps(self, size, flip):
+    def maps(self,
+        size:tuple, # `(h,w)` of the sample
+        flip:bool   # Is this sample flipped?
+    )->tuple: # As of `Geometric.maps`
+        "Compute the matrices of the flip"
         A = flip_map(size, self.direction) if flip else np.eye(3)
         return A, A, size
 
@@ -52,12 +57,24 @@ class _Crop(Geometric):
 @register_transform
 class RandomCrop(_Crop):
     "Keep a window of `crop_size`, `(height, width)`, somewhere"
-    def place(self, rng, my, mx): return rng.integers(my+1), rng.integers(mx+1)
+    def place(self,
+        rng:np.random.Generator, # Where all randomness comes from
+        my:int,                  # Last row that a crop can begin with
+        mx:int                   # Last column that a crop can begin with
+    )->tuple: # First row and column
+        "Draw where the crop begins"
+        return rng.integers(my+1), rng.integers(mx+1)
 
 @register_transform
 class CenterCrop(_Crop):
     "Keep the middle `crop_size`, `(height, width)`"
-    def place(self, rng, my, mx): return my//2, mx//2
+    def place(self,
+        rng:np.random.Generator, # Where all randomness comes from
+        my:int,                  # Last row that a crop can begin with
+        mx:int                   # Last column that a crop can begin with
+    )->tuple: # First row and column
+        "Put the crop in the middle"
+        return my//2, mx//2
 
 # %% ../../nbs/augment/40_spatial.ipynb #4f2b0679
 @register_transform
@@ -70,7 +87,13 @@ class BottomCrop(_Crop):
         super().__init__(crop_size)
         self.center = center
 
-    def place(self, rng, my, mx): return my, mx//2 if self.center else rng.integers(mx+1)
+    def place(self,
+        rng:np.random.Generator, # Where all randomness comes from
+        my:int,                  # Last row that a crop can begin with
+        mx:int                   # Last column that a crop can begin with
+    )->tuple: # First row and column
+        "Put the crop at the bottom"
+        return my, mx//2 if self.center else rng.integers(mx+1)
 
 # %% ../../nbs/augment/40_spatial.ipynb #90ec2dd5
 @register_transform
@@ -91,7 +114,13 @@ class RandomTranslate(Geometric):
         y,x = (round(n*rng.uniform(*r)) for n,r in zip(size, self.ranges))
         return dict(y=y, x=x)
 
-    def maps(self, size, y, x): return *[shift_map(x, y)]*2, size
+    def maps(self,
+        size:tuple, # `(h,w)` of the sample
+        y:float,    # Shift down, px
+        x:float     # Shift right, px
+    )->tuple: # As of `Geometric.maps`
+        "Compute the matrices of the shift"
+        return *[shift_map(x, y)]*2, size
 
 # %% ../../nbs/augment/40_spatial.ipynb #928fa5dc
 @register_transform
@@ -108,19 +137,25 @@ class RandomRotation(Geometric):
     def draw(self, rng, size):
         return dict(angle=float(rng.uniform(-self.angle, self.angle)) if rng.random() < self.prob else 0.)
 
-    def maps(self, size, angle):
+    def maps(self,
+        size:tuple, # `(h,w)` of the sample
+        angle:float # Degrees
+    )->tuple: # As of `Geometric.maps`
+        "Compute the matrices of the rotation"
         (h,w),(H,W) = size,self.out_size(size, angle)
         A = shift_map((W-w)/2, (H-h)/2) @ rotation_map(angle, ((w-1)/2,(h-1)/2))
         return A, A, (H,W)
 
 # %% ../../nbs/augment/40_spatial.ipynb #a538f5a6
-def _turned_size(self:RandomRotation, size, angle):
+@patch
+def out_size(self:RandomRotation,
+    size:tuple, # `(h,w)` of the sample
+    angle:float # Degrees
+)->tuple: # `(h,w)` of the result
     "Size of a frame that holds the turned one"
     if not self.auto_bound: return size
     c,s = abs(math.cos(math.radians(angle))),abs(math.sin(math.radians(angle)))
     return round(size[0]*c+size[1]*s), round(size[0]*s+size[1]*c)
-
-RandomRotation.out_size = _turned_size
 
 # %% ../../nbs/augment/40_spatial.ipynb #43b9ac61
 _neutral = dict(zoom=(1.,1.), shear=(1.,1.), translates=(0.,0.), rotate=(0.,0.))
@@ -174,18 +209,22 @@ class RandomAffine(Geometric):
         if check_bound: self.warp_options = dict(check_bound=True)
 
 # %% ../../nbs/augment/40_spatial.ipynb #5ce9d02c
-def _draw_affine(self:RandomAffine, rng, size):
+@patch
+def draw(self:RandomAffine, rng, size):
     "zoom, shear, tx, ty and angle of the global and of the relative map"
     first = _draw_inside(rng, self.bounds[0], np.eye(3), self.preserve_valid)
     second = _draw_inside(rng, self.bounds[1], _theta(*first), self.preserve_valid)
     return {'first': first.tolist(), 'second': second.tolist()}
 
 # %% ../../nbs/augment/40_spatial.ipynb #529f68df
-def _affine_maps(self:RandomAffine, size, first, second):
+@patch
+def maps(self:RandomAffine,
+    size:tuple,  # `(h,w)` of the sample
+    first:tuple, # What both images undergo, see `draw`
+    second:tuple # What the second image undergoes after that
+)->tuple: # As of `Geometric.maps`
     "From frame coordinates to pixels: xi = x/(w-1) - 1/2"
     h,w = (max(n-1, 1) for n in size)
     S = np.array([[1/w,0,-.5], [0,1/h,-.5], [0,0,1]])
     T1 = _theta(*first)
     return *(np.linalg.solve(S, T@S) for T in (T1, _theta(*second)@T1)), size
-
-RandomAffine.draw, RandomAffine.maps = _draw_affine, _affine_maps

@@ -263,7 +263,12 @@ def _say_files(files):
 # %% ../../nbs/cli/52_evaluation.ipynb #88255c5f
 class Spread(TyperCommand):
     "A command whose options `--size H W`, `--batch A B ...` and `--precision A B ...` may be followed by several words"
-    def parse_args(self, ctx, args): return TyperCommand.parse_args(self, ctx, spread_words(args))
+    def parse_args(self,
+        ctx,      # Of the command
+        args:list # Words of the command line
+    )->list: # What is left
+        "Parse `args` with ranges and lists spread out"
+        return TyperCommand.parse_args(self, ctx, spread_words(args))
 
 def spread_words(
     args:list # Words of a command line

@@ -29,7 +29,9 @@ class TrainProgress(Callback):
         self.began,self.first,self.trained,self.epe = time.time(),None,0.,''
         if self.file.isatty(): self._open()
 
-    def after_fit(self): self.close()
+    def after_fit(self):
+        "Take the bar away"
+        self.close()
 
 # %% ../../nbs/cli/20_progress.ipynb #3c264dc5
 @patch
@@ -51,6 +53,7 @@ def close(self:TrainProgress):
 # %% ../../nbs/cli/20_progress.ipynb #8e0fe356
 @patch
 def before_train(self:TrainProgress):
+    "Begin an epoch"
     self.steps = len(self.dls.train)
     self.total = getattr(self.dls.train, 'iters', self.n_epoch*self.steps)
     self.epoch_began = time.time()
@@ -61,6 +64,7 @@ def before_train(self:TrainProgress):
 
 @patch
 def after_batch(self:TrainProgress):
+    "Move the bar by one step"
     if not self.training: return
     self.done += 1
     if not self.bar: return
@@ -69,11 +73,15 @@ def after_batch(self:TrainProgress):
                     note=f'step {self.iter + 1}/{self.steps}  loss {loss:.3f}{self.epe}  lr {lr:.1e}  {self.speed(time.time() - self.epoch_began)}')
 
 @patch
-def after_train(self:TrainProgress): self.trained += time.time() - self.epoch_began
+def after_train(self:TrainProgress):
+    "Add up the time of training"
+    self.trained += time.time() - self.epoch_began
 
 # %% ../../nbs/cli/20_progress.ipynb #1d0ec5e6
 @patch
-def speed(self:TrainProgress, extra=0.):
+def speed(self:TrainProgress,
+    extra:float=0. # Seconds of an epoch that is not over
+)->str: # For example `31.4 pairs/s  data 3 %`
     "Pairs per second while training, and the share of waiting for data"
     dl,spent = self.dls.train,max(self.trained + extra, 1e-9)
     waited = getattr(dl, 'waited', None)
@@ -82,6 +90,7 @@ def speed(self:TrainProgress, extra=0.):
 
 @patch
 def after_epoch(self:TrainProgress):
+    "Print the line of the epoch"
     if not self.recorder.values[-1]: return   # a skipped epoch
     scores = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
     found = [v for k,v in scores.items() if k.endswith('epe') and v is not None]
@@ -91,7 +100,9 @@ def after_epoch(self:TrainProgress):
     else: print(line, file=self.file, flush=True)
 
 @patch
-def describe(self:TrainProgress, scores):
+def describe(self:TrainProgress,
+    scores:dict # Score by name; None: not known
+)->str: # Scores, learning rate, speed and time left
     "The epoch in one line"
     spent = time.time() - self.began
     left = spent/max(self.done - self.first, 1)*(self.total - self.done)

@@ -68,10 +68,19 @@ def parse_range(
 # %% ../../nbs/cli/05_terminal.ipynb #a8b8c24d
 class Program(TyperGroup):
     "A group of commands whose mistakes are one line"
-    def make_context(self, info_name, args, *more, **kwargs):
+    def make_context(self,
+        info_name:str,    # Name of the program
+        args:list,        # Words of the command line
+        *more,            # Passed on to Typer's
+        **kwargs          # Passed on to Typer's
+    )->typer.Context: # Of the program
+        "Parse the command line; an error is one line"
         with one_line(): return super().make_context(info_name, join_range(args), *more, **kwargs)
 
-    def invoke(self, ctx):
+    def invoke(self,
+        ctx        # Of the program
+    )->object: # What the command returns
+        "Run a command; an error is one line"
         with one_line(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='`torch.jit.script`',
                                     category=FutureWarning)   # on fastai's account

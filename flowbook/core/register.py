@@ -41,7 +41,7 @@ def enter(self:Register,
     entry,         # What the name stands for
     name:str=None, # None: the entry's own `__name__`
     **about        # What else is to be known about it, see `Register.about`
-):                 # `entry`, so that a decorator can return it
+)->object: # `entry`, so that a decorator can return it
     "Enter `entry` under `name`"
     name = name or entry.__name__
     where = getattr(entry, '__module__', None)

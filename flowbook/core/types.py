@@ -39,10 +39,13 @@ class FlowSample:
                            f"{size[1]}x{size[0]} as img1 has")
 
     @property
-    def size(self): return self.img1.shape[:2]
+    def size(self):
+        "Height and width of the images"
+        return self.img1.shape[:2]
 
     @property
     def is_sparse(self):
+        "Are the known pixels scattered points?"
         if self.sparse is not None: return self.sparse
         return any(v is not None and not v.all() for v in (self.valid, self.valid_bw))
 

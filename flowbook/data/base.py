@@ -34,7 +34,9 @@ class Pair:
     invalid:str=None    # Mask: pixels of frame 1 whose flow is not to be used
     invalid_bw:str=None # Mask: pixels of frame 2 whose flow is not to be used
 
-    def files(self): return [v for v in asdict(self).values() if v is not None]
+    def files(self)->list: # Paths below the root
+        "List the files that there are"
+        return [v for v in asdict(self).values() if v is not None]
 
 # %% ../../nbs/data/10_base.ipynb #58be2f39
 class DatasetError(FlowbookError):
@@ -99,7 +101,9 @@ class FlowDataset:
     before = None         # What `triples` found: the frame before each, and the flow from frame to frame
 
     @property
-    def n_inp(self): return self.frames   # fastai: that many tensors are the model's input
+    def n_inp(self):
+        "Images of a sample: fastai's number of inputs of the model"
+        return self.frames
 
     def __init__(self,
         root:str|Path,    # Folder of the data set
@@ -116,17 +120,22 @@ class FlowDataset:
         self.records = _indexed(self) or list(self.find_pairs())
         if not self.records: raise self.wrong(f"no pairs of the {self.split} split")
 
-    def find_pairs(self)->list: raise TypeError('FlowDataset is the base: use a data set, or FlowFolder for your own files')
+    def find_pairs(self)->list: # A `Pair` for each sample, in order
+        "Find the files of each sample; a subclass knows how"
+        raise TypeError('FlowDataset is the base: use a data set, or FlowFolder for your own files')
     def __getattr__(self, name):
         if name != 'dataloaders': raise AttributeError(f"{type(self).__name__} has no {name}")
         import_module('flowbook.data.loaders')   # comes with fastai, so it comes when it is asked for
         return getattr(self, name)
     @classmethod
-    def variants(cls)->list: return [dict(split=s) for s in cls.splits]   # choices of options that together see every file
+    def variants(cls)->list: # Keyword arguments of each
+        "List choices of options that together see every file"
+        return [dict(split=s) for s in cls.splits]
     def __len__(self): return len(self.records)
 
 # %% ../../nbs/data/10_base.ipynb #8aa2c099
-def _wrong(self:FlowDataset,
+@patch
+def wrong(self:FlowDataset,
     found:str  # What is wrong with the folder
 )->DatasetError: # To be raised by the caller
     "Build the error that shows the expected tree, what is there and the page"
@@ -134,12 +143,11 @@ def _wrong(self:FlowDataset,
     tree = '\n'.join('    ' + l for l in self.tree.strip('\n').splitlines())
     return DatasetError(f"{head}\n  expected tree:\n{tree}\n  what is there: {_around(self.root)}\n  download and licence: {self.page}")
 
-FlowDataset.wrong = _wrong
-
 # %% ../../nbs/data/10_base.ipynb #b8cb6e00
 IMAGES = '.ppm', '.png', '.webp'   # formats of frames, the quickest to read first
 
-def _listing(self:FlowDataset,
+@patch
+def listing(self:FlowDataset,
     folder:str,    # Below the root
     *suffixes:str, # Ends of the file names, most wanted first
     missing_ok:bool=False # Is a missing folder an empty one?
@@ -153,7 +161,12 @@ def _listing(self:FlowDataset,
     for s in reversed(suffixes): stems.update((n[:-len(s)], n) for n in names if n.endswith(s))
     return [f"{folder}/{stems[k]}" for k in sorted(stems)]
 
-def _folders(self:FlowDataset, folder:str, missing_ok:bool=False)->list:
+# %% ../../nbs/data/10_base.ipynb #b8cb6e01
+@patch
+def folders(self:FlowDataset,
+    folder:str,           # Below the root
+    missing_ok:bool=False # Is a missing folder an empty one?
+)->list: # Names, without those that begin with a dot
     "Names of the folders in `folder`, sorted"
     try:
         return sorted(e.name for e in os.scandir(self.root/folder) if e.is_dir()
@@ -162,16 +175,20 @@ def _folders(self:FlowDataset, folder:str, missing_ok:bool=False)->list:
         if missing_ok: return []
         raise self.wrong(f"no folder {folder}") from None
 
-def _match(self:FlowDataset,
-    where:str,    # What the lists belong to, for the message
-    **lists:list  # Names and lists
+# %% ../../nbs/data/10_base.ipynb #b8cb6e02
+@patch
+def match(self:FlowDataset,
+    where:str,   # What the lists belong to, for the message
+    **lists:list # Names and lists
 )->None:
     "Raise unless all `lists` have one length"
     sizes = {k: len(v) for k, v in lists.items()}
     if len(set(sizes.values())) > 1:
         raise self.wrong(f"in {where} {', '.join(f'{n} {k}' for k, n in sizes.items())}: half downloaded?")
 
-def _numbered(self:FlowDataset,
+# %% ../../nbs/data/10_base.ipynb #b8cb6e03
+@patch
+def numbered(self:FlowDataset,
     folder:str,           # Below the root
     *suffixes:str,        # Ends of the file names, most wanted first
     missing_ok:bool=False # Is a missing folder an empty one?
@@ -181,22 +198,31 @@ def _numbered(self:FlowDataset,
              for f in self.listing(folder, *suffixes, missing_ok=missing_ok))
     return dict(sorted((int(m[0]), f) for m, f in found if m))
 
-FlowDataset.listing, FlowDataset.folders, FlowDataset.match, FlowDataset.numbered = _listing, _folders, _match, _numbered
-
 # %% ../../nbs/data/10_base.ipynb #62196a60
-def _load_flow(self:FlowDataset, path):
-    "Flow `(H,W,2)` px and valid `(H,W)` of the file `path`; a subclass overrides it where the format needs help"
+@patch
+def load_flow(self:FlowDataset,
+    path:Path # File
+)->tuple: # Flow `(H,W,2)` px and valid `(H,W)` bool
+    "Read flow; a subclass overrides it where the format needs help"
     return read_flow_valid(path, kind=self.kind)
 
-def _load_frame(self:FlowDataset, path):
-    "Image `(H,W,3)` uint8 of the file `path`"
+@patch
+def load_frame(self:FlowDataset,
+    path:Path      # File
+)->np.ndarray: # `(H,W,3)` uint8, RGB
+    "Read an image"
     return read_image(path)
 
-def _load_mask(self:FlowDataset, path):
-    "Mask `(H,W)` bool of the file `path`"
+# %% ../../nbs/data/10_base.ipynb #62196a01
+@patch
+def load_mask(self:FlowDataset,
+    path:Path      # File
+)->np.ndarray: # `(H,W)` bool
+    "Read a mask"
     return read_mask(path)
 
-def _read(self:FlowDataset,
+@patch
+def read(self:FlowDataset,
     i:int        # Which pair
 )->FlowSample:   # As it is on disk, before any transform
     "Read pair `i`"
@@ -211,14 +237,18 @@ def _read(self:FlowDataset,
                       valid_bw, occ, occ_bw,
                       sparse=self.sparse, name=f"{self.name}/{p.img1}")
 
-def _fits(self:FlowDataset, size, frame):
-    "May a file of this `size` belong to a frame of another? Spring's flow has twice its size"
+# %% ../../nbs/data/10_base.ipynb #62196a02
+@patch
+def fits(self:FlowDataset,
+    size:tuple, # `(h,w)` of the file
+    frame:tuple # `(h,w)` of the image
+)->bool: # False, unless a subclass knows better
+    "May a file of this `size` belong to an image of another? Spring's flow has twice its size"
     return False
 
-FlowDataset.load_flow, FlowDataset.load_frame, FlowDataset.load_mask, FlowDataset.read, FlowDataset.fits = _load_flow, _load_frame, _load_mask, _read, _fits
-
 # %% ../../nbs/data/10_base.ipynb #4d8f57d8
-def _sample(self:FlowDataset,
+@patch
+def sample(self:FlowDataset,
     i:int,         # Which pair; negative counts from the end
     passes:int=0   # Which pass over the data
 )->FlowSample:     # After the transform
@@ -228,17 +258,18 @@ def _sample(self:FlowDataset,
     if self.frames == 3: s = self.add_before(s, i)
     return apply_tfm(self.tfm, s, self.seed, passes, i % len(self))
 
-def _getitem(self:FlowDataset, i): return self.sample(i)
+# %% ../../nbs/data/10_base.ipynb #4d8f5701
+@patch
+def __getitem__(self:FlowDataset, i): return self.sample(i)
 
-def _subset(self:FlowDataset,
+@patch
+def subset(self:FlowDataset,
     idxs           # Indices or a slice
 )->FlowDataset:    # The same data set with these pairs only
     "Keep the pairs `idxs`"
     out = copy(self)
     out.records = self.records[idxs] if isinstance(idxs, slice) else [self.records[i] for i in idxs]
     return out
-
-FlowDataset.sample, FlowDataset.__getitem__, FlowDataset.subset = _sample, _getitem, _subset
 
 # %% ../../nbs/data/10_base.ipynb #2437492d
 @patch
@@ -275,23 +306,34 @@ def add_before(self:FlowDataset,
     return replace(sample, img0=read_image(self.root/file), flow_prev=flow, valid_prev=valid)
 
 # %% ../../nbs/data/10_base.ipynb #64e3d901
-def _describe(self:FlowDataset):
+@patch
+def __repr__(self:FlowDataset):
     known = [f.name for f in fields(Pair)[2:] if getattr(self.records[0], f.name)]
     options = ''.join(f", {k}={v!r}" for k, v in self.options.items() if v is not None)
     most = self.published()
     count = f"{len(self)} pairs" if most in (None, len(self)) else f"{len(self)} of {most} pairs"
     return f"{type(self).__name__}({self.split!r}{options}: {count}; {', '.join(known) or 'no truth'})"
 
-def _published(self:FlowDataset)->int: # None: not known for this choice
+@patch
+def published(self:FlowDataset)->int: # None: not known for this choice
     "Published number of pairs with these options"
     return self.counts.get(self.split)
 
-FlowDataset.__repr__, FlowDataset.published = _describe, _published
+# %% ../../nbs/data/10_base.ipynb #e00a7ca1
+@patch(cls_method=True)
+def write_tree(cls:FlowDataset,
+    root:Path, # An empty folder
+    n:int,     # Pairs, about
+    clip       # `clip(number, frames)` makes a `flowbook.data.make.Clip`
+)->None:
+    "Write a small imitation of the dataset: about `n` pairs below `root`"
+    raise TypeError(f"{cls.__name__} writes no imitation of itself")
 
 # %% ../../nbs/data/10_base.ipynb #4f6337e8
-def _show(self:FlowDataset,
+@patch
+def show(self:FlowDataset,
     idxs=range(2)  # Which samples
-):                 # The matplotlib axes, a row per sample
+)->np.ndarray: # The matplotlib axes, a row per sample
     "Draw samples: frames, flow, and masks where there are any"
     return _draw([self[i] for i in idxs if i < len(self)])
 
@@ -315,8 +357,6 @@ def _draw(samples):
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
 
-FlowDataset.show = _show
-
 # %% ../../nbs/data/10_base.ipynb #1cd27e29
 @patch
 def hold_out(self:FlowDataset)->tuple: # Training set and validation set; the second without transform
@@ -330,13 +370,12 @@ def hold_out(self:FlowDataset)->tuple: # Training set and validation set; the se
     return train, valid
 
 # %% ../../nbs/data/10_base.ipynb #ce7f568e
-def _save_index(self:FlowDataset)->Path: # The index file
+@patch
+def save_index(self:FlowDataset)->Path: # The index file
     "Write the pairs of this choice to the root's index"
     index = _read_index(self.root) | {_key(self): [list(asdict(r).values()) for r in self.records]}
     with atomic_path(self.root/INDEX) as tmp: Path(tmp).write_text(json.dumps(index), encoding='utf-8')
     return self.root/INDEX
-
-FlowDataset.save_index = _save_index
 
 # %% ../../nbs/data/10_base.ipynb #6386a7e7
 _datasets = {}

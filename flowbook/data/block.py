@@ -24,13 +24,18 @@ class ImagePair:
     img2:object  # Likewise
 
     @classmethod
-    def create(cls, o):
+    def create(cls,
+        o             # Two images, as paths or arrays
+    )->'ImagePair': # `o` itself where it is one already
+        "Make a pair of two images"
         if isinstance(o, cls): return o
         if not isinstance(o, (tuple, list)) or len(o) != 2:
             raise fail(ConfigError, 'get_x', f"a {type(o).__name__}", 'two pictures, as paths or arrays')
         return cls(*o)
 
-    def sample(self, flow=None):
+    def sample(self,
+        flow:'FlowTarget'=None # Where the flow is; None: not known
+    )->FlowSample: # The images, with flow where it is known
         "Read both, with the `FlowTarget` `flow`, as a `FlowSample`"
         pixels = lambda o: read_image(o) if isinstance(o, (str, Path)) else o
         return FlowSample(pixels(self.img1), pixels(self.img2), *(flow.read() if flow else (None, None)),
@@ -42,7 +47,8 @@ class FlowTarget:
     flow:object  # Path; `(H,W,2)` px; or `(flow, valid)`
     kind:str=None  # See `read_flow`
 
-    def read(self):
+    def read(self)->tuple: # Flow `(H,W,2)` px and valid `(H,W)` bool, None where it is not known
+        "Read the flow"
         if isinstance(self.flow, (str, Path)): return read_flow_valid(self.flow, kind=self.kind)
         return tuple(self.flow) if isinstance(self.flow, (tuple, list)) else (self.flow, None)
 

@@ -9,6 +9,7 @@ __all__ = ['CHAIRS', 'chairs_val', 'split_labels', 'FlyingChairs', 'FlyingChairs
 from importlib.resources import files
 from pathlib import Path
 import os
+from fastcore.basics import patch
 from .base import DatasetError, FlowDataset, Pair, register_dataset
 from ..core.errors import fail
 from ..io.files import check_file, ensure_dir
@@ -84,15 +85,15 @@ def _of_split(self, pairs):
     else: raise self.wrong(f"{len(pairs)} pairs, {len(labels)} labels in {path or 'the packaged list'}")
     return [p for p, val in zip(pairs.values(), keep) if val == (self.split == 'val')]
 
-def _find_pairs(self:FlyingChairs)->list:
+@patch
+def find_pairs(self:FlyingChairs)->list:
     img1, img2 = (self.listing('data', f"_img{k}.ppm", f"_img{k}.png") for k in (1, 2))
     found = _by_number(self, 'data', img1=img1, img2=img2, flow=self.listing('data', '_flow.flo'))
     return _of_split(self, {n: Pair(*o) for n, o in found.items()})
 
-FlyingChairs.find_pairs = _find_pairs
-
 # %% ../../nbs/data/40_chairs.ipynb #1471a1b0
-def _write_chairs(cls, root, n, clip):
+@patch(cls_method=True)
+def write_tree(cls:FlyingChairs, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
     data, val = ensure_dir(root/'data'), max(2, n//8)
     labels = [2] + [1]*n + [2]*(val - 1)
@@ -101,8 +102,6 @@ def _write_chairs(cls, root, n, clip):
         for k in (0, 1): write_image(c.img[k], data/f"{stem}_img{k + 1}.ppm")
         write_flow(c.flow[0], data/f"{stem}_flow.flo")
     (root/'FlyingChairs_train_val.txt').write_text(''.join(f"{o}\n" for o in labels), encoding='ascii')
-
-FlyingChairs.write_tree = classmethod(_write_chairs)
 
 # %% ../../nbs/data/40_chairs.ipynb #f3dad80a
 @register_dataset
@@ -129,7 +128,8 @@ data/00002_img1.png, ... 22872_occ2.png
         return _of_split(self, {n: Pair(*o) for n, o in found.items()})
 
 # %% ../../nbs/data/40_chairs.ipynb #2d6864ab
-def _write_occ(cls, root, n, clip):
+@patch(cls_method=True)
+def write_tree(cls:FlyingChairsOcc, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
     data, val = ensure_dir(root/'data'), set(chairs_val())
     train = [i for i in range(n + 40) if i not in val][:n]
@@ -138,8 +138,6 @@ def _write_occ(cls, root, n, clip):
         for k in (0, 1): write_image(c.img[k], f"{stem}_img{k + 1}.png")
         for flow, end in ((c.flow, ''), (c.flow_bw, '_b')): write_flow(flow[0], f"{stem}_flow{end}.flo")
         for k, occ in enumerate((c.occ, c.occ_bw)): write_mask(occ[0], f"{stem}_occ{k + 1}.png")
-
-FlyingChairsOcc.write_tree = classmethod(_write_occ)
 
 # %% ../../nbs/data/40_chairs.ipynb #f6889d85
 @register_dataset
@@ -162,7 +160,8 @@ data/test/t0, t1, flow
         return [Pair(*o) for n, o in found.items() if n not in self.damaged]
 
 # %% ../../nbs/data/40_chairs.ipynb #ad4b7761
-def _write_sdhom(cls, root, n, clip):
+@patch(cls_method=True)
+def write_tree(cls:ChairsSDHom, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
     for split, numbers in (('train', range(n)), ('test', range(n, n + max(2, n//8)))):
         t0, t1, flow = (ensure_dir(root/'data'/split/o) for o in ('t0', 't1', 'flow'))
@@ -170,8 +169,6 @@ def _write_sdhom(cls, root, n, clip):
             c = clip(i)
             write_image(c.img[0], t0/f"{k:05d}.png"); write_image(c.img[1], t1/f"{k:05d}.png")
             write_flow(c.flow[0], flow/f"{k:05d}.pfm")
-
-ChairsSDHom.write_tree = classmethod(_write_sdhom)
 
 # %% ../../nbs/data/40_chairs.ipynb #e843dd12
 @register_dataset
@@ -191,7 +188,9 @@ static_40k_png_2_of_4/, static_40k_png_3_of_4/, static_40k_png_4_of_4/
         parts = [f"{o}/{o}" if (self.root/o/o).is_dir() else o for o in parts]
         return [self.pair_in(f"{part}/{o}") for part in parts for o in self.folders(part)]
 
-    def pair_in(self, folder):
+    def pair_in(self,
+        folder:str # Below the root
+    )->Pair: # Its files
         "Pair of the files in `folder`"
         there = set(os.listdir(self.root/folder))
         kinds = ('im0.ppm', 'im0.png'), ('im1.ppm', 'im1.png'), ('forward.flo',)
@@ -201,11 +200,10 @@ static_40k_png_2_of_4/, static_40k_png_3_of_4/, static_40k_png_4_of_4/
         return Pair(*(f"{folder}/{o}" for o in found))
 
 # %% ../../nbs/data/40_chairs.ipynb #59eb473f
-def _write_autoflow(cls, root, n, clip):
+@patch(cls_method=True)
+def write_tree(cls:AutoFlow, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
     for i in range(max(n, 4)):
         folder, c = ensure_dir(root/f"static_40k_png_{i % 4 + 1}_of_4"/f"table_{i % 4}_batch_{i//4}"), clip(i)
         for k in (0, 1): write_image(c.img[k], folder/f"im{k}.png")
         write_flow(c.flow[0], folder/'forward.flo')
-
-AutoFlow.write_tree = classmethod(_write_autoflow)

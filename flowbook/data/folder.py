@@ -9,6 +9,7 @@ __all__ = ['FlowFolder']
 from pathlib import Path
 import csv as csv_module, os, re, warnings
 from dataclasses import fields
+from fastcore.basics import patch
 from ..core.errors import ConfigError, fail, unknown
 from .base import DatasetError, FlowDataset, Pair, register_dataset
 from ..io.files import check_file, natural_key
@@ -76,11 +77,11 @@ class FlowFolder(FlowDataset):
                          value_range=value_range, kind=kind)
 
 # %% ../../nbs/data/60_folder.ipynb #e6ed96ed
-@classmethod
-def _variants(cls): return [dict(split='all')]
+@patch(cls_method=True)
+def variants(cls:FlowFolder): return [dict(split='all')]
 
-@classmethod
-def _write_tree(cls, root, n, clip):
+@patch(cls_method=True)
+def write_tree(cls:FlowFolder, root, n, clip):
     "Frames and flow beside each other"
     from flowbook.io.flowfiles import write_flow
     from flowbook.io.images import write_image
@@ -88,14 +89,14 @@ def _write_tree(cls, root, n, clip):
     for i, img in enumerate(c.img): write_image(img, root/f'{i:04d}.png')
     for i, flow in enumerate(c.flow): write_flow(flow, root/f'{i:04d}.flo')
 
-FlowFolder.variants, FlowFolder.write_tree = _variants, _write_tree
-
 # %% ../../nbs/data/60_folder.ipynb #d27d3ecb
-def _find_pairs(self:FlowFolder):
+@patch
+def find_pairs(self:FlowFolder):
     pairs = self._from_csv() if self.csv else self._from_patterns()
     cut = len(pairs) - round(len(pairs)*self.val)
     return dict(all=pairs, train=pairs[:cut], val=pairs[cut:])[self.split]
 
+@patch
 def _from_patterns(self:FlowFolder):
     files, first = set(_walk(self.root)), _pattern(self.images, 'images')
     frames = sorted((f for f in files if first.fullmatch(f)), key=natural_key)
@@ -112,9 +113,8 @@ def _from_patterns(self:FlowFolder):
         raise self.wrong(f"none of the files that belong to the frames, for example no {f} for {a}")
     return pairs
 
-FlowFolder.find_pairs, FlowFolder._from_patterns = _find_pairs, _from_patterns
-
 # %% ../../nbs/data/60_folder.ipynb #256400f6
+@patch
 def _pair_up(self:FlowFolder, frames, files, first):
     "First and second frames"
     if self.img2:
@@ -127,9 +127,8 @@ def _pair_up(self:FlowFolder, frames, files, first):
         warnings.warn(f"{self.root}: no frame between {gaps[0]}{f', and {len(gaps) - 1} more gaps' if len(gaps) > 1 else ''}: not paired; gaps=True pairs them")
     return sorted((p for pairs, _ in found for p in pairs), key=lambda p: natural_key(p[0]))
 
-FlowFolder._pair_up = _pair_up
-
 # %% ../../nbs/data/60_folder.ipynb #f47ba5f4
+@patch
 def _from_csv(self:FlowFolder):
     path, known = self.root/self.csv, [f.name for f in fields(Pair)]
     if check_file(path, DatasetError) > 2**28:
@@ -145,6 +144,8 @@ def _from_csv(self:FlowFolder):
         if c not in known: raise unknown(f"{path} column", c, known)
     return [self._row(path, i + 2, {k: (v or '').strip() for k, v in r.items()}) for i, r in enumerate(rows)]
 
+# %% ../../nbs/data/60_folder.ipynb #f47ba501
+@patch
 def _row(self:FlowFolder, path, line, row):
     "One row of the table, checked"
     for c in ('img1', 'img2'):
@@ -156,19 +157,17 @@ def _row(self:FlowFolder, path, line, row):
                 f"a file below {self.root}")
     return Pair(**{k: v or None for k, v in row.items()})
 
-FlowFolder._from_csv, FlowFolder._row = _from_csv, _row
-
 # %% ../../nbs/data/60_folder.ipynb #c73b59e5
-def _read(self:FlowFolder, i):
+@patch
+def read(self:FlowFolder, i):
     "Pair `i`; truth in PNG with holes is scattered"
     s, flow = FlowDataset.read(self, i), self.records[i].flow
     s.sparse = bool(flow) and flow.lower().endswith('.png') and not s.valid.all()
     return s
 
-def _load_frame(self:FlowFolder, path):
+@patch
+def load_frame(self:FlowFolder, path):
     "Image `(H,W,3)` uint8, turned and stretched as asked"
     if self.value_range=='full': return read_image(path, self.upright)
     t, = fit_range([to_planes(path, path, self.upright)], [path], self.value_range)
     return to_pixels(t)
-
-FlowFolder.read, FlowFolder.load_frame = _read, _load_frame

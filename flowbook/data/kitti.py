@@ -89,7 +89,8 @@ def _kitti_files(self:_KITTI):
                     else {})
 
 # %% ../../nbs/data/46_kitti.ipynb #73c04c84
-def _find_kitti(self:_KITTI):
+@patch
+def find_pairs(self:_KITTI):
     files = _kitti_files(self)
     scenes = sorted(set().union(*files.values()))
     if self.split in ('train', 'val'):
@@ -99,19 +100,17 @@ def _find_kitti(self:_KITTI):
         if lost: raise self.wrong(f"no {k} of scene {lost[0]:06d}: half downloaded?")
     return [Pair(**{k: known[i] for k, known in files.items()}) for i in scenes]
 
-_KITTI.find_pairs = _find_kitti
-
 # %% ../../nbs/data/46_kitti.ipynb #2c011323
-def _load_other(self:_KITTI, path): return read_flow_valid(path, kind=self.kind)[1]
+@patch
+def load_mask(self:_KITTI, path): return read_flow_valid(path, kind=self.kind)[1]
 
 # %% ../../nbs/data/46_kitti.ipynb #6b2e8856
-def _read_kitti(self:_KITTI, i):
+@patch
+def read(self:_KITTI, i):
     s = FlowDataset.read(self, i)
     if s.occ is not None:   # so far it says what the other file knows
         s.occ = s.valid & ~s.occ if self.flow == 'occ' else s.occ & ~s.valid
     return s
-
-_KITTI.load_mask, _KITTI.read = _load_other, _read_kitti
 
 # %% ../../nbs/data/46_kitti.ipynb #e4e506c2
 def _laser(number, size, share=.35):
@@ -121,7 +120,8 @@ def _laser(number, size, share=.35):
     return known
 
 # %% ../../nbs/data/46_kitti.ipynb #b25ccb94
-def _write_kitti(cls, root:Path, n:int, clip):
+@patch(cls_method=True)
+def write_tree(cls:_KITTI, root:Path, n:int, clip):
     "Write a small KITTI to `root`: about `n` training pairs, of which a fifth but at least 2 in 'val'"
     k = min(len(cls.held_out), max(2, n//5))
     train = [i for i in range(n + len(cls.held_out)) if i not in cls.held_out][:max(2, n - k)]
@@ -133,8 +133,8 @@ def _write_kitti(cls, root:Path, n:int, clip):
         for kind, valid in (('occ', known), ('noc', known & ~c.occ[0])) if i >= 0 else ():
             write_flow(c.flow[0], root/f"training/flow_{kind}/{i:06d}_10.png", valid)
 
-_KITTI.write_tree = classmethod(_write_kitti)
-_KITTI.variants = classmethod(lambda cls: [dict(split='training'), dict(split='testing')])
+@patch(cls_method=True)
+def variants(cls:_KITTI): return [dict(split='training'), dict(split='testing')]
 
 # %% ../../nbs/data/46_kitti.ipynb #4b05323e
 @register_dataset
@@ -164,7 +164,8 @@ def _sequences(self:HD1K, folder, *suffixes):
     return dict(sorted(found.items()))
 
 # %% ../../nbs/data/46_kitti.ipynb #0cefa868
-def _find_hd1k(self:HD1K):
+@patch
+def find_pairs(self:HD1K):
     top = 'hd1k_challenge' if self.split == 'test' else 'hd1k_input'
     frames = _sequences(self, f"{top}/image_2", *IMAGES)
     flows = {} if self.split == 'test' else _sequences(self, 'hd1k_flow_gt/flow_occ', '.png')
@@ -178,10 +179,9 @@ def _find_hd1k(self:HD1K):
         pairs += [Pair(img[t], img[t+1], flow.get(t)) for t in img if t+1 in img]
     return pairs
 
-HD1K.find_pairs = _find_hd1k
-
 # %% ../../nbs/data/46_kitti.ipynb #2af43117
-def _write_hd1k(cls, root:Path, n:int, clip):
+@patch(cls_method=True)
+def write_tree(cls:HD1K, root:Path, n:int, clip):
     "Write a small HD1K to `root`: two sequences, one of them of 'val', and one of the challenge"
     m = max(2, math.ceil(n/2))
     for i, (folder, s) in enumerate((('hd1k_input', 0), ('hd1k_input', 30), ('hd1k_challenge', 0))):
@@ -192,8 +192,8 @@ def _write_hd1k(cls, root:Path, n:int, clip):
         for t, f in enumerate([*c.flow, c.flow[-1]]):   # the last one has no second frame
             write_flow(f, root/f"hd1k_flow_gt/flow_occ/{s:06d}_{t+10:04d}.png", _laser(t, f.shape[:2]))
 
-HD1K.write_tree = classmethod(_write_hd1k)
-HD1K.variants = classmethod(lambda cls: [dict(split='training'), dict(split='test')])
+@patch(cls_method=True)
+def variants(cls:HD1K): return [dict(split='training'), dict(split='test')]
 
 # %% ../../nbs/data/46_kitti.ipynb #8f79b162
 _ways = 'forward', 'backward', 'bidirection'
@@ -263,7 +263,8 @@ def _vkitti_pairs(self:VirtualKITTI2, scene, variation, camera):
                            **truth)
 
 # %% ../../nbs/data/46_kitti.ipynb #cd56b24a
-def _find_vkitti(self:VirtualKITTI2):
+@patch
+def find_pairs(self:VirtualKITTI2):
     top = 'vkitti_2.0.3_rgb' if (self.root/'vkitti_2.0.3_rgb').is_dir() else '.'
     rows = [(s, v, c.removeprefix('Camera_')) for s in self.folders(top) if s.startswith('Scene')
             for v in self.folders(f"{top}/{s}") for c in self.folders(f"{top}/{s}/{v}/frames/rgb")]
@@ -271,10 +272,9 @@ def _find_vkitti(self:VirtualKITTI2):
     pairs = [p for row in rows for p in _vkitti_pairs(self, *row)]
     return [_directed(p, d) for d in _directions('vkitti2', self.direction) for p in pairs]
 
-VirtualKITTI2.find_pairs = _find_vkitti
-
 # %% ../../nbs/data/46_kitti.ipynb #4992c9dd
-def _published_vkitti(self:VirtualKITTI2)->int: # None: with a scene that is not one of the five
+@patch
+def published(self:VirtualKITTI2)->int: # None: with a scene that is not one of the five
     "Published number of pairs with these options"
     many = lambda o, n: n if o is None else len(set(o)) if isinstance(o, (list, tuple, set)) else 1
     scenes = set(_drives) if self.scene is None else {self.scene} if isinstance(self.scene, str) else set(self.scene)
@@ -283,7 +283,8 @@ def _published_vkitti(self:VirtualKITTI2)->int: # None: with a scene that is not
     return sum(_drives[s] - 1 for s in scenes)*many(self.variation, 10)*many(self.camera, 2)*ways
 
 # %% ../../nbs/data/46_kitti.ipynb #097b4d76
-def _write_vkitti(cls, root:Path, n:int, clip):
+@patch(cls_method=True)
+def write_tree(cls:VirtualKITTI2, root:Path, n:int, clip):
     "Write a small Virtual KITTI 2 to `root`: two drives, two cameras, about `n` pairs; the upper eighth is sky"
     m = max(2, math.ceil(n/4))
     for i, (drive, camera) in enumerate((d, c) for d in ('Scene01/clone', 'Scene18/rain') for c in (0, 1)):
@@ -296,5 +297,5 @@ def _write_vkitti(cls, root:Path, n:int, clip):
                             (c.flow_bw, f"backwardFlow/Camera_{camera}/backwardFlow_{t+1:05d}.png")):
                 write_flow(f[t], at/name, known, kind='vkitti')
 
-VirtualKITTI2.published, VirtualKITTI2.write_tree = _published_vkitti, classmethod(_write_vkitti)
-VirtualKITTI2.variants = classmethod(lambda cls: [dict(direction='bidirection')])
+@patch(cls_method=True)
+def variants(cls:VirtualKITTI2): return [dict(direction='bidirection')]

@@ -37,24 +37,40 @@ class SceneDataset:
         self.n, self.config, self.seed, self.fresh, self.both, self.frames = n, config, seed, fresh, both, frames
 
     @property
-    def n_inp(self): return self.frames   # the images are the model's input
+    def n_inp(self):
+        "Images of a sample: fastai's number of inputs of the model"
+        return self.frames
 
     def __len__(self): return self.n
     def __repr__(self): return f"SceneDataset({self.n} pairs of {self.config.size[1]}x{self.config.size[0]}, seed {self.seed}{', new at each pass' if self.fresh else ''})"
 
-    def number(self, i, passes=0): return scene_number(self.seed, (passes*self.n if self.fresh else 0) + i)
+    def number(self,
+        i:int,       # Which item
+        passes:int=0 # Which pass over the data
+    )->int: # For `make_scenes`
+        "Compute the number of the scene that item `i` shows"
+        return scene_number(self.seed, (passes*self.n if self.fresh else 0) + i)
 
 # %% ../../nbs/data/30_loaders.ipynb #f0c55147
-def _batch(self:SceneDataset, idxs, passes=0):
-    "`(img1, img2, flow, valid)` for the items `idxs`, rendered together"
+@patch
+def batch(self:SceneDataset,
+    idxs:list,   # Which items
+    passes:int=0 # Which pass over the data
+)->tuple: # `(img1, img2, flow, valid)`; with three frames as in `collate_samples`
+    "Render the items `idxs` together"
     s = make_scenes([self.number(i, passes) for i in idxs], self.config, frames=self.frames)
     if self.frames == 3: return s.img0, s.img1, s.img2, s.flow, s.valid, s.flow_prev, s.valid_prev
     if not self.both: return s.img1, s.img2, s.flow, s.valid
     return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw),
                                         (s.valid, s.valid_bw)))
 
-def _sample(self:SceneDataset, i, passes=0):
-    "Item `i` of a pass as a `FlowSample`"
+# %% ../../nbs/data/30_loaders.ipynb #f0c55101
+@patch
+def sample(self:SceneDataset,
+    i:int,         # Which item
+    passes:int=0   # Which pass over the data
+)->FlowSample: # With flow and occlusion both ways
+    "Render item `i`"
     if not 0 <= i < self.n: raise IndexError(f"item {i} of {self.n}")
     s = make_scenes([self.number(i, passes)], self.config, frames=self.frames)
     img = lambda t: (t[0].permute(1, 2, 0)*255).round().byte().contiguous().numpy()
@@ -63,10 +79,11 @@ def _sample(self:SceneDataset, i, passes=0):
                       mask(s.occ), mask(s.occ_bw),
                       name=f"scene {self.number(i, passes)}", **_before(s, img, vec, mask))
 
+@patch
+def __getitem__(self:SceneDataset, i): return self.sample(i)
+
 def _before(s, img, vec, mask): return {} if s.img0 is None else dict(img0=img(s.img0),
     flow_prev=vec(s.flow_prev), valid_prev=mask(s.valid_prev))
-
-SceneDataset.batch, SceneDataset.sample, SceneDataset.__getitem__ = _batch, _sample, _sample
 
 # %% ../../nbs/data/30_loaders.ipynb #f724baaf
 FIELDS = ('flow_bw', 'valid_bw', 'occ', 'occ_bw')   # what a batch can hold beyond img1, img2, flow, valid
@@ -179,7 +196,9 @@ _TAKEN = [*inspect.signature(TfmdDL.__init__).parameters][2:]   # by fastai's lo
 class FlowDL(TfmdDL):
     "A fastai data loader of `(img1, img2, flow, valid)`; of `(img0, img1, img2, flow, valid, flow_prev, valid_prev)` where samples have three frames"
     @property
-    def n_inp(self): return max(2, getattr(self.dataset, 'n_inp', 2))   # the images are the model's input
+    def n_inp(self):
+        "Images of a batch: fastai's number of inputs of the model"
+        return max(2, getattr(self.dataset, 'n_inp', 2))
 
     def __init__(self,
         dataset,               # Indexable, of `FlowSample`s; or with a method `batch(idxs, passes)`
@@ -203,7 +222,12 @@ class FlowDL(TfmdDL):
         if hasattr(dataset, 'split_idx'):
             self.training = dataset.split_idx == 0       # a DataBlock marks its subsets
 
-    def new(self, dataset=None, cls=None, **kwargs):
+    def new(self,
+        dataset=None,  # What to load; None: the same dataset
+        cls:type=None, # Its class; None: the same
+        **kwargs       # Options that differ
+    )->'FlowDL': # With the same options, unless `kwargs` say otherwise
+        "Make a loader like this one"
         kwargs.pop('process', None)   # fastai's Interpretation asks for it; it concerns tables
         own = dict(fields=self.fields, tfm=self.tfm, seed=self.seed, training=self.training,
                    prefetch=self.prefetch)
@@ -211,13 +235,15 @@ class FlowDL(TfmdDL):
         return super().new(dataset, cls, **(own | kwargs))
 
 # %% ../../nbs/data/30_loaders.ipynb #e175c322
-def _get_idxs(self:FlowDL):
+@patch
+def get_idxs(self:FlowDL)->list: # What `__getitem__` of the dataset is asked for
     "Indices of this pass, in order"
     if self.sampler is not None:
         self.sampler.set_epoch(self.passes)
         return list(self.sampler)
     return np.random.default_rng((self.seed, self.passes)).permutation(self.n).tolist() if self.shuffle else list(range(self.n))
 
+# %% ../../nbs/data/30_loaders.ipynb #e175c301
 def _fetch(self): return _Fetch(self.dataset, self.tfm if self.training else None, self.seed, self.fields,
                                 self.after_item)
 
@@ -234,7 +260,8 @@ def _torch_loader(self:FlowDL):
 
 def _same(batch): return batch
 
-def _iter(self:FlowDL):
+@patch
+def __iter__(self:FlowDL):
     "Batches of one pass, on the device"
     self.before_iter()
     self.after_batch.split_idx = 0 if self.training else 1
@@ -245,42 +272,62 @@ def _iter(self:FlowDL):
     self.after_iter()
     if self.training: self.passes += 1
 
-FlowDL.get_idxs, FlowDL.__iter__ = _get_idxs, _iter
-
 # %% ../../nbs/data/30_loaders.ipynb #d7f28d48
-def _create_item(self:FlowDL, i): return i or 0
-def _create_batch(self:FlowDL, b):
-    "A batch of the samples, or of the numbers of samples, in `b`"
+@patch
+def create_item(self:FlowDL,
+    i:int   # Number of a sample; None: the first
+)->int: # `i`
+    "Choose item `i`; its sample is read with the batch"
+    return i or 0
+
+@patch
+def create_batch(self:FlowDL,
+    b:list    # Samples or their numbers
+)->tuple: # Images as floats in [0,1], flow and valid
+    "Make a batch of the samples, or of the numbers of samples, in `b`"
     if all(isinstance(o, (int, np.integer)) for o in b):
         return float_images(_fetch(self).__getitems__([(i, 0) for i in b]))
     return float_images(collate_samples([_as_sample(o) for o in b], self.fields))   # of `DataBlock.summary`
-def _do_item(self:FlowDL, i): return self.create_item(i)
-def _do_batch(self:FlowDL, b): return self.create_batch(b)
 
-def _show_batch(self:FlowDL,
-    b=None,       # A batch; None: the next one
-    max_n:int=4,  # Most pairs to draw
-    **kwargs      # Not used; fastai passes some
-):                # The matplotlib axes
+# %% ../../nbs/data/30_loaders.ipynb #d7f28d01
+@patch
+def do_item(self:FlowDL,
+    i:int   # Number of a sample
+)->int: # `i`
+    "Do what `create_item` does: transforms belong to the sample"
+    return self.create_item(i)
+
+@patch
+def do_batch(self:FlowDL,
+    b:list    # Samples or their numbers
+)->tuple: # A batch
+    "Do what `create_batch` does"
+    return self.create_batch(b)
+
+@patch
+def show_batch(self:FlowDL,
+    b=None,        # A batch; None: the next one
+    max_n:int=4,   # Most pairs to draw
+    **kwargs       # Not used; fastai passes some
+)->np.ndarray: # The matplotlib axes
     "Draw both images and the true flow of up to `max_n` pairs"
     b = self.one_batch() if b is None else b
     return show_flows(*b[count_images(b) - 2:][:4], max_n=max_n)
 
-def _show_results(self:FlowDL,
-    b,            # A batch
-    out,          # `(B,2,H,W)` predicted flow, px
-    max_n:int=4,  # Most pairs to draw
+# %% ../../nbs/data/30_loaders.ipynb #d7f28d02
+@patch
+def show_results(self:FlowDL,
+    b,              # A batch
+    out,            # `(B,2,H,W)` predicted flow, px
+    max_n:int=4,    # Most pairs to draw
     show:bool=True, # False: hand over what fastai's `TensorBoardCallback` draws
-    **kwargs      # Not used; fastai passes some
-):                # The matplotlib axes
+    **kwargs        # Not used; fastai passes some
+)->np.ndarray: # The matplotlib axes
     "Draw prediction beside truth and the error in pixels"
     pair = b[count_images(b) - 2:][:4]
     if show: return show_flows(*pair, pred=out, max_n=max_n)
     draw_as('fastai.callback.tensorboard', 'tensorboard_log', _log_pairs)
     return PairBatch(t[:max_n] for t in pair), None, None, out[:max_n]
-
-FlowDL.create_item, FlowDL.create_batch, FlowDL.do_item, FlowDL.do_batch = _create_item, _create_batch, _do_item, _do_batch
-FlowDL.show_batch, FlowDL.show_results = _show_batch, _show_results
 
 # %% ../../nbs/data/30_loaders.ipynb #e6104e19
 def show_flows(
@@ -352,7 +399,9 @@ def _pre_show_batch(self:FlowDL, b, max_n=9):
     return b, None, L(zip(*b, strict=True))
 
 @patch(as_prop=True)
-def items(self:FlowDL): return getattr(self.dataset, 'items', None) or _Items(self.dataset)
+def items(self:FlowDL):
+    "What fastai's plots take items from"
+    return getattr(self.dataset, 'items', None) or _Items(self.dataset)
 
 # %% ../../nbs/data/30_loaders.ipynb #0cfd04ff
 def dataloaders(
@@ -378,12 +427,14 @@ def dataloaders(
                    drop_last=n >= bs, **kw)
     return DataLoaders(first, FlowDL(valid, bs=valid_bs or bs, **kw), device=device)
 
-def _scene_dataloaders(self:SceneDataset, n_valid=64, **kwargs):
+@patch
+def dataloaders(self:SceneDataset,
+    n_valid:int=64, # Scenes to validate on
+    **kwargs        # See the function `dataloaders`: bs, num_workers, device, ...
+)->DataLoaders: # Of fastai
     "These scenes for training, and `n_valid` held-out ones that never change"
     return dataloaders(self, SceneDataset(n_valid, self.config, seed=held_out_seed(self.seed), fresh=False,
                                           frames=self.frames), **kwargs)
-
-SceneDataset.dataloaders = _scene_dataloaders
 
 # %% ../../nbs/data/30_loaders.ipynb #5a68cc2c
 @patch

@@ -11,9 +11,10 @@ from itertools import accumulate
 import math
 import numpy as np
 from torch.utils.data import DistributedSampler, Sampler
+from fastcore.basics import patch
 from ..core.errors import ConfigError, fail
 from ..core.processes import process_number
-from ..core.types import apply_tfm
+from ..core.types import FlowSample, apply_tfm
 
 # %% ../../nbs/data/34_mixtures.ipynb #07bd0bec
 def _item(dataset, i, passes):
@@ -45,7 +46,11 @@ class ConcatDataset(_Mixture):
         self.ends = list(accumulate(map(len, self.datasets)))
     def __len__(self): return self.ends[-1]
     def __repr__(self): return f"ConcatDataset({len(self)} samples: {' + '.join(map(repr, self.datasets))})"
-    def sample(self, i, passes=0):
+    def sample(self,
+        i:int,         # Which sample
+        passes:int=0   # Which pass over the data
+    )->FlowSample: # After the transforms
+        "Read sample `i` of the dataset that it falls into"
         k = bisect_right(self.ends, i)
         return _item(self.datasets[k], i - (self.ends[k - 1] if k else 0), passes)
 
@@ -60,7 +65,11 @@ class RepeatDataset(_Mixture):
         self.dataset, self.times = dataset, times
     def __len__(self): return len(self.dataset)*self.times
     def __repr__(self): return f"RepeatDataset({self.times} x {self.dataset!r})"
-    def sample(self, i, passes=0):
+    def sample(self,
+        i:int,         # Which sample
+        passes:int=0   # Which pass over the data
+    )->FlowSample: # After the transforms
+        "Read sample `i`; each repetition counts as a pass of its own"
         again, i = divmod(i, len(self.dataset))
         return _item(self.dataset, i, passes*self.times + again)
 
@@ -86,7 +95,9 @@ class MixedDataset(_Mixture):
         parts = ' + '.join(f"{k} of {d!r}" for k, d in zip(self.counts, self.datasets))
         return f"MixedDataset({self.n} samples per pass: {parts})"
 
-    def plan(self, passes):
+    def plan(self,
+        passes:int # Which pass over the data
+    )->list: # `(dataset, index, round)` for each sample
         "Data set, index and round of each sample of a pass"
         if self._plan[0] != passes:
             rows = []
@@ -97,7 +108,11 @@ class MixedDataset(_Mixture):
             self._plan = passes, [rows[i] for i in shuffled]
         return self._plan[1]
 
-    def sample(self, i, passes=0):
+    def sample(self,
+        i:int,         # Which sample
+        passes:int=0   # Which pass over the data
+    )->FlowSample: # After the transforms
+        "Read the sample that the plan of the pass has at place `i`"
         k, j, again = self.plan(passes)[i]
         return _item(self.datasets[k], j, passes*(self.counts[k]//len(self.datasets[k]) + 1) + again)
 
@@ -123,8 +138,13 @@ class TransformedDataset(_Mixture):
     ): self.dataset, self.tfm, self.seed = dataset, tfm, seed
     def __len__(self): return len(self.dataset)
     def __repr__(self): return f"TransformedDataset({self.dataset!r}, {self.tfm!r})"
-    def sample(self, i, passes=0): return apply_tfm(self.tfm, _item(self.dataset, i, passes), self.seed,
-                                                    passes, i)
+    def sample(self,
+        i:int,         # Which sample
+        passes:int=0   # Which pass over the data
+    )->FlowSample: # After the transforms
+        "Read and transform sample `i`"
+        return apply_tfm(self.tfm, _item(self.dataset, i, passes), self.seed,
+                         passes, i)
 
 # %% ../../nbs/data/34_mixtures.ipynb #4f1584a6
 class MixedBatchDistributedSampler(Sampler):
@@ -149,7 +169,11 @@ class MixedBatchDistributedSampler(Sampler):
                        f"at least one pair of each data set in a global batch of {self.replicas*batch_size}")
         self.batches = min(math.ceil(n/k) for n, k in zip(self.sizes, self.slots))
 
-    def set_epoch(self, epoch): self.epoch = epoch
+    def set_epoch(self,
+        epoch:int # Number of the pass
+    ):
+        "Choose the pass whose order is drawn next"
+        self.epoch = epoch
     def __len__(self): return self.batches*self.batch_size
 
 # %% ../../nbs/data/34_mixtures.ipynb #990cad4f
@@ -160,7 +184,8 @@ def _process(replicas, rank):
     if not 0 <= rank < replicas: raise fail(ConfigError, 'rank', rank, f"0 to {replicas - 1}")
     return replicas, rank
 
-def _iterate(self:MixedBatchDistributedSampler):
+@patch
+def __iter__(self:MixedBatchDistributedSampler):
     "Indices for this process, batch after batch"
     columns, start = [], 0
     for k, (n, slots) in enumerate(zip(self.sizes, self.slots)):
@@ -169,5 +194,3 @@ def _iterate(self:MixedBatchDistributedSampler):
         start += n
     mine = np.concatenate(columns, 1)[:, self.rank*self.batch_size:(self.rank + 1)*self.batch_size]
     return iter(mine.ravel().tolist())
-
-MixedBatchDistributedSampler.__iter__ = _iterate

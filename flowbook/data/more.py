@@ -9,6 +9,7 @@ __all__ = ['half_resolution', 'Spring', 'Middlebury', 'TartanAir']
 from pathlib import Path
 import math
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import unknown
 from .base import IMAGES, FlowDataset, Pair, register_dataset
 from .kitti import _directed, _directions
@@ -63,7 +64,8 @@ def _spring_truth(self:Spring, at, camera):
     return truth
 
 # %% ../../nbs/data/48_more.ipynb #3ade628b
-def _find_spring(self:Spring):
+@patch
+def find_pairs(self:Spring):
     scenes, pairs = {s: self.folders(f"{self.split}/{s}") for s in self.folders(self.split)}, []
     rows = [(s, c.removeprefix('frame_')) for s, inside in scenes.items() for c in inside
             if c.startswith('frame_')]
@@ -73,27 +75,25 @@ def _find_spring(self:Spring):
         pairs += _sequence_pairs(self, f"{at}/frame_{camera}", frames, **_spring_truth(self, at, camera))
     return [_directed(p, d) for d in _directions('spring', self.direction) for p in pairs]
 
-Spring.find_pairs = _find_spring
-
 # %% ../../nbs/data/48_more.ipynb #07f02f31
-def _load_spring(self:Spring, path):
+@patch
+def load_flow(self:Spring, path):
     flow, valid = read_flow_valid(path)
     return (half_resolution(flow), half_resolution(valid)) if path.suffix == '.flo5' else (flow, valid)
 
-def _load_unmatched(self:Spring, path): return read_image(path)[..., :2].any(-1)
+@patch
+def load_mask(self:Spring, path): return read_image(path)[..., :2].any(-1)
 
-def _fits(self:Spring, size, frame): return size == (2*frame[0], 2*frame[1])
-
-Spring.load_flow, Spring.load_mask, Spring.fits = _load_spring, _load_unmatched, _fits
+@patch
+def fits(self:Spring, size, frame): return size == (2*frame[0], 2*frame[1])
 
 # %% ../../nbs/data/48_more.ipynb #e31aa225
-def _published_spring(self:Spring)->int: # None: with scenes chosen
+@patch
+def published(self:Spring)->int: # None: with scenes chosen
     "Published number of pairs with these options"
     if self.scene is not None: return None
     cameras = 2 if self.camera is None else len(set(self.camera)) if isinstance(self.camera, (list, tuple, set)) else 1
     return self.counts[self.split]*cameras*len(_directions('spring', self.direction))
-
-Spring.published = _published_spring
 
 # %% ../../nbs/data/48_more.ipynb #2cdc77c2
 def _double(f):
@@ -120,7 +120,8 @@ def _write_spring_truth(at, camera, t, way, f, occ):
     write_image(red_green, at/f"maps/matchmap_{name}/matchmap_{name}_{t:04d}.png")
 
 # %% ../../nbs/data/48_more.ipynb #1a141e79
-def _write_spring(cls, root:Path, n:int, clip):
+@patch(cls_method=True)
+def write_tree(cls:Spring, root:Path, n:int, clip):
     "Write a small Spring to `root`: a scene of two cameras with about `n` pairs, and one for testing"
     for i, (scene, camera) in enumerate((s, c) for s in ('train/0001', 'test/0003')
                                         for c in ('left', 'right')):
@@ -131,8 +132,8 @@ def _write_spring(cls, root:Path, n:int, clip):
             _write_spring_truth(at, camera, t+1, 'FW', c.flow[t], c.occ[t])
             _write_spring_truth(at, camera, t+2, 'BW', c.flow_bw[t], c.occ_bw[t])
 
-Spring.write_tree = classmethod(_write_spring)
-Spring.variants = classmethod(lambda cls: [dict(split='train', direction='bidirection'), dict(split='test')])
+@patch(cls_method=True)
+def variants(cls:Spring): return [dict(split='train', direction='bidirection'), dict(split='test')]
 
 # %% ../../nbs/data/48_more.ipynb #6ab3e845
 @register_dataset
@@ -155,7 +156,8 @@ eval-data/Army/frame10.png, frame11.png, ...                for split='test'
     ): super().__init__(root, split, tfm, seed, scene=scene)
 
 # %% ../../nbs/data/48_more.ipynb #8205a57c
-def _find_middlebury(self:Middlebury):
+@patch
+def find_pairs(self:Middlebury):
     frames, flows = ('eval-data', None) if self.split == 'test' else ('other-data', 'other-gt-flow')
     if flows and not any((self.root/o).is_dir() for o in (frames, flows)): frames = flows = '.'
     has = lambda s, f: (self.root/s/f).is_file()
@@ -168,12 +170,11 @@ def _find_middlebury(self:Middlebury):
         pairs.append(Pair(*files, flow=f"{flows}/{s}/flow10.flo".removeprefix('./') if flows else None))
     return pairs
 
-Middlebury.find_pairs = _find_middlebury
-
 # %% ../../nbs/data/48_more.ipynb #5cb16844
 _middlebury = 'RubberWhale Venus Urban3 Dimetrodon Grove2 Grove3 Hydrangea Urban2'.split()
 
-def _write_middlebury(cls, root:Path, n:int, clip):
+@patch(cls_method=True)
+def write_tree(cls:Middlebury, root:Path, n:int, clip):
     "Write a small Middlebury to `root`: up to 8 pairs, a corner of each unknown, and 2 for testing"
     for i, s in enumerate(['Army', 'Mequon', *_middlebury[:max(2, n)]]):
         c, kind = clip(i), 'eval' if i < 2 else 'other'
@@ -184,8 +185,8 @@ def _write_middlebury(cls, root:Path, n:int, clip):
         known[:8, :12] = False
         write_flow(c.flow[0], ensure_dir(root/f"other-gt-flow/{s}")/'flow10.flo', known)
 
-Middlebury.write_tree = classmethod(_write_middlebury)
-Middlebury.variants = classmethod(lambda cls: [dict(split='training'), dict(split='test')])
+@patch(cls_method=True)
+def variants(cls:Middlebury): return [dict(split='training'), dict(split='test')]
 
 # %% ../../nbs/data/48_more.ipynb #ae03105b
 @register_dataset
@@ -208,7 +209,8 @@ class TartanAir(FlowDataset):
     ): super().__init__(root, split, tfm, seed, env=env, difficulty=difficulty)
 
 # %% ../../nbs/data/48_more.ipynb #3e6a3c94
-def _find_tartanair(self:TartanAir):
+@patch
+def find_pairs(self:TartanAir):
     inner = {e: f"{e}/{e}" if (self.root/e/e).is_dir() else e for e in self.folders('.')}
     rows = [(e, d, f"{at}/{d}/{p}") for e, at in inner.items() for d in self.folders(at)
             if d in ('Easy', 'Hard')
@@ -220,12 +222,12 @@ def _find_tartanair(self:TartanAir):
                                 flow=self.numbered(f"{at}/flow", '_flow.npy'), occ=masks, invalid=masks)
     return pairs
 
-def _load_tartanair(self:TartanAir, path): return read_tartanair_mask(path)
-
-TartanAir.find_pairs, TartanAir.load_mask = _find_tartanair, _load_tartanair
+@patch
+def load_mask(self:TartanAir, path): return read_tartanair_mask(path)
 
 # %% ../../nbs/data/48_more.ipynb #9034870a
-def _write_tartanair(cls, root:Path, n:int, clip):
+@patch(cls_method=True)
+def write_tree(cls:TartanAir, root:Path, n:int, clip):
     "Write a small TartanAir to `root`: two flights with about `n` pairs"
     m = max(2, math.ceil(n/2))
     for i, flight in enumerate(('office/Easy/P000', 'ocean/Hard/P001')):
@@ -236,5 +238,3 @@ def _write_tartanair(cls, root:Path, n:int, clip):
             codes = np.where(_outside(f), 100, occ).astype(np.uint8)
             write_flow(f, at/f"flow/{t:06d}_{t+1:06d}_flow.npy")
             write_tartanair_mask(codes, at/f"flow/{t:06d}_{t+1:06d}_mask.npy")
-
-TartanAir.write_tree = classmethod(_write_tartanair)

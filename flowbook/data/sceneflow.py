@@ -8,9 +8,11 @@ __all__ = ['DIRECTIONS', 'VIEWS', 'SceneFlow', 'FlyingThings3D', 'Monkaa', 'Driv
 # %% ../../nbs/data/42_sceneflow.ipynb #c20f4a62
 from importlib.resources import files
 from itertools import product
+from collections.abc import Iterator
 from pathlib import Path
 import math
 import cv2
+from fastcore.basics import patch
 from ..core.errors import unknown
 from .base import IMAGES, FlowDataset, Pair, register_dataset
 from ..io.files import ensure_dir
@@ -47,19 +49,30 @@ class SceneFlow(FlowDataset):
     licence = 'research purposes only, no commercial use'
     depth, parts = 1, dict(train='')   # folders from the split's to a sequence; folder of each split
 
-    def choose(self, direction, views, pass_style):
+    def choose(self,
+        direction:str, # One of `DIRECTIONS`, or both
+        views:str,     # One of `VIEWS`, or both
+        pass_style:str # clean or final
+    ):
         "Check the options that all have in common"
         self.directions = _chosen('direction', direction, DIRECTIONS)
         self.views = _chosen('view', None if views == 'both' else views, VIEWS)
         if pass_style not in ('clean', 'final'): raise unknown('pass_style', pass_style, ['clean', 'final'])
 
-    def sequences(self, folder, depth):
+    def sequences(self,
+        folder:str,  # Below the root
+        depth:int    # Levels of folders
+    )->Iterator: # Lists of paths relative to `folder`
         "Folders of sequences below `folder`, relative to it, in name order"
         for o in self.folders(folder):
             yield from (f"{o}/{rest}"
                         for rest in self.sequences(f"{folder}/{o}", depth - 1)) if depth > 1 else [o]
 
-    def wanted(self, sequence): return True   # does an option leave it out?
+    def wanted(self,
+        sequence:str # Its folder
+    )->bool: # False: it is left out
+        "Is `sequence` one that the options ask for?"
+        return True
 
 # %% ../../nbs/data/42_sceneflow.ipynb #ef65fa40
 def _top(self:SceneFlow)->tuple: # Folder of the frames, folder of the flow
@@ -86,7 +99,8 @@ def _sequence(self:SceneFlow,
     return _pairs(self.directions, numbers, img, truth.get('future'), truth.get('past'))
 
 # %% ../../nbs/data/42_sceneflow.ipynb #df111978
-def _find_pairs(self:SceneFlow)->list:
+@patch
+def find_pairs(self:SceneFlow)->list:
     frames, flow = _top(self)
     inside, outside = (list(self.sequences(o, self.depth)) for o in (frames, flow))
     for o in sorted(set(inside) ^ set(outside)):
@@ -94,11 +108,10 @@ def _find_pairs(self:SceneFlow)->list:
     return [p for o in inside if self.wanted(o) for v in self.views
             for p in _sequence(self, f"{frames}/{o}/{v}", f"{flow}/{o}", v)]
 
-def _published(self:SceneFlow)->int: # Of all views and directions together
+@patch
+def published(self:SceneFlow)->int: # Of all views and directions together
     "Published number of pairs with these options"
     return self.counts[self.split]*len(self.views)*len(self.directions)
-
-SceneFlow.find_pairs, SceneFlow.published = _find_pairs, _published
 
 # %% ../../nbs/data/42_sceneflow.ipynb #6a9b6bc8
 def _write_sequence(root, sequence, number, clip, frames, first):
@@ -152,12 +165,11 @@ TRAIN and TEST, each with A, B and C; left and right
                 for v in VIEWS]
 
 # %% ../../nbs/data/42_sceneflow.ipynb #0e626c19
-def _write_things(cls, root, n, clip):
+@patch(cls_method=True)
+def write_tree(cls:FlyingThings3D, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
     names, frames = _share(n, [f"TRAIN/{o}/{i:04d}" for i in range(170) for o in 'ABC'], 2)
     for i, o in enumerate(names + ['TEST/A/0000']): _write_sequence(root, o, i, clip, frames, 6)
-
-FlyingThings3D.write_tree = classmethod(_write_things)
 
 # %% ../../nbs/data/42_sceneflow.ipynb #6f45acc2
 @register_dataset
@@ -192,25 +204,27 @@ optical_flow/<scene>/into_past/left/OpticalFlowIntoPast_0000_L.pfm
 
 # %% ../../nbs/data/42_sceneflow.ipynb #8b32fc0c
 def _below(path, folder): return f"{path}/".startswith(f"{folder.strip('/')}/")
-def _wanted(self:Monkaa, sequence): return not self.scene or any(_below(sequence, o) for o in self.scene)
-def _published_scenes(self:Monkaa): return None if self.scene else SceneFlow.published(self)
 
-def _find_scenes(self:Monkaa)->list:
+@patch
+def wanted(self:Monkaa, sequence): return not self.scene or any(_below(sequence, o) for o in self.scene)
+
+@patch
+def published(self:Monkaa): return None if self.scene else SceneFlow.published(self)
+
+@patch
+def find_pairs(self:Monkaa)->list:
     there = list(self.sequences(_top(self)[0], self.depth))
     for o in self.scene or ():
         if not any(_below(s, o) for s in there): raise unknown(f"{self.name} scene", o, there)
     return SceneFlow.find_pairs(self)
 
-Monkaa.wanted, Monkaa.published, Monkaa.find_pairs = _wanted, _published_scenes, _find_scenes
-
 # %% ../../nbs/data/42_sceneflow.ipynb #7be3b307
-def _write_monkaa(cls, root, n, clip):
+@patch(cls_method=True)
+def write_tree(cls:Monkaa, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
     scenes = 'a_rain_of_stones eating family flower_storm funnyworld lonetree top_view treeflight'.split()
     names, frames = _share(n, [f"{o}_x2" for o in scenes], 2)
     for i, o in enumerate(names): _write_sequence(root, o, i, clip, frames, 0)
-
-Monkaa.write_tree = classmethod(_write_monkaa)
 
 # %% ../../nbs/data/42_sceneflow.ipynb #345eb773
 @register_dataset
@@ -227,14 +241,13 @@ optical_flow/15mm_focallength/scene_forwards/fast/into_past/left/OpticalFlowInto
 {15mm,35mm}_focallength, scene_{forwards,backwards}, fast and slow; left and right
 '''
 
-def _write_driving(cls, root, n, clip):
+@patch(cls_method=True)
+def write_tree(cls:Driving, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
     runs = product(('15mm_focallength', '35mm_focallength'), ('scene_backwards', 'scene_forwards'),
                    ('fast', 'slow'))
     names, frames = _share(n, ['/'.join(o) for o in runs], 4)
     for i, o in enumerate(names): _write_sequence(root, o, i, clip, frames, 1)
-
-Driving.write_tree = classmethod(_write_driving)
 
 # %% ../../nbs/data/42_sceneflow.ipynb #c5d75454
 _times = 'into_future', 'into_past'
@@ -290,20 +303,23 @@ def _subset_view(self:FlyingThings3DSubset,
     masks = () if occ is flow else occ.values()
     return _pairs(self.directions, numbers, img, *flow.values(), *masks)
 
-def _find_subset(self:FlyingThings3DSubset)->list: return [p for v in self.views
+@patch
+def find_pairs(self:FlyingThings3DSubset)->list: return [p for v in self.views
     for p in _subset_view(self, v)]
 
-FlyingThings3DSubset.find_pairs = _find_subset
-
 # %% ../../nbs/data/42_sceneflow.ipynb #276cca12
-def _write_subset(cls, root, n, clip, first=0):
+@patch(cls_method=True)
+def write_tree(cls:FlyingThings3DSubset,
+    root,       # An empty folder
+    n,          # Pairs, about
+    clip,       # `clip(number, frames)` makes a `flowbook.data.make.Clip`
+    first:int=0 # Number of the first image
+):
     "Write about `n` pairs of `clip(number, frames)` below `root`, numbered from `first` on; videos of four frames"
     videos = math.ceil(n/12)
     for split, clips in (('train', range(videos)), ('val', range(videos, videos + 1))):
         for (v, view), (k, i) in product(enumerate(VIEWS), enumerate(clips)):
             _write_video(root/split, view, clip(2*i + v, 4), first + 4*k)
-
-FlyingThings3DSubset.write_tree = classmethod(_write_subset)
 
 # %% ../../nbs/data/42_sceneflow.ipynb #a47be95e
 def _write_video(base, view, c, first):

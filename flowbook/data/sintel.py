@@ -9,6 +9,7 @@ __all__ = ['SINTEL_VAL', 'Sintel']
 from pathlib import Path
 import math
 import numpy as np
+from fastcore.basics import patch
 from ..core.errors import unknown
 from .base import IMAGES, FlowDataset, Pair, register_dataset
 from ..io.files import ensure_dir
@@ -110,7 +111,8 @@ def _truth(self:Sintel, scene):
             **{k: self.numbered(f"training/{v}/{scene}", '.png') for k, v in there.items()}}
 
 # %% ../../nbs/data/44_sintel.ipynb #dd8093a5
-def _find_pairs(self:Sintel):
+@patch
+def find_pairs(self:Sintel):
     top, pairs = 'test' if self.split == 'test' else 'training', []
     for p in _passes[self.pass_style]:
         for s in _wanted(self, f"{top}/{p}"):
@@ -119,13 +121,12 @@ def _find_pairs(self:Sintel):
     return pairs
 
 # %% ../../nbs/data/44_sintel.ipynb #93a1cf9d
-def _published(self:Sintel)->int: # None: with a scene that is not Sintel's
+@patch
+def published(self:Sintel)->int: # None: with a scene that is not Sintel's
     "Published number of pairs with these options"
     asked = [self.scene] if isinstance(self.scene, str) else self.scene
     names = set(_scenes(self.split) if asked is None else asked)
     return sum(_frames[s] - 1 for s in names)*len(_passes[self.pass_style]) if names <= set(_frames) else None
-
-Sintel.find_pairs, Sintel.published = _find_pairs, _published
 
 # %% ../../nbs/data/44_sintel.ipynb #31212380
 def _write_scene(base, scene, c, truth=True):
@@ -143,7 +144,8 @@ def _write_scene(base, scene, c, truth=True):
             write_mask(mask, base/f"{kind}/{scene}/frame_{t:04d}.png")
 
 # %% ../../nbs/data/44_sintel.ipynb #155e8546
-def _write_tree(cls,
+@patch(cls_method=True)
+def write_tree(cls:Sintel,
     root:Path,  # An empty folder
     n:int,      # Pairs of the split 'training' in each pass, about
     clip        # `clip(number, frames)` makes a `flowbook.data.make.Clip`
@@ -156,8 +158,7 @@ def _write_tree(cls,
     _write_scene(root/'test', 'ambush_1', clip(len(scenes), 3), truth=False)
 
 # %% ../../nbs/data/44_sintel.ipynb #f657d59e
-def _variants(cls)->list: # Options that together see every file
+@patch(cls_method=True)
+def variants(cls:Sintel)->list: # Options that together see every file
     return [dict(split='training', pass_style='both', use_invalid=True),
             dict(split='test', pass_style='both')]
-
-Sintel.write_tree, Sintel.variants = classmethod(_write_tree), classmethod(_variants)

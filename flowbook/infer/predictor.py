@@ -288,7 +288,7 @@ def predict(self:FlowPredictor,
     valid1=None,              # `(H,W)` mask of img1, False = no data; None: what NaN and transparency say
     valid2=None,              # The same for img2
     keep_guess:bool=False     # Keep the flow that was guessed where there is no data, instead of NaN?
-)->Prediction:
+)->Prediction: # Flow at the size of `img1`, with all that the model knows besides
     "What the model knows about the pair"
     imgs,masks = self._valid_frames([*([] if img0 is None else [img0]), img1, img2], valid1, valid2)
     init = None if flow_init is None else self._first_guess(flow_init, imgs[0])

@@ -31,7 +31,9 @@ class Labels:
     palette:list=None   # Of a picture with a palette, as Pillow keeps it; None: none
 
     @property
-    def area(self): return np.ones(self.values.shape[:2], bool) if self.values.ndim==3 else self.values > 0
+    def area(self):
+        "Where there is something, `(H,W)` bool"
+        return np.ones(self.values.shape[:2], bool) if self.values.ndim==3 else self.values > 0
 
 def read_labels(
     path:str|Path  # PNG or another picture without loss: palette, grey (8 or 16 bits) or colour

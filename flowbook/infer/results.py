@@ -80,7 +80,9 @@ class Prediction:
     flow_prev:np.ndarray=None  # `(H,W,2)` pixels, from image 1 to the frame before, from a model of three frames
 
     @property
-    def size(self): return self.flow.shape[-3:-1]
+    def size(self):
+        "Height and width of the flow"
+        return self.flow.shape[-3:-1]
 
 # %% ../../nbs/infer/05_results.ipynb #5e28232b
 @patch

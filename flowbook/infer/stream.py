@@ -10,6 +10,7 @@ import time
 import numpy as np, torch
 from contextlib import contextmanager
 from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -24,8 +25,8 @@ class StageClock(dict):
     "Seconds of work by stage"
     @contextmanager
     def stage(self,
-        name:str # For example 'decode'
-    ):
+        name:str     # For example 'decode'
+    )->Iterator: # For `with`
         "Count the time inside the `with` for `name`"
         began = time.perf_counter()
         try: yield

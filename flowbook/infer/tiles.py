@@ -24,7 +24,9 @@ class TilePlan:
     note:str=''   # Why it is so
 
     @property
-    def whole(self): return self.tile==self.size
+    def whole(self):
+        "Is the image one tile?"
+        return self.tile==self.size
 
     def __len__(self): return len(self.rows)*len(self.columns)
 

@@ -11,6 +11,7 @@ import os, re, tempfile, warnings
 from contextlib import contextmanager
 from fractions import Fraction
 from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from threading import RLock
@@ -198,8 +199,8 @@ def say_damage(
 # %% ../../nbs/io/31_decoders.ipynb #66249579
 @patch
 def frames(self:AvFilm,
-    wanted # Function from number to True: decode and convert; False: pass over; None: stop before it
-):         # Generator of `(H,W,3)` uint8 RGB, upright
+    wanted       # Function from number to True: decode and convert; False: pass over; None: stop before it
+)->Iterator: # `(H,W,3)` uint8 RGB, upright
     "Decode the film from its start"
     first,i = None,0
     self.times,self.said = [],[]
@@ -360,8 +361,8 @@ def _measure(self:CvFilm, most=240):
 # %% ../../nbs/io/31_decoders.ipynb #b16c19a3
 @patch
 def frames(self:CvFilm,
-    wanted # See `AvFilm.frames`
-):         # Generator of `(H,W,3)` uint8 RGB, upright
+    wanted       # See `AvFilm.frames`
+)->Iterator: # `(H,W,3)` uint8 RGB, upright
     "Decode the film from its start"
     self.times,self.said,ended = [],[],True
     def asked(i):

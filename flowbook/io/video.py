@@ -39,9 +39,13 @@ class Frames:
     def __next__(self): return next(self.pictures)
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
-    def close(self): self.pictures.close()
+    def close(self):
+        "Close the file"
+        self.pictures.close()
     @property
-    def times(self): return self.film.times if self.film else []   # seconds of all frames decoded so far, those passed over too
+    def times(self):
+        "Seconds of all frames decoded so far, of those passed over too"
+        return self.film.times if self.film else []
     def __repr__(self): return f"Frames({self.name}: {'?' if self.count is None else self.count} frames{f', {self.fps:g} fps' if self.fps else ''})"
 
 # %% ../../nbs/io/32_video.ipynb #ec288430
@@ -274,7 +278,10 @@ def write(self:VideoWriter,
     self.count += 1
 
 # %% ../../nbs/io/32_video.ipynb #ee8433a5
-def _close(self:VideoWriter, *error):
+@patch
+def close(self:VideoWriter,
+    *error # What `__exit__` is given: after an error the file is taken away
+)->None:
     "Finish the file and give it its name; after an error, take it away"
     if self.stack is None: return
     stack,self.stack = self.stack,None
@@ -292,6 +299,9 @@ def _close(self:VideoWriter, *error):
         raise
     stack.__exit__(*error)
 
+@patch
+def __exit__(self:VideoWriter, *error): self.close(*error)
+
 # %% ../../nbs/io/32_video.ipynb #d47e66a4
 def _check_written(self):
     "Open the file again: a full disk is noticed here"
@@ -304,8 +314,6 @@ def _check_written(self):
     if not n or (self.suffix in ('.mp4', '.m4v', '.mov', '.avi') and n!=self.count):
         raise fail(FlowbookError, self.path, f'{n:.0f} frames in the file',
             f'{self.count}: is the disk full?')
-
-VideoWriter.__exit__ = VideoWriter.close = _close
 
 # %% ../../nbs/io/32_video.ipynb #c96a708a
 def give_times(

@@ -220,14 +220,19 @@ class FitSize(nn.Module):
         self.n, self.how, (self.low, high) = model.stride, model.fits, _limits(model)
         self.register_buffer('nothing', torch.zeros(high - self.low + 1), persistent=True)
 
-    def allowed(self, side):
+    def allowed(self,
+        side       # Rows or columns of the image
+    )->Tensor: # `(1,1,1,1)` zero
         "Zero; or an error of the runtime, which finds no such place in the table"
         side = torch.scalar_tensor(side, dtype=torch.int64)
         at, wrong = _cells(side, self.n) - self.low, side < self.low*self.n
         if self.how is None: wrong = wrong | (side % self.n > 0)
         return self.nothing.index_select(0, torch.where(wrong, 2**40, at)[None]).view(1, 1, 1, 1)
 
-    def fit(self, x):
+    def fit(self,
+        x:Tensor   # `(B,3,H,W)`
+    )->Tensor: # `(B,3,H2,W2)`
+        "Bring an image to a size that the model takes"
         sides = x.shape[-2:]
         H, W = (_cells(s, self.n)*self.n for s in sides)
         x = x + self.allowed(sides[0]) + self.allowed(sides[1])
@@ -238,7 +243,11 @@ class FitSize(nn.Module):
             x = x.index_select(dim, torch.minimum(at.clamp(min=0), last))   # as `pad_to_multiple` does
         return x
 
-    def forward(self, *imgs): return *map(self.fit, imgs), imgs[0][:, :1]
+    def forward(self,
+        *imgs     # `(B,3,H,W)`, of one size
+    )->tuple: # The images, and a channel at the size of the first
+        "Fit all images"
+        return *map(self.fit, imgs), imgs[0][:, :1]
 
 # %% ../../nbs/models/95_export.ipynb #67d9e6c3
 class FitBack(nn.Module):
@@ -348,7 +357,9 @@ class Exported:
     checks:list    # One tuple per run: batch, height, width, largest difference and largest flow in pixels
 
     @property
-    def delta(self): return max(c[3] for c in self.checks)
+    def delta(self):
+        "Largest difference that the checks found"
+        return max(c[3] for c in self.checks)
 
     def __repr__(self):
         runs = ', '.join(f'{b} of {w}x{h}: {d:.1e} px of {m:.0f}' for b, h, w, d, m in self.checks)

@@ -274,4 +274,8 @@ def freeze(
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     "Batch normalisation that stays in eval mode, whatever `model.train()` says"
-    def train(self, mode:bool=True): return super().train(False)
+    def train(self,
+        mode:bool=True # Not used
+    )->nn.Module: # The layer
+        "Stay in evaluation mode"
+        return super().train(False)

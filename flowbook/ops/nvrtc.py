@@ -252,7 +252,7 @@ class CudaKernels:
     def find(self,
         name:str,           # Kernel
         device:torch.device # A CUDA device
-    ):                      # Function of grid, block, shared, stream and the arguments' address
+    )->object: # Function of grid, block, shared, stream and the arguments' address
         "Load kernel `name` for `device`, once per process; a failure is raised again"
         key = name, device.index, os.getpid()
         if key not in self._loaded:

@@ -43,6 +43,7 @@ class Schedule(Callback):
         momentum=None # Likewise; None: leave it as it is
     ): self.lr, self.momentum = lr, momentum
     def before_batch(self):
+        "Set learning rate and momentum of the step"
         i, opt = self.train_iter, self.opt
         if isinstance(opt, GroupOptimizer): opt.set_lr(self.lr(i))
         else: opt.set_hyper('lr', self.lr(i))
@@ -56,8 +57,11 @@ class Accumulate(Callback):
     def __init__(self,
         n:int # Batches per step
     ): self.n = n
-    def after_loss(self): self.learn.loss_grad = self.loss_grad/self.n
+    def after_loss(self):
+        "Divide the loss by the batches of a step"
+        self.learn.loss_grad = self.loss_grad/self.n
     def before_step(self):
+        "Leave out the step until enough batches have been added up"
         last = self.epoch + 1 == self.n_epoch and self.iter + 1 == self.n_iter
         if (self.train_iter + 1) % self.n and not last: raise CancelBatchException   # keeps the gradients
 
@@ -75,21 +79,35 @@ class ModelEMA(Callback):
         self.count, self.shadow = 0, None   # steps, and the average of each tensor
 
     def before_fit(self):
+        "Begin with the current values of the model"
         weights = {k: v for k, v in bare_model(self.model).state_dict().items() if v.is_floating_point()}
         self.names, self.live = list(weights), list(weights.values())
         if self.shadow is None: self.shadow = [v.clone() for v in self.live]
         self.shadow = [s.to(v.device) for s, v in zip(self.shadow, self.live, strict=True)]
 
     def after_step(self):
+        "Move the average towards the model"
         self.count += 1
         share = max(self.momentum, 9/(10 + self.count)) if self.warmup else self.momentum
         torch._foreach_lerp_(self.shadow, self.live, share)
 
-    def before_validate(self): self.swap()
-    def after_validate(self): self.swap()
-    def after_fit(self): self.swap()
-    def run_state(self): return dict(count=self.count, shadow=dict(zip(self.names, self.shadow, strict=True)))
-    def load_run_state(self, state): self.count, self.shadow = state['count'], list(state['shadow'].values())
+    def before_validate(self):
+        "Evaluate the average"
+        self.swap()
+    def after_validate(self):
+        "Go on training the model"
+        self.swap()
+    def after_fit(self):
+        "Leave the average in the model"
+        self.swap()
+    def run_state(self)->dict: # Count of steps and the average by name
+        "Return what a resumed run needs"
+        return dict(count=self.count, shadow=dict(zip(self.names, self.shadow, strict=True)))
+    def load_run_state(self,
+        state:dict # What `run_state` returned
+    ):
+        "Go on where `state` was taken"
+        self.count, self.shadow = state['count'], list(state['shadow'].values())
 
 # %% ../../nbs/train/28_callbacks.ipynb #9e945cea
 @patch
@@ -108,10 +126,14 @@ class ScaleGrads(Callback):
     order, run_valid = 10, False
     def __init__(self, **kwargs): self.kwargs, self.state, self.skipped = kwargs, None, 0
     def before_fit(self):
+        "Make the scaler, or go on with its state"
         self.scaler = torch.amp.GradScaler(self.dls.device.type, **self.kwargs)
         if self.state: self.scaler.load_state_dict(self.state)
-    def before_backward(self): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+    def before_backward(self):
+        "Scale the loss"
+        self.learn.loss_grad = self.scaler.scale(self.loss_grad)
     def before_step(self):
+        "Divide the gradients by the scale; leave out the step if one is infinite"
         self.stepped = False
         self.scaler.step(self)      # unscales; calls `step` below unless a gradient is infinite
         if not self.stepped:
@@ -119,12 +141,26 @@ class ScaleGrads(Callback):
             self.scaler.update()
             raise CancelStepException
     def after_step(self):
+        "Adapt the scale"
         if self.stepped: self.scaler.update()
-    def step(self, *args, **kwargs): self.stepped = True
+    def step(self,
+        *args,   # Not used
+        **kwargs # Not used
+    ):
+        "Note that the scaler lets the step happen; fastai takes it"
+        self.stepped = True
     @property
-    def param_groups(self): return self.opt.param_groups   # what a scaler looks for in an optimiser
-    def run_state(self): return dict(scaler=self.scaler.state_dict(), skipped=self.skipped)
-    def load_run_state(self, state): self.state, self.skipped = state['scaler'], state['skipped']
+    def param_groups(self):
+        "What a scaler looks for in an optimizer"
+        return self.opt.param_groups
+    def run_state(self)->dict: # State of the scaler and count of skipped steps
+        "Return what a resumed run needs"
+        return dict(scaler=self.scaler.state_dict(), skipped=self.skipped)
+    def load_run_state(self,
+        state:dict # What `run_state` returned
+    ):
+        "Go on where `state` was taken"
+        self.state, self.skipped = state['scaler'], state['skipped']
 
 # %% ../../nbs/train/28_callbacks.ipynb #4512f852
 @register_hook
@@ -135,6 +171,7 @@ class NaNGuard(Callback):
         folder='.' # Where to save it
     ): self.folder = Path(folder)
     def before_step(self):
+        "Stop at a loss that is not finite, and save its batch"
         if math.isfinite(self.loss.detach().sum().item()): return
         path = self.folder/f"nan_iter_{self.train_iter}.pth"
         bad = self.suspects()
@@ -162,8 +199,11 @@ def suspects(self:NaNGuard)->list: # Of inputs, prediction, parameters and gradi
 class ChannelsLast(Callback):
     "Channels behind pixels in memory, for model and images"
     order = 3
-    def before_fit(self): self.model.to(memory_format=torch.channels_last)
+    def before_fit(self):
+        "Change the memory layout of the parameters"
+        self.model.to(memory_format=torch.channels_last)
     def before_batch(self):
+        "Change the memory layout of the images"
         self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.xb)
 
 @register_hook
@@ -172,6 +212,7 @@ class Compile(Callback):
     order = 2
     def __init__(self, **kwargs): self.kwargs, self.done = kwargs, None   # for `torch.compile`
     def before_fit(self):
+        "Compile the model, once"
         model = bare_model(self.model)
         if self.done is not model: model.compile(**self.kwargs)
         self.done = model
@@ -182,6 +223,7 @@ class FreezeBN(Callback):
     "Batch norms neither look at the batch nor average"
     order = -8   # after fastai has put the model into training mode
     def before_train(self):
+        "Put batch normalization into evaluation mode"
         for m in self.model.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
 
@@ -195,6 +237,7 @@ class Workflow(Callback):
         val:int    # Batches
     ): self.every, self.val, self.losses = train, val, []
     def after_batch(self):
+        "Measure the validation loss when its turn has come"
         if self.train_iter % self.every: return
         drawn = torch.get_rng_state()   # a loader draws a number when it starts
         self.model.eval()
@@ -263,6 +306,7 @@ class LiteFlowNetStageLoadHook(Callback):
         dst_level:int  # The new one
     ): self.src, self.dst = src_level, dst_level
     def before_fit(self):
+        "Copy the level at the first step"
         from flowbook.models.liteflownet import copy_level
         if self.train_iter == 0: self.skipped = copy_level(bare_model(self.model), self.src, self.dst)
 
@@ -275,4 +319,6 @@ class MultiStageLrUpdaterHook(Schedule):
                            steps=steps, gammas=gammas)
         self.momentum = None
         lr_schedule(self.policy, 0., 1)      # complain now rather than later
-    def before_fit(self): self.lr = lr_schedule(self.policy, self.learn.lr, 1)
+    def before_fit(self):
+        "Make the schedule with the learning rate of the run"
+        self.lr = lr_schedule(self.policy, self.learn.lr, 1)

@@ -131,10 +131,17 @@ class Checkpoints(Callback):
         self.folder, self.interval, self.keep, self.best = Path(folder), interval, keep, best
         self.state, self.lowest, self.trained = state, float('inf'), False
 
-    def run_state(self): return dict(lowest=self.lowest)
-    def load_run_state(self, state): self.lowest = state['lowest']
+    def run_state(self)->dict: # The lowest score so far
+        "Return what a resumed run needs"
+        return dict(lowest=self.lowest)
+    def load_run_state(self,
+        state:dict # What `run_state` returned
+    ):
+        "Go on where `state` was taken"
+        self.lowest = state['lowest']
 
     def after_validate(self):
+        "Draw random numbers as if there had been no validation"
         if getattr(self.learn, 'drawn', None): set_random_state(self.learn.drawn)
 
     def before_train(self):
@@ -146,10 +153,12 @@ class Checkpoints(Callback):
         if not process_number()[0]: set_random_state(state['random'])
 
     def after_batch(self):
+        "Save when the interval is over"
         due = self.interval and self.train_iter % self.interval == 0
         if due and self.iter + 1 < self.n_iter: self.save()   # the end of an epoch is saved once evaluated
 
     def after_epoch(self):
+        "Save what has been evaluated"
         if self.trained: self.save(self._improved())
         self.trained = False
 
@@ -220,11 +229,17 @@ class ResumeAt(Callback):
     "Count iterations from where the run stopped"
     order = -9   # after fastai has set its counters to zero
     def __init__(self, iteration:int): self.iteration = iteration # Iterations that are done
-    def before_fit(self): self.learn.train_iter = self.iteration
+    def before_fit(self):
+        "Count from the iteration of the checkpoint"
+        self.learn.train_iter = self.iteration
     def before_train(self):
+        "Begin within an epoch"
         dl = self.dls.train
         self.learn.pct_train = self.train_iter/dl.iters
         if self.train_iter == self.iteration and dl.step != self.iteration: dl.seek(self.iteration)
     def before_batch(self):
+        "Set the place within the epoch"
         if self.training: self.learn.iter = self.train_iter % self.dls.train.every
-    def before_validate(self): self.learn.drawn = random_state()   # only a new loader draws a number
+    def before_validate(self):
+        "Remember the state of the random generators"
+        self.learn.drawn = random_state()   # only a new loader draws a number

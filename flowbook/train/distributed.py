@@ -21,6 +21,7 @@ class Distributed(Callback):
         find_unused:bool=False # Look for parameters that a batch did not use? Slower
     ): self.find_unused = find_unused
     def before_fit(self):
+        "Wrap the model"
         model, gpu = bare_model(self.model), self.dls.device.type == 'cuda'
         if gpu and not any(isinstance(m, FrozenBatchNorm2d) for m in model.modules()):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -28,7 +29,12 @@ class Distributed(Callback):
         sync = 'forward_sync_buffers' if 'forward_sync_buffers' in inspect.signature(ddp).parameters else 'broadcast_buffers'     # renamed in torch 2.15
         self.wrapped = ddp(model, device_ids=[self.dls.device] if gpu else None,
                            find_unused_parameters=self.find_unused, **{sync: False})
-    def before_train(self): self.learn.model = self.wrapped
-    def after_train(self): self.learn.model = bare_model(self.model)
+    def before_train(self):
+        "Train the wrapped model"
+        self.learn.model = self.wrapped
+    def after_train(self):
+        "Evaluate and save the bare model"
+        self.learn.model = bare_model(self.model)
     def before_validate(self):
+        "Give all processes the first one's buffers"
         for b in self.model.buffers(): torch.distributed.broadcast(b, 0)

@@ -36,13 +36,17 @@ class FinalFlow(Callback):
     def _take(self):
         if isinstance(self.pred, FlowOutput): self.learn.pred = self.pred.flow.float()
     def after_pred(self):
+        "Take the final flow where there is no truth"
         if not len(self.yb): self._take()
-    def after_loss(self): self._take()
+    def after_loss(self):
+        "Take the final flow"
+        self._take()
 
 # %% ../../nbs/train/30_learner.ipynb #2b5af66e
 class CountPasses(Callback):
     "Tell the training loader which pass this is"
     def before_train(self):
+        "Tell the loader its pass"
         if hasattr(self.dls.train, 'passes'): self.dls.train.passes = self.epoch
 
 # %% ../../nbs/train/30_learner.ipynb #34a1d196
@@ -53,10 +57,15 @@ class Autocast(Callback):
         dtype=torch.bfloat16 # What the model computes in
     ): self.dtype, self.context = dtype, None
     def before_batch(self):
+        "Enter autocast"
         self.context = torch.autocast(self.dls.device.type, self.dtype)
         self.context.__enter__()
-    def after_pred(self): self._leave()
-    def after_cancel_batch(self): self._leave()
+    def after_pred(self):
+        "Leave autocast"
+        self._leave()
+    def after_cancel_batch(self):
+        "Leave autocast"
+        self._leave()
     def _leave(self):
         if self.context: self.context.__exit__(None, None, None)
         self.context = None
@@ -68,23 +77,36 @@ class LearnerMetric(Metric):
         metric,      # A `MeanOverPixels`
         label:str='' # Of the validation set with this label; '': of all
     ): self.metric, self.label = metric, label
-    def reset(self): self.metric.reset()
-    def accumulate(self, learn):
+    def reset(self):
+        "Begin anew"
+        self.metric.reset()
+    def accumulate(self,
+        learn:Learner # With prediction and truth of a batch
+    ):
+        "Add a batch, if it belongs to the label"
         if not self.label or learn.dl.label == self.label: self.metric.update(learn.pred, *learn.yb[:2])
     @property
-    def value(self): return self.metric.value
+    def value(self):
+        "The score so far"
+        return self.metric.value
     @property
-    def name(self): return f"{self.label} {self.metric.name}".strip()
+    def name(self):
+        "Label and name of the metric"
+        return f"{self.label} {self.metric.name}".strip()
 
 # %% ../../nbs/train/30_learner.ipynb #ad952ae8
 class MeanLoss(AvgLoss):
     "The mean loss over the samples of all processes"
-    def accumulate(self, learn):
+    def accumulate(self,
+        learn:Learner # With prediction and truth of a batch
+    ):
+        "Add the loss of a batch"
         bs = len(learn.xb[0])
         self.total += learn.loss.detach().mean().item()*bs
         self.count += bs
     @property
     def value(self):
+        "The mean loss per sample, over all processes"
         total, count = sum_over_processes(self.total, self.count)
         return total/count if count else None
 
@@ -141,13 +163,19 @@ class FlowLearner(Learner):
     "A fastai `Learner` for optical flow"
     _wanted = {}   # event to the callbacks that have a method for it, in order
 
-    def add_cb(self, cb):
+    def add_cb(self,
+        cb          # A callback or its class
+    )->Learner: # This one
+        "Add a callback; fastai's mixed precision becomes ours"
         self._wanted = {}
         if isinstance(cb, MixedPrecision) or cb is MixedPrecision: return self._mix(cb)
         if any(c.__name__ == 'TensorBoardCallback' for c in type(cb).__mro__): _prepare_board(cb)
         return Learner.add_cb(self, cb)
 
-    def remove_cb(self, cb):
+    def remove_cb(self,
+        cb          # A callback or its class
+    )->Learner: # This one
+        "Remove a callback; of mixed precision, ours"
         self._wanted = {}
         ours = [o for o in self.cbs if isinstance(o, (Autocast, ScaleGrads))]
         if cb is MixedPrecision: return self.remove_cbs(ours)
@@ -160,7 +188,9 @@ class FlowLearner(Learner):
         Learner.add_cb(self, Autocast(_precisions[mode]))
         return Learner.add_cb(self, ScaleGrads(**kwargs)) if mode == 'fp16' else self
 
-    def loss_not_reduced(self): return _one_by_one(self)
+    def loss_not_reduced(self)->object: # What fastai's `with` expects
+        "Make the loss of each sample available"
+        return _one_by_one(self)
 
     def __call__(self, event):
         if event in ('before_fit', 'after_fit') or isinstance(event, (list, tuple)):

@@ -34,10 +34,24 @@ class Logger:
     def __init__(self,
         folder # Work dir of the run
     ): self.folder = Path(folder)
-    def train(self, iteration, values): pass
-    def evaluate(self, iteration, values, rows=()): pass
-    def picture(self, iteration, path): pass
-    def close(self): pass
+    def train(self,
+        iteration:int, # Steps done
+        values:dict    # Value by name
+    ):
+        "Note the values of a training step"
+    def evaluate(self,
+        iteration:int, # Steps done
+        values:dict,   # Value by name
+        rows=()        # All evaluations of the run so far, this one last
+    ):
+        "Note the scores of an evaluation"
+    def picture(self,
+        iteration:int, # Steps done
+        path           # Its file
+    ):
+        "Note a picture"
+    def close(self):
+        "End the run"
 
 # %% ../../nbs/train/38_logging.ipynb #0a1f7dcc
 def create_loggers(
@@ -172,16 +186,26 @@ class RunLog(Callback):
         self.loggers, self.interval = list(loggers), interval
         self.rows, self.trained = [], False
 
-    def run_state(self): return dict(rows=self.rows)
-    def load_run_state(self, state): self.rows = state['rows']
-    def before_train(self): self.trained = True
+    def run_state(self)->dict: # Rows of the evaluations so far
+        "Return what a resumed run needs"
+        return dict(rows=self.rows)
+    def load_run_state(self,
+        state:dict # What `run_state` returned
+    ):
+        "Go on where `state` was taken"
+        self.rows = state['rows']
+    def before_train(self):
+        "Note that this epoch trains"
+        self.trained = True
 
     def after_batch(self):
+        "Note loss and learning rate when the interval is over"
         if not self.training or self.train_iter % self.interval: return
         values = dict(lr=float(self.opt.hypers[-1]['lr']), loss=float(self.recorder.smooth_loss.value))
         for l in self._active(): l.train(self.train_iter, values)
 
     def after_epoch(self):
+        "Note the scores"
         if not self.trained: return     # an epoch that was skipped, because the run was resumed after it
         self.trained = False
         names = self.recorder.metric_names[1:]
@@ -192,6 +216,7 @@ class RunLog(Callback):
         for l in self._active(): l.evaluate(self.train_iter, row, self.rows)
 
     def after_fit(self):
+        "Close all loggers"
         for l in self._active(): l.close()
     def _active(self): return [] if process_number()[0] else self.loggers
 
@@ -207,8 +232,11 @@ class Pictures(Callback):
         self.folder, self.n, self.loggers = Path(folder), n, list(loggers)
         self.pairs, self.trained = None, False
 
-    def before_train(self): self.trained = True
+    def before_train(self):
+        "Note that this epoch trains"
+        self.trained = True
     def before_validate(self):
+        "Get ready to keep flow of the first pairs"
         wanted = self.trained and not process_number()[0]
         if wanted and self.pairs is None: self.pairs = self.first_pairs()
         self.flows = None
@@ -216,6 +244,7 @@ class Pictures(Callback):
         "While the averaged weights are still in place"
         if self.pairs and self.trained: self.flows = [self._predict(b) for b in self.pairs]
     def after_epoch(self):
+        "Draw what was kept"
         if self.trained and self.pairs and self.flows: self._draw()
         self.trained = False
 

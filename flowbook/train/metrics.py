@@ -72,9 +72,16 @@ class MeanOverPixels:
         factor:float=1.  # Multiplies the mean, for example 100 for percent
     ): self.score, self.name, self.factor = score, name, factor; self.reset()
 
-    def reset(self): self.total, self.count, self.known = [], 0, None
+    def reset(self):
+        "Begin anew"
+        self.total, self.count, self.known = [], 0, None
 
-    def update(self, pred, flow, valid=None):
+    def update(self,
+        pred:Tensor,      # `(B,2,H,W)` predicted flow, px
+        flow:Tensor,      # `(B,2,H,W)` true flow, px; NaN: unknown
+        valid:Tensor=None # `(B,1,H,W)` where it is known; None: where it is finite
+    ):
+        "Add a batch"
         s = self.score(pred, flow)
         m = flow.isfinite().all(1, keepdim=True)
         if valid is not None: m &= valid > .5

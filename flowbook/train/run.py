@@ -66,7 +66,9 @@ def _write_json(path, data):
 class NoValidation(Callback):
     "Train only"
     order = -30
-    def before_validate(self): raise CancelValidException
+    def before_validate(self):
+        "Leave validation out"
+        raise CancelValidException
 
 def _make_deterministic(wanted):
     "cuDNN's fastest kernels, or those that give the same numbers each time"

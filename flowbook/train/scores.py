@@ -110,6 +110,7 @@ class FlowScores:
         return f"FlowScores({len(self.images)} pairs: {figures})"
 
     def reset(self):
+        "Begin anew"
         names = *SCORES, *(f'{k}_images' for k in _IMAGES)
         self.sums = {k: [[], 0] for k in names}   # total, see `add_exactly`, and count
         self.found = [0, 0, 0]              # hidden pixels: rightly found, wrongly found, missed

@@ -8,7 +8,7 @@ __all__ = ['StepDL', 'share_dataset', 'ChainDL', 'labelled_loaders']
 # %% ../../nbs/train/24_steps.ipynb #240ae684
 import time
 import torch
-from fastcore.basics import GetAttr, noop
+from fastcore.basics import GetAttr, noop, patch
 from fastai.data.core import DataLoaders
 from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
@@ -54,18 +54,26 @@ class StepDL(GetAttr):
         return min(self.every,
                    self.iters - self.step//self.every*self.every) if self.step < self.iters else self.every
 
-    def seek(self, step):
+    def seek(self,
+        step:int # Of the run, from 0
+    ):
         "Go on with `step`"
         self.step, self.waited, self._batches = step, 0., None
 
 # %% ../../nbs/train/24_steps.ipynb #ed23ca3e
-def _order(self:StepDL, passes):
+@patch
+def order(self:StepDL,
+    passes:int # Which pass
+)->list: # Of all processes
     "Indices of a pass"
     old, self.dl.passes = self.dl.passes, passes
     try: return self.dl.get_idxs()
     finally: self.dl.passes = old
 
-def _share(self:StepDL, idxs):
+@patch
+def share(self:StepDL,
+    idxs:list # Indices of a whole batch
+)->list: # The part
     "This process's part of a batch"
     if not self.whole or self.world == 1: return idxs
     n = len(idxs)//self.world
@@ -82,10 +90,9 @@ def _open(self:StepDL):
                                    pin_memory=dl.pin_memory,
                                    generator=torch.Generator().manual_seed(dl.seed % 2**63), **many)))
 
-StepDL.order, StepDL.share = _order, _share
-
 # %% ../../nbs/train/24_steps.ipynb #86afbc37
-def _iter(self:StepDL):
+@patch
+def __iter__(self:StepDL):
     "Batches of one epoch, on the device"
     dl = self.dl
     dl.before_iter()
@@ -101,9 +108,6 @@ def _iter(self:StepDL):
         self.step += 1
         yield dl.after_batch(float_images(to_device(tuple(b), dl.device) if dl.device is not None else b))
     dl.after_iter()
-
-
-StepDL.__iter__ = _iter
 
 # %% ../../nbs/train/24_steps.ipynb #2e3d18e6
 class _Part:
@@ -143,17 +147,33 @@ class ChainDL(GetAttr):
         if not loaders: raise fail(ConfigError, 'data.valid', 'no data set', 'one or more')
         self.loaders, self.label = dict(loaders), next(iter(loaders))
     @property
-    def first(self): return next(iter(self.loaders.values()))
+    def first(self):
+        "The first loader"
+        return next(iter(self.loaders.values()))
     @property
-    def labels(self): return list(self.loaders)
+    def labels(self):
+        "Labels, in order"
+        return list(self.loaders)
     def __len__(self): return sum(map(len, self.loaders.values()))
     def __iter__(self):
         for self.label, dl in self.loaders.items(): yield from dl
-    def to(self, device):
+    def to(self,
+        device      # Where batches go
+    )->'ChainDL': # Itself
+        "Move the batches of all loaders to `device`"
         for dl in self.loaders.values(): dl.to(device)
         return self
-    def to_detach(self, b, cpu=True, gather=True): return b.detach().cpu() if cpu else b.detach()   # shares differ in length: no gathering
-    def share(self, rank, world):
+    def to_detach(self,
+        b:torch.Tensor,   # Any
+        cpu=True,   # Move it to the CPU?
+        gather=True # Not used
+    )->torch.Tensor: # Without its history
+        "Detach a tensor; shares differ in length, so nothing is gathered"
+        return b.detach().cpu() if cpu else b.detach()
+    def share(self,
+        rank:int,   # Number of this process
+        world:int   # How many there are
+    )->'ChainDL': # With every `world`-th sample; itself where `world` is 1
         "The part of each loader that belongs to one process"
         return self if world == 1 else ChainDL({k: dl.new(share_dataset(dl.dataset, rank, world))
                                                 for k, dl in self.loaders.items()})
