@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from .blocks import ConvUnit
+from .parts import register_part
 
 # %% ../../nbs/layers/40_decoders.ipynb #adea6ad5
 class DenseBlock(nn.Module):
@@ -54,6 +55,7 @@ def forward(self:DensePredictor,
     return feat, self.predict_layer(feat)
 
 # %% ../../nbs/layers/40_decoders.ipynb #e4dce394
+@register_part('context')
 class ContextNet(nn.Module):
     "Dilated conv units, then a plain convolution to `nf` channels"
     def __init__(self,

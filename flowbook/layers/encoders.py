@@ -12,8 +12,10 @@ from itertools import pairwise
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .blocks import ConvNorm, ConvUnit, ResidualBlock, per_level
+from .parts import register_part
 
 # %% ../../nbs/layers/20_encoders.ipynb #56622719
+@register_part('encoder')
 class PyramidEncoder(nn.Module):
     "Feature pyramid of an image, all levels, finest first"
     def __init__(self, *,
@@ -41,6 +43,7 @@ def forward(self:PyramidEncoder,
     return fmaps
 
 # %% ../../nbs/layers/20_encoders.ipynb #7b16a036
+@register_part('encoder')
 class FeatureEncoder(nn.Module):
     "Image to features: 7x7 stem at half resolution, stages of residual blocks, 1x1 head"
     def __init__(self, *,
@@ -79,6 +82,7 @@ def forward(self:FeatureEncoder,
     return self.head(self.trunk(x))
 
 # %% ../../nbs/layers/20_encoders.ipynb #f54f6d6d
+@register_part('context')
 class ContextHead(nn.Sequential):
     "Context from the trunk of a `FeatureEncoder`, instead of an encoder of its own"
     def __init__(self, *,

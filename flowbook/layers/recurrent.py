@@ -12,8 +12,10 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from .blocks import ConvNorm
+from .parts import register_part
 
 # %% ../../nbs/layers/30_recurrent.ipynb #c81fe7b1
+@register_part('update')
 class MotionEncoder(nn.Module):
     "Looked-up correlation and current flow to motion features"
     def __init__(self, *,
@@ -39,6 +41,7 @@ def forward(self:MotionEncoder,
     return torch.cat([self.out(seen), flow], 1)
 
 # %% ../../nbs/layers/30_recurrent.ipynb #2756e530
+@register_part('update')
 class ConvGRU(nn.Module):
     "Gated recurrent unit whose products are convolutions"
     def __init__(self, *,
@@ -82,6 +85,7 @@ def forward(self:ConvGRU,
     return net.to(q.dtype).lerp(q, z)   # net + z*(q - net)
 
 # %% ../../nbs/layers/30_recurrent.ipynb #0cc1e468
+@register_part('update')
 class FlowHead(nn.Module):
     "State to a correction of the flow"
     def __init__(self, *,
@@ -100,6 +104,7 @@ def forward(self:FlowHead,
     return self.out(self.conv(net))
 
 # %% ../../nbs/layers/30_recurrent.ipynb #c6bd1afa
+@register_part('update')
 class MaskPredictor(nn.Module):
     "State to the logits of `convex_upsample`"
     def __init__(self, *,
@@ -122,6 +127,7 @@ def forward(self:MaskPredictor,
     return F.conv2d(self.conv(net), weight, bias)
 
 # %% ../../nbs/layers/30_recurrent.ipynb #086c8a1e
+@register_part('update')
 class UpdateBlock(nn.Module):
     "One iteration: motion features, recurrent units, correction"
     def __init__(self, *,

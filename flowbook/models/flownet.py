@@ -13,12 +13,14 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..layers.blocks import ConvUnit, damped, init_kaiming, per_level
+from ..layers.parts import register_part
 from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
 from .schedules import recipe_row
 from ..ops.correlation import correlation
 
 # %% ../../nbs/models/05_flownet.ipynb #202b5263
+@register_part('encoder')
 class FlowNetEncoder(nn.Module):
     "Feature pyramid from a table of widths, all levels, finest first"
     def __init__(self, *,
@@ -49,6 +51,7 @@ def forward(self:FlowNetEncoder,
     return fmaps
 
 # %% ../../nbs/models/05_flownet.ipynb #1c4ff4d7
+@register_part('correlation')
 class CorrEncoder(FlowNetEncoder):
     "Compare two feature maps, then shrink what was found"
     activation = None   # in the place of LeakyReLU, see `restyle`
@@ -110,6 +113,7 @@ def enlarge(self:FlowNetLevel,
     return damped(self, self.upfeat(x)),self.upflow(flow)
 
 # %% ../../nbs/models/05_flownet.ipynb #f2b790ce
+@register_part('decoder')
 class FlowNetDecoder(nn.Module):
     "Grow from the coarsest features to flow, level by level"
     def __init__(self, *,

@@ -15,6 +15,7 @@ from ..core.grid import resize_flow
 from ..layers.blocks import ConvUnit, conv_units, damped, init_kaiming
 from ..layers.decoders import ContextNet, DensePredictor
 from ..layers.encoders import PyramidEncoder
+from ..layers.parts import register_part
 from .base import FlowOutput
 from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
@@ -47,6 +48,7 @@ def forward(self:ResidualEstimator,
     return estimate+self.context(torch.cat([feat,estimate], 1))
 
 # %% ../../nbs/models/16_irrpwc.ipynb #61898d3d
+@register_part('refinement')
 class BilateralRefine(nn.Module):
     "Replace each value by a mean of its 3x3 neighbours, weighted by what a guide shows"
     warping = {}        # options of the `warp` that its guide is made with, where they are not its own
@@ -74,6 +76,7 @@ def _other(x):
     return torch.cat(x.chunk(2)[::-1])
 
 # %% ../../nbs/models/16_irrpwc.ipynb #50cc72f7
+@register_part('refinement')
 class OcclusionUpsample(nn.Module):
     "Double the resolution of occlusion logits with a look at images and flows"
     warping = {}        # options of `warp`, where they are not its own
@@ -103,6 +106,7 @@ def forward(self:OcclusionUpsample,
     return occ+self.out(start+self.end(x))
 
 # %% ../../nbs/models/16_irrpwc.ipynb #5580508c
+@register_part('decoder')
 class IRRDecoder(nn.Module):
     "Estimate flow and occlusion in both directions with one set of weights for all levels"
     activation = None   # in the place of LeakyReLU, see `restyle`

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..layers.blocks import ConvUnit, conv_units, damped, init_kaiming
 from ..layers.encoders import PyramidEncoder
+from ..layers.parts import register_part
 from .pyramid import PyramidEstimator, image_pyramids
 from .registry import register_model
 from .schedules import halving, recipe_row
@@ -21,6 +22,7 @@ from ..ops.correlation import correlation
 from ..ops.warp import warp
 
 # %% ../../nbs/models/12_liteflownet.ipynb #55ee2d22
+@register_part('refinement')
 class SubPixel(nn.Module):
     "S: read a correction of the flow from evidence"
     def __init__(self,
@@ -99,6 +101,7 @@ def local_convolution(
     return torch.cat([mean(f) for f in flow.split(1, 1)], 1) # one component at a time: half the memory
 
 # %% ../../nbs/models/12_liteflownet.ipynb #90455b8f
+@register_part('refinement')
 class Regularization(nn.Module):
     "R: replace each vector by a mean over the neighbours it belongs to"
     warping = {}        # options of `warp`, where they are not its own
@@ -173,6 +176,7 @@ def forward(self:LiteFlowLevel,
     return flow if self.regularization is None else self.regularization(flow, f1, img1, img2, self.scale)
 
 # %% ../../nbs/models/12_liteflownet.ipynb #1c5bd456
+@register_part('decoder')
 class LiteFlowDecoder(nn.Module):
     "Estimate flow level by level, coarse to fine, from two feature pyramids and their images: NetE"
     def __init__(self, *,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..layers.blocks import damped
 from ..layers.decoders import DenseBlock
 from ..layers.encoders import PyramidEncoder
+from ..layers.parts import register_part
 from .base import FlowOutput
 from .pyramid import PyramidDecoder, PyramidEstimator, image_pyramids
 from .registry import register_model
@@ -98,6 +99,7 @@ def hand_down(self:MaskLevel,
     return damped(self, self.upfeat(feat))
 
 # %% ../../nbs/models/18_maskflownet.ipynb #e499a055
+@register_part('decoder')
 class MaskFlowNetSDecoder(PyramidDecoder):
     "Estimate flow level by level, and a mask of what can be matched"
     fewest = 2   # the mask of the last level comes from the one above
@@ -143,6 +145,7 @@ def forward(self:MaskFlowNetSDecoder,
     return [f.flip(1) for f in flows], enlarge(mask, 2**l)
 
 # %% ../../nbs/models/18_maskflownet.ipynb #845cfe15
+@register_part('decoder')
 class CascadeDecoder(PyramidDecoder):
     "Refine the flows of a first stage with two pairs of feature pyramids"
     fewest = 2   # as in the first stage

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..layers.blocks import init_kaiming
 from ..layers.decoders import DensePredictor
 from ..layers.encoders import PyramidEncoder
+from ..layers.parts import register_part
 from .pyramid import PyramidDecoder, PyramidEstimator, image_pyramids
 from .registry import register_model
 from .schedules import recipe_row
@@ -41,6 +42,7 @@ def enlarge(self:PWCLevel,
     return self.upflow_layer(flow), self.upfeat_layer(feat)
 
 # %% ../../nbs/models/10_pwcnet.ipynb #71784e0e
+@register_part('decoder')
 class PWCDecoder(PyramidDecoder):
     "Estimate flow level by level, coarse to fine, from two feature pyramids"
 
