@@ -1,6 +1,7 @@
 # Made by tools/check.py export
 from .base import Compose as Compose
 from .base import Geometric as Geometric
+from .base import TRANSFORMS as TRANSFORMS
 from .base import Transform as Transform
 from .base import create_transform as create_transform
 from .base import list_transforms as list_transforms
@@ -28,6 +29,7 @@ from .photometric import adjust_contrast as adjust_contrast
 from .photometric import adjust_gamma as adjust_gamma
 from .photometric import adjust_hue as adjust_hue
 from .photometric import adjust_saturation as adjust_saturation
+from .pipelines import AUGMENTATIONS as AUGMENTATIONS
 from .pipelines import AugmentationTable as AugmentationTable
 from .pipelines import augmentation_table as augmentation_table
 from .pipelines import create_augmentation as create_augmentation

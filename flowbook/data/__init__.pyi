@@ -1,4 +1,5 @@
 # Made by tools/check.py export
+from .base import DATASETS as DATASETS
 from .base import DatasetError as DatasetError
 from .base import FlowDataset as FlowDataset
 from .base import Pair as Pair

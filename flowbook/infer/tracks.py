@@ -189,7 +189,7 @@ def _prepared(predictor, frame):
     return to_tensor(frame)[0].to(predictor.device) if hasattr(predictor, 'device') else frame
 
 @patch
-def ways(self:Tracker):
+def ways(self:Tracker)->list: # Frames with their numbers
     "Kept frames to jump from, the nearest first; each once"
     by_index = {o[0]: o for o in (self.first, *self.last)}
     wanted = dict.fromkeys(0 if j==_FIRST else self.count - j for j in self.jumps)
@@ -278,7 +278,8 @@ class TrackFrame:
     error:np.ndarray       # `(N,)` to be expected, pixels
 
     @property
-    def confidence(self): # `(N,)` in (0,1]; ½ for an error of 2 pixels, 0 where nothing is known
+    def confidence(self):
+        "How sure the place of each point is: ½ for an error of 2 pixels, 0 where nothing is known"
         return np.nan_to_num(error_confidence(self.error), nan=0.)
 
 def track_frame(

@@ -112,7 +112,8 @@ class _VideoOutput(_Output):
     def padded(self): return bool(self.writer and self.writer.padded)
 
 # %% ../../nbs/infer/32_video.ipynb #1f73d991
-def _write_frame(self:_VideoOutput, img):
+@patch
+def write(self:_VideoOutput, img):
     if self.writer is None or self.writer.stack is None:
         ensure_dir(self.parts_dir)
         self.writer = VideoWriter(self.parts_dir/f'{self.done:06d}{self.out.suffix}', self.fps,
@@ -133,7 +134,8 @@ def _end_part(self):
     self.save()
 
 # %% ../../nbs/infer/32_video.ipynb #638b0396
-def _finish(self:_VideoOutput, complete):
+@patch
+def finish(self:_VideoOutput, complete):
     "Give what is done the final name; if nothing is left to do the parts have served"
     _end_part(self)
     paths,last = [self.parts_dir/p for p in self.parts],complete or self.out.suffix.lower()=='.gif'
@@ -152,9 +154,6 @@ def _clear(self):
         (self.parts_dir/p).unlink(missing_ok=True)  # hidden: what a killed run left
     try: self.parts_dir.rmdir()
     except OSError: pass  # somebody else's file is in there
-
-# %% ../../nbs/infer/32_video.ipynb #940336aa
-_VideoOutput.write,_VideoOutput.finish = _write_frame,_finish
 
 # %% ../../nbs/infer/32_video.ipynb #4baf2547
 def _make_output(out, settings, resume, frames, fps, codec, part):
@@ -195,7 +194,9 @@ class VideoReport:
     scores:dict=field(default_factory=dict) # `epe` (pixels) and `fl_all` (percent) over all known pixels, where true flow was given
 
     @property
-    def fps(self): return self.new/max(self.seconds, 1e-9)
+    def fps(self):
+        "New frames per second"
+        return self.new/max(self.seconds, 1e-9)
 
 # %% ../../nbs/infer/32_video.ipynb #4aaa8ba7
 class _Painter:

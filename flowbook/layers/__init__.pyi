@@ -36,6 +36,10 @@ from .next1d import NeXt1D as NeXt1D
 from .next1d import NeXtStage as NeXtStage
 from .next1d import PixelMLP as PixelMLP
 from .next1d import ThinKernels as ThinKernels
+from .parts import PARTS as PARTS
+from .parts import PART_KINDS as PART_KINDS
+from .parts import list_parts as list_parts
+from .parts import register_part as register_part
 from .recurrent import ConvGRU as ConvGRU
 from .recurrent import FlowHead as FlowHead
 from .recurrent import MaskPredictor as MaskPredictor

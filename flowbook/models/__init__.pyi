@@ -98,8 +98,6 @@ from .parts import FrozenBatchNorm2d as FrozenBatchNorm2d
 from .parts import create_part as create_part
 from .parts import freeze as freeze
 from .parts import init_weights as init_weights
-from .parts import list_parts as list_parts
-from .parts import register_part as register_part
 from .parts import replace_part as replace_part
 from .parts import restyle as restyle
 from .published import FIGURES as FIGURES
