@@ -1,14 +1,17 @@
 "Options of the tests"
 import pytest
 
-def pytest_addoption(parser): parser.addoption('--parity', action='store_true',
-                                               help='losses and gradients of every network, minutes')
+OPTIONS = dict(parity='losses and gradients of every network, minutes',
+               tutorials='every tutorial from its first cell to its last in a plain kernel, minutes')
+
+def pytest_addoption(parser):
+    for name,what in OPTIONS.items(): parser.addoption(f'--{name}', action='store_true', help=what)
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'parity: losses and gradients of a network, run with --parity')
+    for name,what in OPTIONS.items(): config.addinivalue_line('markers', f'{name}: {what}, run with --{name}')
     config.addinivalue_line('markers', 'slow: more than 20 seconds; leave out with -m "not slow"')
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption('--parity'): return
-    for o in items:
-        if o.get_closest_marker('parity'): o.add_marker(pytest.mark.skip(reason='with --parity'))
+    for name in (o for o in OPTIONS if not config.getoption(f'--{o}')):
+        for o in items:
+            if o.get_closest_marker(name): o.add_marker(pytest.mark.skip(reason=f'with --{name}'))

@@ -1,8 +1,10 @@
 "JupyterLab in a real browser: the tutorial runs, the widgets render, the mouse and the sliders move the pictures"
 import io, json, os, re, shutil, socket, subprocess, sys, time, urllib.request
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-import numpy as np, pytest
+import cv2, numpy as np, pytest
+from flowbook.io.video import VideoWriter
 
 root = Path(__file__).resolve().parent.parent
 browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))),
@@ -17,6 +19,11 @@ VIEWER = '''from flowbook.apps.widgets import FlowViewer
 FlowViewer([pair, FlowSample(pair.img2, pair.img1)], models=['dis', 'flowbook_small'])'''
 EXPLORER = '''from flowbook.apps.explorer import AugmentExplorer
 AugmentExplorer(pair)'''
+
+SEEN = '''window.seen = ''
+const look = () => { const o = document.querySelector('.working span'); if (o) window.seen = o.textContent }
+const whole = {childList: true, subtree: true, characterData: true}
+new MutationObserver(look).observe(document.getElementById('result'), whole)'''
 
 def free_port():
     with socket.socket() as s:
@@ -193,7 +200,35 @@ def test_augmentation_explorer(page, canvases):
     before = pixels(after)
     step(page, explorer, 'seed')
     changes(page, after, before, 'another draw')
+    choose(page, explorer, 'transform', 'RandomAffine')
+    box = wait_for('its sliders', lambda: [o for o in explorer.find_element('xpath', './ancestor::*[contains(@class, "widget-vbox")][1]')
+        .find_elements('css selector', '.widget-label, .widget-readout') if 'zoom' in o.text or 'translates' in o.text], 20)
+    cut = page.execute_script('return arguments[0].filter(o => o.scrollWidth > o.clientWidth + 1).map(o => o.textContent)', box)
+    assert not cut and len({o.text for o in box})==len(box), cut   # every label is whole, and no two are alike
     keep(page, 'explorer')
+
+def test_keyboard_moves_the_point(page, canvases):
+    from selenium.webdriver.common.keys import Keys
+    viewer = canvases[0]
+    sheet = viewer.find_element('css selector', '.fb-left svg')
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", sheet)
+    sheet.send_keys(Keys.ARROW_RIGHT)
+    at = lambda: re.match(r'x (\d+), y (\d+)', text_of(viewer))
+    x,y = map(int, wait_for('the numbers of the point', at, 20).groups())
+    sheet.send_keys(Keys.ARROW_DOWN)
+    wait_for('a pixel further down', lambda: at().groups()==(str(x), str(y+1)), 20)
+    assert all(o.get_attribute('alt') for o in viewer.find_elements('css selector', 'img') if o.is_displayed())
+
+def test_the_still_hides(page, canvases):
+    "A picture is saved next to each widget; it shows only where the widget does not"
+    stills = find(page, 'img.fb-still')
+    assert len(stills)==2 and all(o.get_attribute('alt') for o in stills)
+    assert not any(o.is_displayed() for o in stills)
+    box = find(page, '.jp-OutputArea-child:has(.fb-still) + .jp-OutputArea-child .widget-box')[0]
+    page.execute_script("arguments[0].classList.remove('widget-box')", box)
+    wait_for('the picture', lambda: stills[0].is_displayed(), 10)
+    keep(page, 'still')
+    page.execute_script("arguments[0].classList.add('widget-box')", box)
 
 RENDER = '''
 import shutil, sys
@@ -244,20 +279,89 @@ def test_docs_search(docs, page):
 @pytest.mark.skipif(not all(map(find_spec, ('fastapi', 'uvicorn', 'python_multipart'))),
                     reason='serving needs fastapi, uvicorn and python-multipart')
 def test_page_of_flowbook_serve(page, tmp_path):
-    "Choose two files in the form of `flowbook serve`, press the button, see the flow"
+    "The form of `flowbook serve`: errors in words, progress, the flow with its key next to the form, files to save"
     from test_serve import picture, start, stop
     for name,shift in ('a',0),('b',4): (tmp_path/f'{name}.png').write_bytes(picture(shift=shift))
+    (tmp_path/'c.png').write_bytes(picture(h=80))
+    with VideoWriter(tmp_path/'film.mp4', 5) as w:
+        for i in range(4): w.write(cv2.imdecode(np.frombuffer(picture(shift=4*i), np.uint8), 1)[...,::-1].copy())
     p,port = start('--model', 'dis')
+    result = lambda css: find(page, f'#result {css}')
     try:
         page.get(f'http://127.0.0.1:{port}/')
-        keep(page, 'serve')
-        form = find(page, 'form')[0]
-        for name,file in ('img1','a'),('img2','b'):
-            form.find_element('name', name).send_keys(str(tmp_path/f'{file}.png'))
-        form.find_element('css selector', 'button').click()
-        img = wait_for('the flow', lambda: find(page, 'img'), 60)[0]
-        assert page.execute_script('return [arguments[0].naturalWidth, arguments[0].naturalHeight]',
-                                   img)==[128,96]
+        keep(page, 'serve-before')
+        pair,film = find(page, 'form')
+        def send(form, **files):
+            for name,file in files.items(): form.find_element('name', name).send_keys(str(tmp_path/file))
+            form.find_element('css selector', 'button').click()
+        send(pair, img1='a.png', img2='c.png')
+        said = wait_for('an error in words', lambda: result('[role=alert]'), 60)[0]
+        assert 'The server cannot use this' in said.text and '{' not in said.text, said.text
+        keep(page, 'serve-error')
+        page.execute_script(SEEN)
+        send(pair, img2='b.png')
+        img = wait_for('the flow', lambda: result('img.flow'), 60)[0]
+        assert page.execute_script('return window.seen').startswith('Computing')
+        size = 'return [arguments[0].naturalWidth, arguments[0].naturalHeight]'
+        wait_for('its pixels', lambda: page.execute_script(size, img)==[128,96], 20)
+        keep(page, 'serve-after')
         red,green,blue = np.median(pixels(img).reshape(-1, 3), 0)
         assert blue > 200 and red < 160, (red, green, blue)   # to the left: light blue
+        assert len(find(page, 'form'))==2 and 'The rim is' in result('.key')[0].text
+        assert [o.get_attribute('download') for o in result('#save a')]==['flow.flo', 'flow.png']
+        send(film, video='film.mp4')
+        video = wait_for('the video', lambda: result('video'), 60)[0]
+        playing = 'return arguments[0].currentTime > .1 && arguments[0].videoWidth==128'
+        wait_for('a playing video', lambda: page.execute_script(playing, video), 30)
+        with narrow(page, 390):
+            assert page.execute_script('return document.documentElement.scrollWidth') <= 390
+            keep(page, 'serve-390')
     finally: stop(p)
+
+def test_mp4_plays(page, tmp_path):
+    "What `flowbook video` writes plays in a browser"
+    with VideoWriter(tmp_path/'film.mp4', 10) as w:
+        for i in range(12): w.write(np.full((64,96,3), 20*i, np.uint8))
+    (tmp_path/'page.html').write_text('<video src=film.mp4 autoplay muted loop></video>')
+    page.get((tmp_path/'page.html').as_uri())
+    state = '''const v = document.querySelector("video")
+               return [v.videoWidth, v.currentTime > .2, v.error && v.error.message]'''
+    found = lambda: page.execute_script(state)
+    wait_for('a playing video', lambda: found()==[96,True,None], 30, lambda: str(found()))
+
+@contextmanager
+def narrow(page, width):
+    "A window of `width` pixels"
+    how = dict(width=width, height=1300, deviceScaleFactor=1, mobile=False)
+    page.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', how)
+    try: yield
+    finally: page.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+
+@pytest.mark.parametrize('width', [1200, 390])
+def test_report_fits(page, tmp_path, width):
+    "A report of two methods: no sideways scrolling, pictures and key in sight, sorted by the selector"
+    import torch
+    from types import SimpleNamespace
+    from flowbook.apps.report import Report, write_report
+    report = Report(most=3, every=True)
+    for i,e in enumerate((2., 10., 9.)):
+        img,flow = torch.rand(1, 3, 96, 128), torch.ones(1, 2, 96, 128)
+        pair = SimpleNamespace(img1=img, img2=img, flow=flow, valid=flow[:,:1]==1,
+                               name=f'scene_with_a_long_name/frame_{i:04d}')
+        flows = {m: np.full((96,128,2), 1 + k*e, np.float32) for k,m in ((1,'dis'), (2,'flowbook_small'))}
+        report(i, pair, flows)
+    scores = dict(epe=1.2, epe_s10_40=3., fl_all=4., parameters=950000, licence='MIT')
+    write_report(tmp_path/'r.html', 'dis, flowbook_small on scenes',
+                 {'scenes': dict(dis=scores, flowbook_small=scores)}, report)
+    page.get((tmp_path/'r.html').as_uri())
+    tops = '''return [...document.querySelectorAll("article:first-child figure")]
+              .map(o => o.getBoundingClientRect().top)'''
+    first = lambda: find(page, 'article h3')[0].text[-10:]
+    with narrow(page, width):
+        keep(page, f'report-{width}')
+        assert page.execute_script('return document.documentElement.scrollWidth') <= width
+        places = page.execute_script(tops)
+        assert len(places)==6 and max(places) < 1300, places
+        assert len(find(page, '.key img'))==1 and first()=='frame_0001'
+        page.execute_script('const s = document.getElementById("order"); s.value = "best"; s.onchange()')
+        assert first()=='frame_0000'

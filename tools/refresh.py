@@ -28,8 +28,9 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 MAX_PICTURE, MAX_LINES, MAX_NOTEBOOK = 40_000, 15, 200_000 # bytes, lines, bytes: beyond these, a note
-FORMATS = """from matplotlib_inline.backend_inline import set_matplotlib_formats
-set_matplotlib_formats('jpeg', pil_kwargs=dict(quality=85))
+FORMATS = """from matplotlib_inline.config import InlineBackend
+InlineBackend.instance().set_trait('figure_formats', {'jpeg'}) # used once pyplot draws, as in Jupyter
+InlineBackend.instance().print_figure_kwargs = dict(bbox_inches='tight', pil_kwargs=dict(quality=85))
 import matplotlib
 matplotlib.rcParams.update({'figure.dpi': 72, 'savefig.dpi': 72})"""
 PROGRESS = ('<progress', 'progress-bar', 'jupyter-widgets', 'fastprogress') # marks of a progress bar in HTML

@@ -11,7 +11,7 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
 from ..viz.color import flow_to_color, max_motion
 from ..viz.frames import add_label, hstack, vstack, warp_blink
-from .widgets import _canvas_type, _png, need_jupyter
+from .widgets import Still, _canvas_type, _png, need_jupyter
 
 # %% ../../nbs/apps/30_explorer.ipynb #52f93b59
 def playground()->dict: # Name of a transform: its keyword arguments
@@ -52,9 +52,9 @@ def _limits(name, value):
 # %% ../../nbs/apps/30_explorer.ipynb #3ad8e384
 def _slider(w, path, value):
     "The widget that fits `value`; None if there is none"
-    title,style = ' '.join(path),dict(description_width='14em')
-    common = dict(description=title, style=style, layout=dict(width='32em'))
-    if isinstance(value, bool): return w.Checkbox(value, description=title, indent=False)
+    title = ': '.join(o.replace('_', ' ') for o in path)
+    common = dict(description=title, style=dict(description_width='initial'), layout=dict(width='100%', max_width='44em'))
+    if isinstance(value, bool): return w.Checkbox(value, indent=False, **common)
     number = lambda o: isinstance(o, (int,float)) and not isinstance(o, bool)
     pair = isinstance(value, tuple) and len(value)==2 and all(map(number, value))
     if not (pair or number(value)): return
@@ -62,7 +62,7 @@ def _slider(w, path, value):
     whole = all(isinstance(o, int) for o in (value if pair else (value,)))
     kind = (w.IntRangeSlider if whole
             else w.FloatRangeSlider) if pair else (w.IntSlider if whole else w.FloatSlider)
-    step = {} if whole else dict(step=(high-low)/100, readout_format='.3f')
+    step = {} if whole else dict(step=(high-low)/100, readout_format='.3g')
     return kind(value=value, min=low, max=high, continuous_update=False, **step, **common)
 
 # %% ../../nbs/apps/30_explorer.ipynb #10b14dfd
@@ -82,7 +82,7 @@ def _join(values):
     return res
 
 # %% ../../nbs/apps/30_explorer.ipynb #38e87751
-class AugmentExplorer:
+class AugmentExplorer(Still):
     "Sliders for a transform, and a pair before and after it"
     def __init__(self,
         sample:FlowSample,     # The pair; its flow is shown if it is known
@@ -96,8 +96,6 @@ class AugmentExplorer:
         self.canvas,self.sliders = _canvas_type()(pointer=False),{}
         self._make_controls(need_jupyter('ipywidgets'))
         self._new_transform()
-
-    def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs)
 
 # %% ../../nbs/apps/30_explorer.ipynb #30531527
 @patch

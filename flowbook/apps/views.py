@@ -10,8 +10,8 @@ import numpy as np
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.types import FlowSample
-from ..viz.color import flow_to_color, known_flow, max_motion
-from ..viz.frames import draw_arrows, error_to_color, flow_overlay, occlusion_overlay, warp_blink
+from ..viz.color import flow_to_color, known_flow, max_motion, render_color_wheel
+from ..viz.frames import draw_arrows, error_key, error_to_color, flow_overlay, occlusion_overlay, warp_blink
 
 # %% ../../nbs/apps/10_views.ipynb #704f4274
 def _uint8(img):
@@ -178,7 +178,7 @@ def scale(self:FlowViews,
 _painters = dict(
     flow     =lambda v,s,i,m: flow_to_color(v.flow(i, m), v.scale(i)),
     overlay  =lambda v,s,i,m: flow_overlay(s.img1, v.flow(i, m), v.scale(i)),
-    arrows   =lambda v,s,i,m: draw_arrows(s.img1, v.flow(i, m), max(12, max(s.size)//24)),
+    arrows   =lambda v,s,i,m: draw_arrows(s.img1, v.flow(i, m), None),
     blink    =lambda v,s,i,m: s.img1,
     occlusion=lambda v,s,i,m: occlusion_overlay(s.img1, v.occ(i, m)),
     truth    =lambda v,s,i,m: flow_to_color(s.flow, v.scale(i), s.valid),
@@ -194,6 +194,17 @@ def picture(self:FlowViews,
     "Paint one view of pair `i`"
     if view not in self.views_of(i): raise unknown('view', view, self.views_of(i))
     return np.ascontiguousarray(_painters[view](self, self.samples[i], i, model))
+
+# %% ../../nbs/apps/10_views.ipynb #f8758008
+@patch
+def key(self:FlowViews,
+    i:int,    # Number of the pair
+    view:str  # One of `views_of(i)`
+)->np.ndarray: # `(H,W,3)` uint8 RGB; None where nothing needs a key
+    "Draw the key to the colours of a view"
+    if view == 'error': return error_key()
+    if view in ('flow','overlay','truth'): return render_color_wheel(96, self.scale(i))
+    return render_color_wheel(96) if view == 'arrows' else None
 
 # %% ../../nbs/apps/10_views.ipynb #60f83ede
 @patch

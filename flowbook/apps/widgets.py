@@ -6,10 +6,13 @@
 __all__ = ['need_jupyter', 'FlowViewer']
 
 # %% ../../nbs/apps/20_widgets.ipynb #d0d4e072
-import importlib
+import base64, html, importlib
+import cv2, numpy as np
 from functools import lru_cache
+from uuid import uuid4
 from fastcore.basics import patch
 from ..core.errors import FlowbookError, fail
+from ..viz.frames import add_label, hstack
 from .views import FlowViews
 
 # %% ../../nbs/apps/20_widgets.ipynb #040572bc
@@ -33,6 +36,8 @@ _style = """
 .fb-canvas img.fb-other {position: absolute; inset: 0; height: 100%; animation: fb-blink 1.2s steps(1) infinite}
 .fb-canvas svg {position: absolute; inset: 0; width: 100%; height: 100%; touch-action: none}
 .fb-canvas .fb-left svg {cursor: crosshair}
+.fb-canvas .fb-left svg:focus-visible {outline: 2px solid #14619b}
+.fb-canvas img.fb-key {width: auto; max-width: 100%; margin-top: 4px}
 .fb-canvas .fb-text {min-height: 1.5em; padding: 4px 0; font-variant-numeric: tabular-nums}
 @keyframes fb-blink {50% {visibility: hidden}}
 """
@@ -54,7 +59,8 @@ const show = (img, bytes) => {
 const panel = (row, cls) => {
   const fig = make('figure', cls, row), box = make('div', 'fb-box', fig)
   const img = make('img', 'fb-picture', box), other = make('img', 'fb-other', box), svg = sheet(box)
-  return {img, other, svg, caption: make('figcaption', '', fig)}
+  const caption = make('figcaption', '', fig), key = make('img', 'fb-key', fig)
+  return {img, other, svg, caption, key}
 }
 """
 
@@ -82,13 +88,21 @@ function render({model, el}) {
   el.classList.add('fb-canvas')
   const row = make('div', 'fb-row', el), left = panel(row, 'fb-left'), right = panel(row, 'fb-right'), text = make('div', 'fb-text', el)
   const paint = {
-    left: () => show(left.img, model.get('left')), blink: () => show(left.other, model.get('blink')), right: () => show(right.img, model.get('right')),
+    left: () => show(left.img, model.get('left')), key: () => show(left.key, model.get('key')), blink: () => show(left.other, model.get('blink')), right: () => show(right.img, model.get('right')),
     marks: () => { const [a, b] = model.get('marks'); draw(left.svg, a, model.get('size')); draw(right.svg, b, model.get('size')) },
-    captions: () => { const c = model.get('captions'); left.caption.textContent = c[0]; right.caption.textContent = c[1] },
+    captions: () => model.get('captions').forEach((c, i) => {
+      const side = [left, right][i]
+      side.caption.textContent = side.img.alt = c
+      side.svg.setAttribute('aria-label', c)
+    }),
     text: () => { text.textContent = model.get('text') }
   }
   for (const [name, f] of Object.entries(paint)) { f(); model.on('change:' + name, f) }
   show(right.other, null)
+  show(right.key, null)
+  left.key.alt = 'key to the colours'
+  left.other.alt = 'frame 2 warped back'
+  text.setAttribute('aria-live', 'polite')
   const at = e => {
     const r = left.svg.getBoundingClientRect(), [h, w] = model.get('size'), inside = (o, n) => Math.max(0, Math.min(n - 1, Math.floor(o*n)))
     return [inside((e.clientX - r.left)/r.width, w), inside((e.clientY - r.top)/r.height, h)]
@@ -98,6 +112,15 @@ function render({model, el}) {
   left.svg.onpointerdown = e => { left.svg.setPointerCapture(e.pointerId); say({point: at(e), hover: at(e)}) }
   left.svg.onpointermove = e => say(e.buttons & 1 ? {point: at(e), hover: at(e)} : {hover: at(e)})
   left.svg.onpointerleave = () => say({hover: []})
+  left.svg.tabIndex = 0
+  left.svg.onkeydown = e => {   // arrows move the point, with shift ten pixels at a time
+    const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key]
+    if (!way) return
+    e.preventDefault(); e.stopPropagation()
+    const [h, w] = model.get('size'), old = model.get('point'), from = old.length ? old : [w >> 1, h >> 1], step = e.shiftKey ? 10 : 1
+    const to = from.map((o, i) => Math.max(0, Math.min([w, h][i] - 1, o + step*way[i])))
+    say({point: to, hover: to})
+  }
 }
 export default {render}
 """
@@ -110,8 +133,8 @@ def _canvas_type():
     class FlowCanvas(base):
         "Two pictures with a pointer"
         _esm,_css = _panel_js + _mark_js + _render_js,_style
-        left,blink,right = (t.Bytes().tag(sync=True)
-                            for _ in range(3))     # PNG; `blink` alternates with `left`, empty: it does not
+        left,blink,right,key = (t.Bytes().tag(sync=True)
+                                for _ in range(4)) # PNG; `blink` alternates with `left`, empty: it does not
         size = t.List([1,1]).tag(sync=True)                                # height and width that marks and pointer count in
         marks = t.List([[],[]]).tag(sync=True)                             # per picture: [x, y, colour]
         captions,text = t.List(['','']).tag(sync=True),t.Unicode().tag(sync=True)
@@ -122,13 +145,36 @@ def _canvas_type():
 # %% ../../nbs/apps/20_widgets.ipynb #e0967438
 def _png(img, max_side):
     "PNG bytes of `img`, made smaller if a side is longer than `max_side`"
-    import cv2
     scale = max_side/max(img.shape[:2])
     if scale < 1: img = cv2.resize(img, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return cv2.imencode('.png', img[...,::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
+# %% ../../nbs/apps/20_widgets.ipynb #461ff55a
+_still = '''<style>
+.jp-OutputArea-child:has(.{id}):has(+ .jp-OutputArea-child .widget-box) {{display: none}}
+.jp-OutputArea-child:has(.{id}) + .jp-OutputArea-child:not(:has(.widget-box)) {{display: none}}
+</style><img class="fb-still {id}" style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{data}">'''
+
+class Still:
+    "What shows itself in a notebook as a widget, `box`, and as a picture of its `canvas` for those who have no kernel"
+    def still(self)->np.ndarray: # `(H,W,3)` uint8 RGB
+        "Draw what the canvas shows: both pictures with their captions, and the key"
+        c = self.canvas
+        sides = [cv2.imdecode(np.frombuffer(o, np.uint8), 1)[...,::-1] for o in (c.left, c.right)]
+        sides[1] = cv2.resize(sides[1], sides[0].shape[1::-1])
+        img = hstack([add_label(o, t) for o,t in zip(sides, c.captions)])
+        if not c.key: return img
+        key = cv2.imdecode(np.frombuffer(c.key, np.uint8), 1)[...,::-1]
+        return np.concatenate([img, cv2.copyMakeBorder(key, 4, 0, 0, max(0, img.shape[1] - key.shape[1]), 0, value=(255,)*3)[:,:img.shape[1]]])
+
+    def _ipython_display_(self):
+        from IPython.display import HTML, display
+        data = base64.b64encode(_png(self.still(), 2*self.max_side)).decode()
+        display(HTML(_still.format(id=f'fb-{uuid4().hex[:8]}', alt=html.escape(' / '.join(self.canvas.captions)), data=data)))
+        display(self.box)
+
 # %% ../../nbs/apps/20_widgets.ipynb #3daacefc
-class FlowViewer:
+class FlowViewer(Still):
     "Frames, flow and a pointer, in a notebook"
     def __init__(self,
         frames,                     # `FlowSample`s, pairs or frames, see `as_samples`; or a `FlowViews`
@@ -142,8 +188,6 @@ class FlowViewer:
         self.canvas,self.box = _canvas_type()(),None
         self._make_controls(need_jupyter('ipywidgets'))
         self._refresh()
-
-    def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs)
 
 # %% ../../nbs/apps/20_widgets.ipynb #43f637f9
 @patch
@@ -181,7 +225,8 @@ def _refresh(self:FlowViewer):
     except FlowbookError as e: return setattr(c, 'text', str(e))
     with c.hold_sync():
         c.size,c.left,c.right = list(s.size),_png(left, self.max_side),_png(s.img2, self.max_side)
-        c.blink = b'' if blink is None else _png(blink, self.max_side)
+        key = views.key(i, view)
+        c.blink,c.key = (b'' if o is None else _png(o, self.max_side) for o in (blink,key))
         c.captions = [self._caption(i, model, view),
                       f'frame 2; red: where {model} says the point lands' + ('; green: where it does'
                           if s.flow is not None else '')]
@@ -192,6 +237,7 @@ def _refresh(self:FlowViewer):
 def _caption(self:FlowViewer, i, model, view):
     "What the left picture is"
     if view=='frame 1': return view
+    if view=='occlusion': return f'occlusion of {model}, in red'
     if view=='blink': return f'frame 1, and frame 2 warped back by {model}'
     scale = f', full colour at {self.views.scale(i):.3g} px' if view in ('flow','truth','overlay') else ''
     return ('truth' if view=='truth' else f'{view} of {model}') + scale
@@ -220,5 +266,5 @@ def _point(self:FlowViewer):
 def _hover(self:FlowViewer):
     "Say what is under the mouse, else what is at the point"
     at = self.canvas.hover or self.canvas.point
-    hint = 'move over the left picture to read, press and drag to follow a point'
+    hint = 'move over the left picture to read; press and drag, or use the arrow keys, to follow a point'
     self.canvas.text = self.views.read(self.frame.value, self.model.value, *at) if at else hint

@@ -48,11 +48,23 @@ def _site():
     except PackageNotFoundError: urls = []
     return dict(u.split(', ', 1) for u in urls).get('Documentation', 'https://flowbook.github.io/flowbook')
 
+def _reading_cells(cells, site):
+    "The cells as a reader wants them: without the answers to the exercises and our directives, plumbing folded away"
+    asked = False
+    for c in cells:
+        lines = ''.join(c['source']).splitlines(keepends=True)
+        directives = [o.strip() for o in lines if o.startswith('#|')]
+        hidden = '#| hide' in directives
+        asked |= c['cell_type']=='markdown' and any(o.startswith('## Exercises') for o in lines)
+        if hidden and asked: continue   # checks of the answers, and the end of what they need
+        c['source'] = [o for o in lines if not o.startswith('#|')]
+        if c['cell_type']=='markdown': c['source'] = web_links(''.join(lines), site).splitlines(keepends=True)
+        elif hidden or '#| echo: false' in directives: c['metadata'] = dict(jupyter=dict(source_hidden=True))
+        yield c
+
 def _copy(path, target, site):
     nb = json.loads(path.read_text(encoding='utf-8'))
-    for c in nb['cells']:
-        if c['cell_type']=='markdown':
-            c['source'] = web_links(''.join(c['source']), site).splitlines(keepends=True)
+    nb['cells'] = list(_reading_cells(nb['cells'], site))
     with atomic_path(target) as tmp:
         tmp.write_text(json.dumps(nb, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
     first = ''.join(next((c['source'] for c in nb['cells'] if c['cell_type']=='markdown'), ''))
@@ -89,4 +101,5 @@ def book(
     rows = copy_book(out, force)
     if as_json: return print_json(dict(out=out, tutorials=rows))
     for r in rows: typer.echo(f"{r['file']:34} {r['title']}")
-    typer.echo(f'wrote {len(rows)} notebooks to {out}; begin with jupyter lab {out/"start.ipynb"}')
+    typer.echo(f'wrote {len(rows)} notebooks to {out}')
+    typer.echo(f'next: jupyter lab {out/"start.ipynb"} (JupyterLab comes with pip install "flowbook[jupyter]")')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_REACH', 'KITTI_ERROR_COLORS', 'KITTI_ERROR_BINS', 'paint_flow', 'flow_overlay', 'draw_arrows', 'error_to_color',
-           'occlusion_overlay', 'warp_blink', 'add_label', 'add_key', 'hstack', 'vstack']
+           'error_key', 'occlusion_overlay', 'warp_blink', 'add_label', 'add_key', 'hstack', 'vstack']
 
 # %% ../../nbs/viz/14_frames.ipynb #8c19156b
 import cv2, numpy as np
@@ -78,12 +78,13 @@ def flow_overlay(
 def draw_arrows(
     img:np.ndarray, # `(H,W,3)` uint8 RGB
     flow,           # `(H,W,2)` array, or `(2,H,W)`/`(1,2,H,W)` tensor, pixels
-    step=16,        # Distance between arrows, pixels
+    step=16,        # Distance between arrows, pixels; None: 16 of them along the longer side, which leaves the picture in sight
     scale=1.,       # Length of an arrow relative to the motion
     color=None,     # `(r,g,b)`, 0 to 255; None: each in the colour of its direction
     valid=None      # `(H,W)` bool, True = known; no arrow elsewhere
 )->np.ndarray:      # `(H,W,3)` uint8 RGB
     "Draw the motion of every step-th pixel as an arrow on a copy of `img`"
+    if step is None: step = max(16, max(img.shape[:2])//16)
     if not isinstance(step, (int,np.integer)) or step < 2:
         raise fail(ConfigError, 'step', repr(step), 'a whole number of pixels, 2 or more')
     img,x,known = _check_pair(img, flow, valid)
@@ -130,6 +131,20 @@ def error_to_color(
     rgb = KITTI_ERROR_COLORS[np.searchsorted(KITTI_ERROR_BINS, n, side='right')]
     if occ is not None: rgb = np.where(mask_array(occ, n.shape, 'occ')[...,None], rgb//2, rgb)
     return rgb*known[...,None]
+
+# %% ../../nbs/viz/14_frames.ipynb #ac165538
+def error_key(
+    width:int=320 # Pixels, 200 or more
+)->np.ndarray:    # `(H,width,3)` uint8 RGB
+    "Draw the key to `error_to_color`: ten colours, and the errors in pixels where they change"
+    if width < 200: raise fail(ConfigError, 'width', width, '200 pixels or more')
+    n,text = width//10,max(7, width//40)
+    img = np.full((2*text + n//2 + 8,width,3), 255, np.uint8)
+    img[:n//2,:10*n] = np.repeat(KITTI_ERROR_COLORS, n, 0)
+    for i,o in enumerate(3*KITTI_ERROR_BINS):
+        said = f'{o:.1f}' if o < 3 else f'{o:g}'
+        draw_text(img, said, (i+1)*n - text_width(said, text)/2, n//2 + text + 4, text)
+    return img
 
 # %% ../../nbs/viz/14_frames.ipynb #783fee92
 def occlusion_overlay(

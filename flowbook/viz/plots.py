@@ -6,7 +6,9 @@
 __all__ = ['show_flow', 'error_map', 'show_error', 'side_by_side', 'flow_figure']
 
 # %% ../../nbs/viz/20_plots.ipynb #344de335
+import io
 import numpy as np
+from functools import lru_cache
 from ..core.array_checks import to_numpy
 from ..core.errors import ConfigError, FlowbookError, fail
 from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, known_flow, max_motion
@@ -131,12 +133,28 @@ def picture_array(img, name):
         raise fail(FlowbookError, name, f'{x.dtype} from {x.min()} to {x.max()}', 'uint8, or float in [0, 1]')
     return np.uint8(255*np.clip(x, 0, 1)+.5)
 
+# %% ../../nbs/viz/20_plots.ipynb #7ab7e3c3
+@lru_cache
+def _figure_type():
+    "A `Figure` that notebooks show whether or not pyplot is there; made on first use, matplotlib is slow to import"
+    from matplotlib.figure import Figure
+    class ShownFigure(Figure):
+        def _repr_png_(self):
+            data = io.BytesIO()
+            self.savefig(data, format='png', bbox_inches='tight')
+            return data.getvalue()
+        def __reduce__(self): return new_figure, (), self.__getstate__()
+    return ShownFigure
+
+def new_figure(**kwargs):
+    "A figure outside pyplot that shows itself in a notebook; `kwargs` are those of matplotlib's `Figure`"
+    return _figure_type()(**kwargs)
+
 # %% ../../nbs/viz/20_plots.ipynb #cfc749a6
 def _sheet(rows, size, title):
     "A figure outside pyplot with `rows` times three panels shaped like `size`"
-    from matplotlib.figure import Figure
     h,w = size
-    fig = Figure(figsize=(10.5, rows*(3.4*min(h/w, 2)+.4) + .4*bool(title)), layout='constrained')
+    fig = new_figure(figsize=(10.5, rows*(3.4*min(h/w, 2)+.4) + .4*bool(title)), layout='constrained')
     if title: fig.suptitle(title)
     return fig, fig.subplots(rows, 3, squeeze=False)
 
