@@ -1,14 +1,15 @@
-"Tutorials in a plain kernel, as a reader runs them: pictures show, nothing warns; with --tutorials each to its end"
+"Tutorials in a plain kernel: pictures show, nothing warns; with --tutorials each runs to its end"
 import os, subprocess, sys, time
 from importlib.util import find_spec
 from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parent.parent
-kernel = pytest.mark.skipif(not (find_spec('nbclient') and find_spec('ipykernel')), reason='needs nbclient and ipykernel')
+kernel = pytest.mark.skipif(not (find_spec('nbclient') and find_spec('ipykernel')),
+                            reason='needs nbclient and ipykernel')
 
 def run_book(name, folder, last=None):
-    "The tutorial `name` as `flowbook book` copies it, run in a plain kernel up to the first cell with `last` in it"
+    "The tutorial `name` of `flowbook book`, run in a plain kernel up to the first cell with `last` in it"
     import nbformat
     from nbclient import NotebookClient
     from flowbook.cli.book import copy_book
@@ -18,13 +19,15 @@ def run_book(name, folder, last=None):
     if last: nb.cells = nb.cells[:1 + next(i for i,c in enumerate(nb.cells) if last in c.source)]
     env = {**os.environ, 'PYTHONPATH': str(root)}
     for k in [k for k in env if k.startswith(('FLOWBOOK_', 'MPLBACKEND', 'IN_TEST'))]: del env[k]
-    client = NotebookClient(nb, timeout=1200, kernel_name='python3', resources={'metadata': {'path': str(folder)}})
+    where = {'metadata': {'path': str(folder)}}
+    client = NotebookClient(nb, timeout=1200, kernel_name='python3', resources=where)
     client.execute(env=env)
     return nb
 
 def said(cell): return ''.join(o.get('text', '') for o in cell.outputs if o.get('name')=='stderr')
 
 @kernel
+@pytest.mark.slow
 def test_first_picture_shows(tmp_path):
     nb = run_book('first_flow.ipynb', tmp_path, 'side_by_side(pair')
     shown = [k for o in nb.cells[-1].outputs for k in o.get('data', {})]
@@ -43,9 +46,11 @@ from flowbook.io.video import VideoWriter
 with VideoWriter('x.webm') as w: w.write(np.zeros((64,96,3), np.uint8))
 '''
 
+@pytest.mark.slow
 def test_no_warning(tmp_path):
-    p = subprocess.run([sys.executable, '-W', 'error', '-c', QUIET], cwd=tmp_path, capture_output=True, text=True,
-                       env={**os.environ, 'PYTHONPATH': str(root)}, timeout=600)
+    env = {**os.environ, 'PYTHONPATH': str(root)}
+    p = subprocess.run([sys.executable, '-W', 'error', '-c', QUIET], cwd=tmp_path, env=env,
+                       capture_output=True, text=True, timeout=600)
     assert (p.returncode, p.stderr)==(0, ''), p.stderr[-3000:]
 
 @kernel

@@ -53,7 +53,8 @@ def _limits(name, value):
 def _slider(w, path, value):
     "The widget that fits `value`; None if there is none"
     title = ': '.join(o.replace('_', ' ') for o in path)
-    common = dict(description=title, style=dict(description_width='initial'), layout=dict(width='100%', max_width='44em'))
+    common = dict(description=title, style=dict(description_width='initial'))
+    common['layout'] = dict(width='100%', max_width='44em')
     if isinstance(value, bool): return w.Checkbox(value, indent=False, **common)
     number = lambda o: isinstance(o, (int,float)) and not isinstance(o, bool)
     pair = isinstance(value, tuple) and len(value)==2 and all(map(number, value))
@@ -162,4 +163,6 @@ def _say(after, scale):
     "The numbers under the pictures"
     if after.flow is None: return f'{after.size[1]}x{after.size[0]} pixels'
     known = 1. if after.valid is None else after.valid.mean()
-    return f'{after.size[1]}x{after.size[0]} pixels, flow up to {max_motion(after.flow, after.valid):.1f} px (before {scale:.1f}), {known:.0%} of it known'
+    fastest = max_motion(after.flow, after.valid)
+    said = f'flow up to {fastest:.1f} px (before {scale:.1f}), {known:.0%} of it known'
+    return f'{after.size[1]}x{after.size[0]} pixels, {said}'

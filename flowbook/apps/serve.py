@@ -7,7 +7,7 @@ __all__ = ['ServeLimits', 'Refused', 'refuse', 'RateLimit', 'decode_upload', 'de
            'open_port', 'run_server']
 
 # %% ../../nbs/apps/50_serve.ipynb #6f624e07
-import asyncio, base64, io, socket, tempfile, time
+import asyncio, base64, hashlib, io, socket, tempfile, time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, asdict
@@ -20,7 +20,7 @@ from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
 from ..io.flowfiles import flow_to_bytes
 from ..io.images import decode_pillow, image_turn, turn_exif
 from ..io.png import check_png
-from ..viz.color import flow_to_color, max_motion
+from ..viz.color import flow_to_color, max_motion, render_color_wheel
 
 # %% ../../nbs/apps/50_serve.ipynb #10ffb3b7
 @dataclass(frozen=True)
@@ -146,15 +146,15 @@ def encode_answer(
     max_flow:float=None    # Speed of full colour, pixels; `None`: the fastest pixel
 )->tuple:                  # Bytes or, for json, a dictionary; and the media type
     "Pack `flow` for the way back"
-    if format=='png':
-        return cv2.imencode('.png', flow_to_color(flow, max_flow)[...,::-1])[1].tobytes(),'image/png'
+    colors = lambda: cv2.imencode('.png', flow_to_color(flow, max_flow)[...,::-1])[1].tobytes()
+    if format=='png': return colors(),'image/png'
     known = np.isfinite(flow).all(-1)
     data = flow_to_bytes(flow, 'kitti' if format=='kitti' else 'flo', known)
     if format!='json': return data,'image/png' if format=='kitti' else 'application/octet-stream'
     ranges = {k: [round(float(f(flow[...,i])), 3) for f in (np.min, np.max)] for i,k in enumerate('uv')}
-    text = base64.b64encode(data).decode()
+    files = {k: base64.b64encode(o).decode() for k,o in dict(flo=data, png=colors()).items()}
     return dict(width=flow.shape[1], height=flow.shape[0], unit='pixels, img1 to img2', **ranges,
-                max=round(max_motion(flow), 3), flo=text),'application/json'
+                max=round(max_motion(flow), 3), **files),'application/json'
 
 # %% ../../nbs/apps/50_serve.ipynb #cc8f7c34
 class _Desk:
@@ -250,39 +250,137 @@ async def _swallow(self:_Door):
         if part['type']!='http.request' or not part.get('more_body'): return
 
 # %% ../../nbs/apps/50_serve.ipynb #1bf176fb
-_page = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>flowbook</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:38rem;margin:3rem auto;padding:0 1rem;color:#222}form{border:1px solid #ccc;border-radius:8px;
-padding:1rem;margin:1rem 0}label{display:block;margin:.4rem 0}button{font:inherit;padding:.3rem 1rem}code{background:#f3f3f3;padding:.1rem .3rem}</style>
-<h1>flowbook</h1><p>Optical flow by <b>MODEL</b>: LIMITS</p>
+_page = """<!doctype html><html lang=en><meta charset=utf-8>
+<meta name=viewport content="width=device-width"><title>flowbook: optical flow</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:1.5rem auto;padding:0 1rem;color:#222;
+ overflow-wrap:anywhere} h1{margin:0}
+main{display:grid;grid-template-columns:minmax(0,21rem) minmax(0,1fr);gap:1.5rem;align-items:start}
+@media(max-width:800px){main{grid-template-columns:minmax(0,1fr)}}
+form,#result{border:1px solid #ccc;border-radius:8px;padding:1rem;margin:0 0 1rem}
+label{display:block;margin:.5rem 0} input{font:inherit;max-width:100%}
+button{font:inherit;padding:.35rem 1.2rem;border:0;border-radius:6px;background:#14619b;color:#fff;
+ cursor:pointer} button:disabled{background:#9ab;cursor:default}
+code{background:#f3f3f3;padding:.1rem .3rem} .row{display:flex;flex-wrap:wrap;gap:.7rem}
+figure{margin:0;flex:1 1 220px} figure img,video{width:100%;display:block;border-radius:4px}
+figcaption,.small{font-size:.87rem;color:#555} form .row img{width:100%}
+.key{display:flex;gap:.8rem;align-items:center;margin:.7rem 0} .key img{width:76px}
+#save a,#save button{margin:0 .6rem .4rem 0;display:inline-block}
+[role=alert]{border-left:4px solid #b3261e;padding:.3rem .8rem;background:#fdeceb}
+.working{display:flex;gap:.8rem;align-items:center}</style>
+<h1>flowbook</h1><p>Optical flow by <b>MODEL</b>: where each pixel of one picture is in the next. LIMITS</p>
+<main><div>
 <form action=flow method=post enctype=multipart/form-data><b>Two pictures</b>
-<label>frame 1 <input type=file name=img1 accept=image/* required></label><label>frame 2 <input type=file name=img2 accept=image/* required></label>
-<label>as <select name=format><option>png<option>flo<option>kitti<option>json</select></label><button>Compute</button></form>
+<label>frame 1 <input type=file name=img1 accept=image/* required></label>
+<label>frame 2, of the same size <input type=file name=img2 accept=image/* required></label>
+<input type=hidden name=format value=png><button>Compute</button></form>
 <form action=video method=post enctype=multipart/form-data><b>A short video</b>
 <label>file <input type=file name=video accept=video/* required></label>
-<label>as <select name=format><option value=mp4>video<option value=png>zip of png<option value=flo>zip of flo<option value=kitti>zip of kitti</select></label><button>Compute</button></form>
-<p>From a terminal: <code>curl -F img1=@a.png -F img2=@b.png -F format=flo ADDRESSflow -o out.flo</code>. Also <a href=health>/health</a> and
-<a href=openapi.json>/openapi.json</a>.</p></html>"""
+<input type=hidden name=format value=mp4><button>Compute</button></form>
+<p class=small>From a terminal:
+<code>curl -F img1=@a.png -F img2=@b.png -F format=flo ADDRESSflow -o out.flo</code>. Also <a href=health>/health</a> and
+<a href=openapi.json>/openapi.json</a>.</p></div>
+<section id=result aria-live=polite><p class=small>The flow will appear here.</p></section></main>
+<template id=key><div class=key><img src="data:image/png;base64,WHEEL" alt="colour wheel"><span>Colour is the
+direction of motion, as from the middle of the wheel outwards; the stronger, the faster. <b></b></span></div></template>
+<script>SCRIPT</script></html>"""
+
+# %% ../../nbs/apps/50_serve.ipynb #19bebfa3
+_script = '''
+const out = document.getElementById("result")
+const make = (tag, text, more) => Object.assign(document.createElement(tag), text ? {textContent: text} : {}, more)
+const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0))
+const place = (data, type) => URL.createObjectURL(new Blob([data], {type}))
+const link = (name, data, type) => make("a", "save " + name, {download: name, href: place(data, type)})
+const figure = (what, text) => { const f = make("figure"); f.append(what, make("figcaption", text)); return f }
+const key = speed => { const k = document.getElementById("key").content.cloneNode(true); k.querySelector("b").textContent = `The rim is ${speed} px.`; return k }
+const ask = async (form, format) => {   // an answer, or an error in words
+  const data = new FormData(form)
+  data.set("format", format)
+  let r
+  try { r = await fetch(form.action, {method: "POST", body: data}) }
+  catch (e) { throw Error("The server cannot be reached. Is it still running?") }
+  if (r.ok) return r
+  const said = (await r.json().catch(() => ({}))).error || `status ${r.status}`
+  throw Error("The server cannot use this. " + said)
+}
+const later = (form, format, name) => {   // a button that asks again, in another format
+  const b = make("button", "save " + name, {type: "button"})
+  b.onclick = async () => {
+    b.disabled = true
+    try { link(name, await (await ask(form, format)).blob()).click() }
+    catch (e) { b.after(make("p", e.message, {role: "alert"})) }
+    b.disabled = false
+  }
+  return b
+}
+const pair = async form => {
+  const r = await (await ask(form, "json")).json(), png = bytes(r.png)
+  const row = make("div", "", {className: "row"}), save = make("p", "", {id: "save"})
+  const ranges = `to the right ${r.u[0]} to ${r.u[1]} px, down ${r.v[0]} to ${r.v[1]} px.`
+  const numbers = `${r.height}x${r.width} pixels (height x width); ${ranges}`
+  const img = make("img", "", {className: "flow", alt: "flow, in colours", src: place(png, "image/png")})
+  const first = make("img", "", {alt: "frame 1", src: URL.createObjectURL(form.elements.img1.files[0])})
+  row.append(figure(first, "frame 1"), figure(img, "flow"))
+  save.append(link("flow.flo", bytes(r.flo)), link("flow.png", png, "image/png"))
+  save.append(later(form, "kitti", "flow_kitti.png"))
+  return [row, key(r.max), make("p", numbers, {className: "small"}), save]
+}
+const film = async form => {
+  const r = await ask(form, "mp4"), speed = r.headers.get("X-Max-Flow"), data = await r.blob()
+  const v = make("video", "", {className: "flow", controls: true, loop: true, muted: true, autoplay: true})
+  v.src = URL.createObjectURL(data)
+  const save = make("p", "", {id: "save"})
+  save.append(link("flow.mp4", data, "video/mp4"))
+  for (const kind of ["flo", "png", "kitti"]) save.append(later(form, kind, `flow_${kind}.zip`))
+  return [figure(v, "flow"), key(speed), save]
+}
+for (const form of document.forms) form.onsubmit = async e => {
+  e.preventDefault()
+  const buttons = document.querySelectorAll("form button"), start = Date.now()
+  const said = make("span"), wait = make("p", "", {className: "working"})
+  const tick = () => { said.textContent = `Computing, ${Math.round((Date.now() - start)/1000)} s` }
+  wait.append(make("progress"), said); out.replaceChildren(wait); tick()
+  const clock = setInterval(tick, 500)
+  buttons.forEach(b => b.disabled = true)
+  try { out.replaceChildren(...await (form.elements.video ? film : pair)(form)) }
+  catch (e) { out.replaceChildren(make("p", e.message, {role: "alert"})) }
+  clearInterval(clock)
+  buttons.forEach(b => b.disabled = false)
+  if (innerWidth <= 800) out.scrollIntoView({behavior: "smooth"})
+}
+'''
+
+# %% ../../nbs/apps/50_serve.ipynb #5ce7ebaf
+_POLICY = ("default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:; "
+           "connect-src 'self'; form-action 'self'; "
+           f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_script.encode()).digest()).decode()}'")
 
 def _home(name, limits, address):
     "The page with the forms"
     from html import escape
-    said = f'pictures up to {limits.max_pixels/1e6:g} million pixels, videos up to {limits.max_frames} frames, {limits.max_mb:g} MB in all.'
-    return _page.replace('MODEL', escape(name)).replace('LIMITS', said).replace('ADDRESS', escape(address))
+    said = (f'Pictures up to {limits.max_pixels/1e6:g} million pixels, videos up to {limits.max_frames} frames, '
+            f'{limits.max_mb:g} MB in all.')
+    wheel = base64.b64encode(cv2.imencode('.png', render_color_wheel(152)[..., ::-1])[1]).decode()
+    parts = dict(SCRIPT=_script, WHEEL=wheel, LIMITS=said, MODEL=escape(name), ADDRESS=escape(address))
+    page = _page
+    for k,v in parts.items(): page = page.replace(k, v)
+    return page
 
 # %% ../../nbs/apps/50_serve.ipynb #a957a043
 def _pair_job(predictor, img1, img2, format, limits):
-    "Two open files in, answer out; read here, so that those who wait take no memory"
+    "Two open files in; answer, its type and the largest speed out; read here, so that those who wait take no memory"
     a,b = (decode_upload(f.read(), name, limits.max_pixels, getattr(predictor, 'upright', False))
            for f,name in ((img1,'img1'), (img2,'img2')))
-    return encode_answer(np.asarray(predictor(a, b)), format)
+    flow = np.asarray(predictor(a, b))
+    return *encode_answer(flow, format),max_motion(flow)
 
 # %% ../../nbs/apps/50_serve.ipynb #d82ebb02
 def _video_job(predictor, video, format, limits):
-    "An open file in, a film or a zip of one file per pair out; pictures share one scale"
+    "An open file in; a film or a zip of one file per pair, its type and the speed of full colour out, which all share"
     frames,fps = decode_clip(video.read(), limits)
     flows = [np.asarray(predictor(a, b)) for a,b in zip(frames, frames[1:])]
     scale = max(map(max_motion, flows)) or 1.
-    return _film(flows, scale, fps) if format=='mp4' else _zip(flows, scale, format)
+    return *(_film(flows, scale, fps) if format=='mp4' else _zip(flows, scale, format)),scale
 
 # %% ../../nbs/apps/50_serve.ipynb #3634aebe
 def _zip(flows, scale, format):
@@ -340,7 +438,7 @@ def _add_pages(app, predictor, limits, desk):
     import flowbook
     @app.get('/', response_class=HTMLResponse)
     async def home(request:Request): return HTMLResponse(_home(predictor.name, limits, str(request.base_url)),
-        headers={'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"})
+        headers={'Content-Security-Policy': _POLICY})
     @app.get('/health')
     async def health(): return dict(status='ok', version=flowbook.__version__, model=predictor.name,
                                     device=str(predictor.device), jobs=desk.jobs, limits=asdict(limits))
@@ -351,10 +449,11 @@ def _add_jobs(app, predictor, limits, desk):
     from fastapi import File, Form, UploadFile
     from fastapi.responses import JSONResponse, Response
     async def respond(job):
-        data,kind = await desk.run(job)
+        data,kind,scale = await desk.run(job)
         name = {'application/octet-stream': 'flow.flo', 'application/zip': 'flow.zip',
                 'video/mp4': 'flow.mp4'}.get(kind)
         save = {'Content-Disposition': f'attachment; filename={name}'} if name else {}   # a browser shows the others
+        save['X-Max-Flow'] = f'{scale:.4g}'   # pixels; the speed of full colour
         return JSONResponse(data) if isinstance(data, dict) else Response(data, media_type=kind, headers=save)
     @app.post('/flow')
     async def flow(img1:UploadFile=File(description='frame 1: PNG, JPEG or WebP'),

@@ -117,7 +117,8 @@ function render({model, el}) {
     const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[e.key]
     if (!way) return
     e.preventDefault(); e.stopPropagation()
-    const [h, w] = model.get('size'), old = model.get('point'), from = old.length ? old : [w >> 1, h >> 1], step = e.shiftKey ? 10 : 1
+    const [h, w] = model.get('size'), old = model.get('point'), step = e.shiftKey ? 10 : 1
+    const from = old.length ? old : [w >> 1, h >> 1]
     const to = from.map((o, i) => Math.max(0, Math.min([w, h][i] - 1, o + step*way[i])))
     say({point: to, hover: to})
   }
@@ -162,15 +163,18 @@ class Still:
         c = self.canvas
         sides = [cv2.imdecode(np.frombuffer(o, np.uint8), 1)[...,::-1] for o in (c.left, c.right)]
         sides[1] = cv2.resize(sides[1], sides[0].shape[1::-1])
-        img = hstack([add_label(o, t) for o,t in zip(sides, c.captions)])
+        img = hstack([add_label(o, t) for o,t in zip(sides, c.captions, strict=True)])
         if not c.key: return img
         key = cv2.imdecode(np.frombuffer(c.key, np.uint8), 1)[...,::-1]
-        return np.concatenate([img, cv2.copyMakeBorder(key, 4, 0, 0, max(0, img.shape[1] - key.shape[1]), 0, value=(255,)*3)[:,:img.shape[1]]])
+        rest = max(0, img.shape[1] - key.shape[1])
+        key = cv2.copyMakeBorder(key, 4, 0, 0, rest, cv2.BORDER_CONSTANT, value=(255,)*3)
+        return np.concatenate([img, key[:,:img.shape[1]]])
 
     def _ipython_display_(self):
         from IPython.display import HTML, display
         data = base64.b64encode(_png(self.still(), 2*self.max_side)).decode()
-        display(HTML(_still.format(id=f'fb-{uuid4().hex[:8]}', alt=html.escape(' / '.join(self.canvas.captions)), data=data)))
+        alt = html.escape(' / '.join(self.canvas.captions))
+        display(HTML(_still.format(id=f'fb-{uuid4().hex[:8]}', alt=alt, data=data)))
         display(self.box)
 
 # %% ../../nbs/apps/20_widgets.ipynb #3daacefc
@@ -266,5 +270,5 @@ def _point(self:FlowViewer):
 def _hover(self:FlowViewer):
     "Say what is under the mouse, else what is at the point"
     at = self.canvas.hover or self.canvas.point
-    hint = 'move over the left picture to read; press and drag, or use the arrow keys, to follow a point'
+    hint = 'move over the left picture to read; press and drag, or press arrow keys, to follow a point'
     self.canvas.text = self.views.read(self.frame.value, self.model.value, *at) if at else hint

@@ -49,7 +49,7 @@ def _site():
     return dict(u.split(', ', 1) for u in urls).get('Documentation', 'https://flowbook.github.io/flowbook')
 
 def _reading_cells(cells, site):
-    "The cells as a reader wants them: without the answers to the exercises and our directives, plumbing folded away"
+    "The cells for a reader: no directives, no answers to the exercises, plumbing folded away"
     asked = False
     for c in cells:
         lines = ''.join(c['source']).splitlines(keepends=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'Frames', 'to_bytes', 'list_frames', 'is_folder', 'check_frames', 'read_frames', 'codec_rate',
-           'list_codecs', 'VideoWriter', 'give_times', 'frames2video', 'join_videos']
+           'list_codecs', 'usual_codec', 'VideoWriter', 'give_times', 'frames2video', 'join_videos']
 
 # %% ../../nbs/io/32_video.ipynb #3c31916e
 import cv2, numpy as np, torch
@@ -13,9 +13,11 @@ from contextlib import ExitStack
 from glob import glob
 from pathlib import Path
 from PIL import Image
+from functools import lru_cache, partial
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .decoders import TIMED, capture_frames, capture_property, ffmpeg_errors, has_av, is_regular, open_film, open_video, retime_video
+from .encoder import H264_SUFFIXES, H264Writer, h264_encoder, join_packets
 from .files import MAX_PIXELS, atomic_path, check_file, check_size, check_target, decoder_path, natural_key
 from .images import IMAGE_WRITERS, check_range, fit_range, read_image, used_bits, write_image
 from .rows import check_row
@@ -183,8 +185,9 @@ def _read_video(path, every, start, stop, decoder):
         'video', film)
 
 # %% ../../nbs/io/32_video.ipynb #c9378e08
-_defaults = {'.mp4':'mp4v', '.m4v':'mp4v', '.mov':'mp4v', '.avi':'MJPG', '.mkv':'mp4v', '.webm':'VP90'}
-_codecs = {'.mp4':'mp4v avc1 hvc1 av01 vp09', '.avi':'MJPG XVID FFV1 mp4v', '.mkv':'FFV1 MJPG mp4v',
+_defaults = {'.mp4':'avc1 vp09 mp4v', '.m4v':'avc1 mp4v', '.mov':'avc1 mp4v', '.avi':'MJPG',
+    '.mkv':'avc1 mp4v', '.webm':'VP90'}   # the first that can be written is taken
+_codecs = {'.mp4':'avc1 vp09 mp4v hvc1 av01', '.avi':'MJPG XVID FFV1 mp4v', '.mkv':'avc1 FFV1 MJPG mp4v',
     '.webm':'VP80 VP90'}  # those worth a try
 
 def codec_rate(
@@ -194,7 +197,9 @@ def codec_rate(
     return next(r/10**k for k in (3, 2, 1) if (r := round(fps*10**k)) <= 65535) if fps >= .001 else .001
 
 def _open_writer(path, codec, fps, size, params=()):
-    "An OpenCV writer for `(H,W)`, or None"
+    "A writer for `(H,W)`, or None; H.264 is PyAV's"
+    if codec == 'avc1' and not params and Path(path).suffix.lower() in H264_SUFFIXES:
+        return H264Writer(path, codec_rate(fps), size) if h264_encoder() else None
     name = decoder_path(path)
     with ffmpeg_errors():
         w = cv2.VideoWriter(name, cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), codec_rate(fps),
@@ -205,7 +210,7 @@ def _open_writer(path, codec, fps, size, params=()):
 # %% ../../nbs/io/32_video.ipynb #656e1e63
 def list_codecs(
     suffix:str='.mp4' # Suffix of a video file
-)->list:              # Names of four letters that OpenCV can write into such a file here
+)->list:              # Names of four letters that can be written into such a file here
     "Try which codecs there are"
     if suffix.lower() not in _defaults:
         raise fail(ConfigError, 'suffix', repr(suffix), f"one of {' '.join(_defaults)}")
@@ -221,6 +226,15 @@ def _try_codec(path, codec):
         w.release()
         return cv2.VideoCapture(decoder_path(path), cv2.CAP_FFMPEG).read()[0]
 
+@lru_cache
+def usual_codec(
+    suffix:str # Of a video file, in small letters
+)->str:        # Four letters; None: no video
+    "Choose what `VideoWriter` writes into such a file: what browsers play, where it can be written"
+    *wanted,last = _defaults.get(suffix, '').split() or [None]
+    with tempfile.TemporaryDirectory() as d:
+        return next((o for o in wanted if _try_codec(Path(d)/f'{o}{suffix}', o)), last)
+
 # %% ../../nbs/io/32_video.ipynb #9eb82acc
 class VideoWriter:
     "A video that is written frame by frame, inside a `with`"
@@ -234,7 +248,7 @@ class VideoWriter:
             raise fail(FlowbookError, path, f'suffix {self.path.suffix!r}',
                 f"one of {' '.join(_defaults)} .gif")
         if not 0 < fps <= 1000: raise fail(ConfigError, 'fps', fps, 'a number above 0, up to 1000')
-        self.codec = codec or _defaults.get(self.suffix)
+        self.codec = codec or usual_codec(self.suffix)
         if codec and (len(codec)!=4 or self.suffix=='.gif'):
             raise fail(ConfigError, 'codec', repr(codec), 'four letters such as mp4v, and no .gif')
         self.count,self.size,self.padded,self.writer,self.stack,self.times = 0,None,False,None,None,[]
@@ -254,7 +268,7 @@ def _start(self:VideoWriter, size):
         self.codec, self.fps, even)
     if self.writer is None:
         raise fail(FlowbookError, self.path,
-            f'codec {self.codec}, which this OpenCV does not write to {self.suffix}',
+            f'codec {self.codec}, which nothing here writes to {self.suffix}',
                    f"one of {', '.join(list_codecs(self.suffix))}")
 
 # %% ../../nbs/io/32_video.ipynb #0c200116
@@ -458,14 +472,15 @@ def join_videos(
     codec:str=None # Four letters, as they were written; None: the usual one for the suffix
 )->bool:           # Were the packets copied as they are? Else decoded and encoded once more
     "Join videos that `VideoWriter` wrote"
-    codec,out = codec or _defaults.get(Path(out).suffix.lower()),Path(out)
+    codec,out = codec or usual_codec(Path(out).suffix.lower()),Path(out)
     if not parts or codec is None:
         raise fail(FlowbookError, out, f'{len(parts)} parts',
             f"at least one, and a suffix among {' '.join(_defaults)}")
     check_target(out, parts)
     try:
         with atomic_path(out) as tmp:
-            if _decodes(tmp, _copy_packets(parts, tmp, codec)): return True
+            copy = join_packets if codec == 'avc1' else partial(_copy_packets, codec=codec)
+            if _decodes(tmp, copy(parts, tmp)): return True
             raise _NoCopy   # some set-ups live in the container alone (FFV1); FFV1 loses nothing when it is encoded again
     except _NoCopy: pass
     with read_frames(parts[0]) as frames: fps = frames.fps or 25.

@@ -201,6 +201,13 @@ class FlowLearner(Learner):
             self._wanted[event] = [cb for cb in self.cbs.sorted('order') if wants(cb)]
         for cb in self._wanted[event]: cb(event)
 
+# %% ../../nbs/train/30_learner.ipynb #def60aea
+@patch
+def _component_attr_filter(self:FlowLearner, k):
+    "Is `k` looked for in the model? Its methods are, and whether it trains"
+    if not Learner._component_attr_filter(self, k): return False
+    return k == 'training' or callable(getattr(vars(self).get('model'), k, None))
+
 # %% ../../nbs/train/30_learner.ipynb #7e61ccfd
 _precisions = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 

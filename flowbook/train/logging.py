@@ -18,6 +18,7 @@ from ..core.register import Register
 from ..data.loaders import show_row
 from ..io.files import atomic_path, ensure_dir
 from ..models.base import bare_model
+from ..viz.plots import new_figure
 
 # %% ../../nbs/train/38_logging.ipynb #1e1634e8
 LOGGERS = Register('logger', 'flowbook.train', 'register_logger')
@@ -272,10 +273,9 @@ def _draw(self:Pictures):
 
 @patch
 def _figure(self:Pictures):
-    from matplotlib.figure import Figure
     names = 'img1', 'img2', 'true flow', 'predicted', 'EPE (px)'
     h, w = self.pairs[0][0].shape[-2:]
-    fig = Figure(figsize=(2.2*len(names), 2.3*h/w*len(self.pairs) + .25))
+    fig = new_figure(figsize=(2.2*len(names), 2.3*h/w*len(self.pairs) + .25))
     axs = fig.subplots(len(self.pairs), len(names), squeeze=False)
     for row, b, flow in zip(axs, self.pairs, self.flows, strict=True):
         show_row(row, *(t[0].detach().float().cpu() for t in (*b[:4], flow)))
@@ -304,10 +304,9 @@ def plot_curves(
     path=None # File to draw to; None: return the figure
 ):            # A matplotlib figure, or `path`
     "Draw losses, errors and learning rate of a run"
-    from matplotlib.figure import Figure
     rows = read_log(folder)
     plots = _plots(rows[0])
-    fig = Figure(figsize=(2.7*len(plots), 2.4), layout='constrained')
+    fig = new_figure(figsize=(2.7*len(plots), 2.4), layout='constrained')
     for ax, (title, keys) in zip(fig.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
         for k in keys: ax.plot(*_curve(rows, k), marker='.', label=k)
         ax.set_xlabel('iteration', fontsize=8)

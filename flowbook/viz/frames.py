@@ -78,7 +78,7 @@ def flow_overlay(
 def draw_arrows(
     img:np.ndarray, # `(H,W,3)` uint8 RGB
     flow,           # `(H,W,2)` array, or `(2,H,W)`/`(1,2,H,W)` tensor, pixels
-    step=16,        # Distance between arrows, pixels; None: 16 of them along the longer side, which leaves the picture in sight
+    step=16,        # Distance between arrows, pixels; None: 16 along the longer side, so that `img` shows
     scale=1.,       # Length of an arrow relative to the motion
     color=None,     # `(r,g,b)`, 0 to 255; None: each in the colour of its direction
     valid=None      # `(H,W)` bool, True = known; no arrow elsewhere

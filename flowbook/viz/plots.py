@@ -136,7 +136,7 @@ def picture_array(img, name):
 # %% ../../nbs/viz/20_plots.ipynb #7ab7e3c3
 @lru_cache
 def _figure_type():
-    "A `Figure` that notebooks show whether or not pyplot is there; made on first use, matplotlib is slow to import"
+    "A `Figure` that notebooks show whether or not pyplot is there; made late: matplotlib is slow to import"
     from matplotlib.figure import Figure
     class ShownFigure(Figure):
         def _repr_png_(self):
