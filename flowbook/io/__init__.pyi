@@ -27,6 +27,11 @@ from .deep import read_pages as read_pages
 from .deep import to_frames as to_frames
 from .disparity import read_disparity as read_disparity
 from .disparity import write_disparity as write_disparity
+from .encoder import H264 as H264
+from .encoder import H264Writer as H264Writer
+from .encoder import H264_SUFFIXES as H264_SUFFIXES
+from .encoder import h264_encoder as h264_encoder
+from .encoder import join_packets as join_packets
 from .exr import EXR_CONVENTIONS as EXR_CONVENTIONS
 from .exr import EXR_UNITS as EXR_UNITS
 from .exr import MotionVectors as MotionVectors
@@ -97,3 +102,4 @@ from .video import list_codecs as list_codecs
 from .video import list_frames as list_frames
 from .video import read_frames as read_frames
 from .video import to_bytes as to_bytes
+from .video import usual_codec as usual_codec

@@ -12,6 +12,7 @@ from .frames import MAX_REACH as MAX_REACH
 from .frames import add_key as add_key
 from .frames import add_label as add_label
 from .frames import draw_arrows as draw_arrows
+from .frames import error_key as error_key
 from .frames import error_to_color as error_to_color
 from .frames import flow_overlay as flow_overlay
 from .frames import occlusion_overlay as occlusion_overlay
