@@ -2,6 +2,4 @@
 from .core.faces import everything
 
 ROOMS = 'core io viz layers ops data augment models train recipes infer mmflow apps'.split()
-found = everything([f'flowbook.{o}' for o in ROOMS])
-globals().update(found)
-__all__ = list(found)
+__all__, __getattr__, __dir__ = everything([f'flowbook.{o}' for o in ROOMS])

@@ -101,7 +101,45 @@ def test_type_checkers_find_the_door():
         for name, module in named.items():
             assert hasattr(__import__(f'{package.__name__}.{module}', fromlist=[name]), name)
 
-@pytest.mark.parametrize('args', [['--help'], ['--version'], ['infer', '--help'], ['train', '--help']])
-def test_asking_the_program_is_light(args, tmp_path):
-    assert not imported('-m', 'flowbook.cli.main', *args, cwd=tmp_path) & {'torch', 'torchvision', 'fastai',
-        'fastcore', 'matplotlib', 'cv2', 'nbdev'}
+STARTS = """
+import sys
+from typer.main import get_command
+from typer.testing import CliRunner
+from flowbook.cli.main import app
+
+def run(*args):
+    "Which of the slow ones are imported after a command"
+    res = CliRunner().invoke(app, args)
+    assert res.exit_code==0, (args, res.output)
+    slow = 'torch', 'torch._dynamo', 'torchvision', 'fastai', 'sympy', 'matplotlib', 'cv2', 'nbdev'
+    return [o for o in slow if o in sys.modules]
+
+def commands(command, *path):
+    yield path
+    for name, sub in getattr(command, 'commands', {}).items(): yield from commands(sub, *path, name)
+
+paths = list(commands(get_command(app)))
+assert len(paths) > 25
+for path in paths: assert run(*path, '--help')==[], path
+assert run('--version')==run('config', 'list')==[]
+from flowbook.data.pair import demo_paths
+a, b, _ = map(str, demo_paths())
+assert run('models')==run('data', 'list')==['cv2']
+assert run('data', 'make', '--help')==run('config', 'list', 'raft*')==['cv2']
+for model in 'dis', 'farneback': assert run('infer', a, b, '--model', model, '--out', model)==['matplotlib', 'cv2']
+assert run('data', 'check', 'folder', 'pair', 'images=*.png')==['matplotlib', 'cv2']
+for model in 'variational', 'flowbook_small':
+    assert run('infer', a, b, '--model', model, '--out', model)==['torch', 'matplotlib', 'cv2'], model
+"""
+
+def test_a_command_imports_what_it_needs(tmp_path):
+    "Help and lists need no PyTorch, OpenCV's methods only OpenCV, networks neither PyTorch's compiler nor fastai"
+    (tmp_path/'pair').mkdir()
+    for o in '12': shutil.copy(root/f'flowbook/assets/demo_{o}.png', tmp_path/f'pair/frame_{o}.png')
+    res = python('-c', STARTS, cwd=tmp_path)
+    assert res.returncode==0, res.stderr
+
+def test_everything_waits(tmp_path):
+    "`import flowbook.all` knows all names and imports none"
+    ask = 'import flowbook.all as f; assert {"RAFT", "flow_learner"} <= set(f.__all__); f.read_flow'
+    assert not imported('-c', ask, cwd=tmp_path) & {'torch', 'fastai', 'matplotlib'}

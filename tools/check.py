@@ -139,6 +139,12 @@ def check_export():
     if names := changed(modules, 'nbdev_export', after=write_stubs):
         raise Failed(f"nbdev_export changed {', '.join(names)}: commit that")
 
+def check_index():
+    "every chapter imports, and the program's lists of models and recipes are the registers' own"
+    code = "from flowbook.all import *; open('flowbook/assets/index.json', 'w', encoding='utf-8').write(make_index())"
+    index = lambda: [p for p in [root/'flowbook/assets/index.json'] if p.exists()]
+    if changed(index, 'python', '-W', 'ignore', '-c', code): raise Failed('index.json has changed: commit that')
+
 def imports():
     "What modules import of each other, wherever it stands: the module, what it imports from, and the name, None for a whole module"
     paths = sorted(p for p in (root/'flowbook').glob('*/*.py') if p.name!='__init__.py')
@@ -292,8 +298,9 @@ def release_notes(tag):
     return notes[0]
 
 TESTS = dict(notebooks=check_notebooks, pytest=check_pytest)
-GATE = dict(pip=check_pip, clean=check_clean, plain=check_plain, export=check_export, graph=check_graph,
-            lint=check_lint, outputs=check_outputs, docs=check_docs, truth=check_truth, wheel=check_wheel)
+GATE = dict(pip=check_pip, clean=check_clean, plain=check_plain, export=check_export, index=check_index,
+            graph=check_graph, lint=check_lint, outputs=check_outputs, docs=check_docs, truth=check_truth,
+            wheel=check_wheel)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

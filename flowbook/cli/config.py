@@ -46,23 +46,12 @@ def _show(name:_Config, changes:Changes=None, cfg_options:CfgOptions=None, allow
 def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For example 'raft*'.")]='*',
           as_json:Json=False):
     "The recipes there are: family, iterations, data."
-    from flowbook.recipes.base import list_recipes
-    rows = [_summary(n) for n in list_recipes(pattern)]
+    from flowbook.models.registry import stored_rows
+    rows = stored_rows('recipes', pattern)
     if not rows: raise fail(FlowbookError, 'config list', f"no recipe like {pattern}", 'another pattern')
     if as_json: return print_json(rows)
     print_table('', ['name', 'model', 'iterations', 'description'],
                 [[r['name'], r['model'], _thousands(r), r['data']] for r in rows])
-
-def _summary(name):
-    from flowbook.models.registry import model_builder
-    from flowbook.recipes.base import get_recipe
-    r = get_recipe(name)
-    d, s = r['data'], r['schedule']
-    sets = list(dict.fromkeys(c['name'] for c in d.get('train') or d.get('valid', []))) or ['scenes']
-    family = 'scenes' if 'scenes' in d else model_builder(r['model']['name']).__module__.rpartition('.')[2]
-    return dict(name=name, family=family, model=r['model']['name'],
-                iterations=s['epochs']*(d['n_train']//d['bs']) if 'epochs' in s else s['iters'],
-                data=', '.join(sets))
 
 def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterations']/1000:g}k"
 

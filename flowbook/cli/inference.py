@@ -155,10 +155,13 @@ def infer(
     how |= dict(scale=scale, tile=parse_tile(tile), polish=polish, upright=upright,
                 value_range=parse_range(value_range))
     with working('importing PyTorch') as say:
+        from flowbook.infer.arrays import array_predictor
         from flowbook.infer.folder import predict_to_folder
         from flowbook.io.files import new_folder
         with new_folder(out):
-            predictor = open_predictor(model, weights, allow_imports, **how)
+            light = None if data or gt else array_predictor(model, *words, weights=weights, **how, exr=exr,
+                                                              bidirectional=bidirectional) if len(words)==2 else None
+            predictor = light or open_predictor(model, weights, allow_imports, **how)
             say(f'{predictor.name} on {predictor.device}')
             if data: return _infer_set(predictor, out, data, root, split, n, words, as_json)
             tick = lambda i, n: say(f'tile {i} of {n}')

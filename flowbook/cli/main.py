@@ -52,6 +52,15 @@ def _start(ctx:typer.Context,
     "Optical flow: how far, and where to, did each pixel move between two pictures?"
     if ctx.invoked_subcommand is None: typer.echo(ctx.get_help())
 
+# %% ../../nbs/cli/10_main.ipynb #1541d3f0
+def _list_models():
+    from flowbook.models.registry import stored_rows
+    return stored_rows('models')
+
+def _count_models():
+    from flowbook.models.summary import model_table
+    return model_table(size=(448, 1024))
+
 # %% ../../nbs/cli/10_main.ipynb #98dd63d6
 def models(
     weights:Annotated[bool, typer.Option('--weights',
@@ -61,9 +70,8 @@ def models(
     as_json:Json=False):
     "The models there are, networks and classical methods."
     if weights: return show_weights(as_json=as_json)
-    with working('importing PyTorch'):
-        from flowbook.models.summary import model_table
-        found = model_table(size=(448, 1024) if flops else None)
+    with working('importing PyTorch' if flops else 'reading'):
+        found = _count_models() if flops else _list_models()
     if as_json: return print_json(found)
     count = lambda o: [f"{o['gflops']:.0f}" if o['gflops'] else '-']*flops
     print_table('', ['name', 'parameters', *['GFLOPs']*flops, 'weights', 'description'],

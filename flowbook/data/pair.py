@@ -8,11 +8,10 @@ __all__ = ['make_demo_pair', 'demo_paths', 'demo_pair', 'read_alike', 'read_pair
 
 # %% ../../nbs/data/14_pair.ipynb #9ec172da
 from pathlib import Path
-import numpy as np, torch
-from torch import Tensor
+import numpy as np
 from ..core.errors import FlowbookError, fail
+from ..core.lazy import Tensor, torch
 from ..core.types import FlowSample
-from .scenes import SceneConfig, make_scenes
 from ..io.files import asset_path, ensure_dir
 from ..io.flowfiles import read_flow_kitti, read_flow_valid, write_flow_kitti
 from ..io.images import fit_range, read_image, to_pixels, to_planes, to_unit, write_image
@@ -22,6 +21,7 @@ def make_demo_pair(
     folder:str|Path   # Where `demo_1.png`, `demo_2.png` and `demo_flow.png` go
 )->None:
     "Render the frames of `demo_pair` and their flow"
+    from flowbook.data.scenes import SceneConfig, make_scenes   # which draws with PyTorch
     config = SceneConfig(size=(256,352), objects=(8,14), displacement=((20.,1.),), photometric=.5)
     s = make_scenes([2*10**15 + 26], config)   # a number no training run reaches
     for i,img in enumerate((s.img1, s.img2)):

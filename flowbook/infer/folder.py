@@ -13,8 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 from ..core.errors import ConfigError, fail
 from ..data.pair import pair_names, read_alike, read_truth
-from .evaluate import evaluate_pair
-from .predictor import FlowPredictor
+from .arrays import ArrayPredictor
 from .results import Prediction, result_files, save_extras, save_results
 from ..io.exr import MotionVectors, check_exr, write_motion
 from ..io.files import check_target, staged_folder
@@ -68,6 +67,25 @@ def save_motion(
     write_motion(MotionVectors(None, p.flow_bw), folder/'motion_bw.exr', convention)
     return [folder/'motion.exr',folder/'motion_bw.exr']
 
+# %% ../../nbs/infer/22_folder.ipynb #b07040c6
+def _bundled():
+    from flowbook.infer.predictor import FlowPredictor   # with PyTorch, which an `ArrayPredictor` needs not
+    return FlowPredictor()
+
+def _scores(flow, truth, valid):
+    from flowbook.infer.evaluate import evaluate_pair
+    return evaluate_pair(flow, truth, valid)
+
+def _reader(predictor, imgs):
+    "The images as bytes, to be shown, and a function that predicts"
+    if isinstance(predictor, ArrayPredictor): return predictor.imgs,lambda *_: predictor.predict()
+    planes = read_alike(imgs, pair_names(*imgs), 64, predictor.upright,
+                        predictor.value_range)   # as bytes; the predictor makes floats of them on its device
+    planes = [to_unit(o) if o.element_size()==2 else o for o in planes]   # 16 bits: noted once
+    *z,x,y = planes
+    before = z[0] if z else None
+    return [*map(to_pixels, planes)],lambda both, tick: predictor.predict(x, y, both, progress=tick, img0=before)
+
 # %% ../../nbs/infer/22_folder.ipynb #1af059bb
 def _prefixed(name, prefix):
     if prefix == 'flow': return name
@@ -77,7 +95,7 @@ def predict_to_folder(
     img1,                        # Path, Pillow image, array or tensor, see `to_tensor`
     img2,                        # The second frame, likewise
     out:str|Path,                # Folder for `flow.flo`, `flow.png`, `side_by_side.png`, and what `save_extras` adds; made if it is not there
-    predictor:FlowPredictor=None,# None: the bundled model
+    predictor=None,              # A `FlowPredictor`, or an `ArrayPredictor` of these images; None: the bundled model
     flow_gt=None,                # Path of the true flow; None: unknown
     bidirectional:bool=False,    # The flow back too, and with it occlusion and confidence?
     progress=None,               # Called with (done, n) after each tile
@@ -92,17 +110,14 @@ def predict_to_folder(
     check_target([o.with_name(_prefixed(o.name, prefix)) for o in map(Path, result_files(out))], img1, img2,
                  flow_gt)
     with staged_folder(out) as stage:
-        predictor = FlowPredictor() if predictor is None else predictor
-        imgs = [*([] if img0 is None else [img0]), img1, img2]
-        planes = read_alike(imgs, pair_names(*imgs), 64, predictor.upright,
-                            predictor.value_range)   # as bytes; the predictor makes floats of them on its device
-        *z,x,y = (to_unit(o) if o.element_size()==2 else o for o in planes)   # 16 bits: noted once
-        truth,valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[-2:])
+        if predictor is None: predictor = _bundled()
+        (*_,x,y),predict = _reader(predictor, [*([] if img0 is None else [img0]), img1, img2])
+        truth,valid = (None, None) if flow_gt is None else read_truth(flow_gt, x.shape[:2])
         start = time.perf_counter()
-        p = predictor.predict(x, y, bidirectional, progress=progress, img0=z[0] if z else None)
+        p = predict(bidirectional, progress)
         ms = 1000*(time.perf_counter() - start)
-        scores = {} if truth is None else evaluate_pair(p.flow, truth, valid)
-        files = save_results(stage, to_pixels(x), to_pixels(y), p.flow, truth, valid) + save_extras(stage, p)
+        scores = {} if truth is None else _scores(p.flow, truth, valid)
+        files = save_results(stage, x, y, p.flow, truth, valid) + save_extras(stage, p)
         if exr is not None: files += save_motion(stage, p, exr)
         if prefix != 'flow': files = [o.rename(stage/_prefixed(o.name, prefix)) for o in files]
     tags = tuple(exif_orientation(o) if isinstance(o, (str, Path)) else 1 for o in (img1, img2))

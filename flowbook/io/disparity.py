@@ -8,8 +8,8 @@ __all__ = ['read_disparity', 'write_disparity']
 # %% ../../nbs/io/26_disparity.ipynb #442248c8
 from pathlib import Path
 import numpy as np
-from torch import Tensor
 from ..core.array_checks import describe_array, mask_array, to_numpy
+from ..core.lazy import Tensor
 from ..core.errors import FlowFileError
 from .checks import UNKNOWN, bad_file, read_all
 from .files import atomic_path, check_file, check_size

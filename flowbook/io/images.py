@@ -9,11 +9,11 @@ __all__ = ['decode_pillow', 'image_turn', 'turn_exif', 'exif_orientation', 'read
 # %% ../../nbs/io/30_images.ipynb #5d18009a
 import io, re, warnings
 from pathlib import Path
-import cv2, numpy as np, torch
+import cv2, numpy as np
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 from ..core.array_checks import check_unit, flow_array
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
+from ..core.lazy import Tensor, torch
 from .files import MAX_PIXELS, atomic_path, check_file, check_size
 from .png import PNG_MAGIC, check_packed, check_png, png_head
 
@@ -241,14 +241,12 @@ def write_image(
     with atomic_path(path) as tmp: tmp.write_bytes(data.getbuffer())
 
 # %% ../../nbs/io/30_images.ipynb #d7883f86
-_scales = {torch.uint8: 255, torch.uint16: 65535}
-
 def to_unit(
     t:Tensor,        # Values of images: uint8, uint16, or float in [0,1]
     name:str='img'   # For messages
 )->Tensor:           # float32 in [0,1], on the same device
     "Bring the values of `t` to [0,1]"
-    if t.dtype in _scales: return t.float()/_scales[t.dtype]
+    if t.dtype in (torch.uint8, torch.uint16): return t.float()/(255 if t.dtype==torch.uint8 else 65535)
     if not t.is_floating_point():
         raise fail(ImageFileError, name, f"values of type {t.dtype}", 'uint8, uint16 or float')
     low,high = check_unit(t, name)
@@ -321,7 +319,7 @@ def to_planes(
     t = _planes(img, name) if isinstance(img, np.ndarray) else img
     if not isinstance(t, Tensor):
         raise fail(ImageFileError, name, f"a {type(img).__name__}", 'a path, a picture, an array or a tensor')
-    t = t.as_subclass(Tensor)
+    t = t.as_subclass(torch.Tensor)
     if t.ndim in (2,3): t = t[(None,)*(4-t.ndim)]
     if t.ndim!=4 or t.shape[0]!=1 or t.shape[1] not in (1,3,4):
         expected = 'an array (H,W,C) or a tensor (C,H,W) with C of 1, 3 or 4'
@@ -347,6 +345,8 @@ def to_pixels(
     upright:bool=False  # See `to_planes`
 )->np.ndarray:          # `(H,W,3)` RGB, uint8
     "Convert whatever holds one image to bytes"
+    ready = isinstance(img, np.ndarray) and img.dtype==np.uint8 and img.ndim==3 and img.shape[2]==3
+    if ready: return np.ascontiguousarray(img)   # without PyTorch
     t = to_planes(img, name, upright)
     if t.dtype!=torch.uint8: t = to_unit(t, name).mul(255).round().byte()
     return np.ascontiguousarray(t[0].permute(1,2,0).cpu().numpy())

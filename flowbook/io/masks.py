@@ -8,8 +8,8 @@ __all__ = ['read_mask', 'write_mask']
 # %% ../../nbs/io/25_masks.ipynb #442248c8
 from pathlib import Path
 import cv2, numpy as np
-from torch import Tensor
 from ..core.array_checks import describe_array, to_numpy
+from ..core.lazy import Tensor
 from ..core.errors import FlowFileError
 from .checks import bad_file, check_suffix, read_all
 from .files import atomic_path, check_file, check_size

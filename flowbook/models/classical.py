@@ -7,53 +7,23 @@ __all__ = ['classical_methods', 'Classical', 'image_bytes', 'dis', 'dis_fast', '
            'tvl1', 'opencv_flow']
 
 # %% ../../nbs/models/03_classical.ipynb #3c31916e
-import cv2, numpy as np, torch
+import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from .base import Estimator, FlowOutput
+from .methods import DIS_PRESETS, FARNEBACK, check_method, method_flow, missing_methods
 from .registry import register_model
 from ..ops.coarse_to_fine import variational_flow, variational_presets
 
-# %% ../../nbs/models/03_classical.ipynb #93151339
-_presets = dict(ultrafast=cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, fast=cv2.DISOPTICAL_FLOW_PRESET_FAST,
-                medium=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, fine=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-
-def _dis(a, b, preset, finest_scale=None, flow_init=None):
-    method = cv2.DISOpticalFlow_create(_presets[preset])
-    if finest_scale is not None: method.setFinestScale(finest_scale)
-    return method.calc(a, b, flow_init)   # writes over flow_init
-
-def _farneback(a, b, scale, levels, window, iterations, poly_n, poly_sigma):
-    return cv2.calcOpticalFlowFarneback(a, b, None, scale, levels, window, iterations, poly_n, poly_sigma, 0)
-
-def _grey(img): return cv2.cvtColor(img, cv2.COLOR_RGB2GRAY)
-
+# %% ../../nbs/models/03_classical.ipynb #d8667776
 def _batch(x): return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))[None]
 
 def _variational(a, b, start, **options):
     "One climb from no motion, and one from the flow of DIS where `start` says so; in colour"
-    if start: start = _batch(_dis(_grey(a), _grey(b), 'medium'))
+    if start: start = _batch(method_flow(a, b, 'dis', preset='medium'))
     flow = variational_flow(_batch(a).float()/255, _batch(b).float()/255, start=start, **options)
     return flow[0].permute(1, 2, 0).numpy()
-
-def _zero(a, b): return np.zeros((*a.shape, 2), np.float32)
-
-# %% ../../nbs/models/03_classical.ipynb #49d6713a
-def _contrib(name):
-    "A constructor of OpenCV's contrib package, or None"
-    return getattr(getattr(cv2, 'optflow', None), name, None)
-
-def _deepflow(a, b): return _contrib('createOptFlow_DeepFlow')().calc(a, b, None)
-
-def _tvl1(a, b, tau, smoothness, theta, scales, warps):
-    create = _contrib('DualTVL1OpticalFlow_create')
-    return create(tau=tau, lambda_=smoothness, theta=theta, nscales=scales, warps=warps).calc(a, b, None)
-
-_methods = dict(dis=_dis, farneback=_farneback, variational=_variational,
-                deepflow=_deepflow, tvl1=_tvl1, zero=_zero)
-_needs = dict(deepflow='createOptFlow_DeepFlow', tvl1='DualTVL1OpticalFlow_create')
-_in_colour = {'variational'}   # the others see grey
 
 # %% ../../nbs/models/03_classical.ipynb #2b8ed49a
 class Classical(Estimator):
@@ -65,11 +35,7 @@ class Classical(Estimator):
         **options   # Its options, all of them
     ):
         super().__init__()
-        if method not in _methods: raise unknown('method', method, _methods)
-        if method in _needs and _contrib(_needs[method]) is None:
-            found = f'OpenCV {cv2.__version__} without its module optflow'
-            advice = 'pip uninstall opencv-python-headless, pip install opencv-contrib-python-headless'
-            raise fail(FlowbookError, f'method {method}', found, f'opencv-contrib-python: {advice}')
+        if method != 'variational': check_method(method, ['variational'])
         self.method, self.options = method, options
         self.training = False
 
@@ -100,9 +66,9 @@ def estimate(self:Classical,
     for name, o in dict(img1=img1, img2=img2).items():
         if o.dtype != np.uint8 or o.ndim != 3 or o.shape[2] != 3:
             raise fail(FlowbookError, name, f'{o.dtype} {o.shape}', 'uint8 (H, W, 3)')
-    pair = (img1, img2) if self.method in _in_colour else (_grey(img1), _grey(img2))
     start = {} if flow_init is None else dict(flow_init=_first_guess(self.method, flow_init, img1))
-    return np.ascontiguousarray(_methods[self.method](*pair, **self.options, **start), np.float32)
+    if self.method == 'variational': return _variational(img1, img2, **self.options)
+    return method_flow(img1, img2, self.method, **self.options, **start)
 
 def _first_guess(method, flow, img):
     if method != 'dis':
@@ -146,7 +112,7 @@ def dis(*,
     finest_scale:int=None  # Halvings of the image at the finest level, 0: full size; None: the preset's own, 1 for 'medium', 0 for 'fine'
 )->Classical:              # In eval mode, as it has to be
     "Dense inverse search, OpenCV's medium preset; no weights"
-    if preset not in _presets: raise unknown('preset', preset, _presets)
+    if preset not in DIS_PRESETS: raise unknown('preset', preset, DIS_PRESETS)
     if finest_scale is None and preset == 'fine': finest_scale = 0
     if finest_scale is not None and finest_scale not in range(9):
         raise fail(ConfigError, 'dis finest_scale', repr(finest_scale), 'a whole number from 0 to 8')
@@ -161,12 +127,12 @@ def dis_fast()->Classical:
 # %% ../../nbs/models/03_classical.ipynb #62f1cac2
 @register_model
 def farneback(*,
-    scale:float=.5,      # Size of each pyramid level relative to the one below
-    levels:int=5,        # Pyramid levels
-    window:int=15,       # Side of the window to average over, pixels
-    iterations:int=3,    # Iterations per level
-    poly_n:int=5,        # Side of the neighbourhood that the polynomial is fitted to, pixels
-    poly_sigma:float=1.1 # Width of the Gaussian weights of that fit, pixels
+    scale:float=FARNEBACK['scale'],          # Size of each pyramid level relative to the one below
+    levels:int=FARNEBACK['levels'],          # Pyramid levels
+    window:int=FARNEBACK['window'],          # Side of the window to average over, pixels
+    iterations:int=FARNEBACK['iterations'],  # Iterations per level
+    poly_n:int=FARNEBACK['poly_n'],          # Side of the neighbourhood that the polynomial is fitted to, pixels
+    poly_sigma:float=FARNEBACK['poly_sigma'] # Width of the Gaussian weights of that fit, pixels
 )->Classical:
     "Farneback's polynomial expansion; no weights"
     return Classical(method='farneback', scale=scale, levels=levels, window=window, iterations=iterations,
@@ -195,12 +161,12 @@ def zero()->Classical:
     return Classical(method='zero')
 
 # %% ../../nbs/models/03_classical.ipynb #da06ea2c
-@register_model(listed=_contrib(_needs['deepflow']) is not None)
+@register_model(listed='deepflow' not in missing_methods())
 def deepflow()->Classical:
     "DeepFlow's variational part, from OpenCV's contrib package; no weights"
     return Classical(method='deepflow')
 
-@register_model(listed=_contrib(_needs['tvl1']) is not None)
+@register_model(listed='tvl1' not in missing_methods())
 def tvl1(*,
     tau:float=.25,        # Time step of the dual variables
     smoothness:float=.15, # Weight of the images against the smoothness (lambda): smaller is smoother

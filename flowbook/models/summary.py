@@ -9,7 +9,6 @@ __all__ = ['num_params', 'flops_by_op', 'flops', 'fuse_conv_bn', 'model_table']
 import copy, math, torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils.flop_counter import FlopCounterMode
 import flowbook.ops.correlation, flowbook.ops.lookup, flowbook.ops.warp
 from ..core.errors import ConfigError, fail
 from .base import Estimator
@@ -57,6 +56,7 @@ def flops_by_op(
     if isinstance(model, Classical):
         raise fail(ConfigError, f'method {model.method}', 'nothing to count',
                    'a network: OpenCV does not tell')
+    from torch.utils.flop_counter import FlopCounterMode   # takes half a second to import
     img,kw = torch.empty(1, 3, *size, device='meta'),{} if iters is None else dict(iters=iters)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         _on_meta(model)(*[img]*model.frames, **kw)
@@ -87,7 +87,7 @@ def fuse_conv_bn(
 
 # %% ../../nbs/models/96_summary.ipynb #dd05a87e
 def model_table(
-    pattern:str='*',        # Shell-style pattern, for example `'raft*'`
+    pattern='*',            # Shell-style pattern, for example `'raft*'`; or a list of names
     size:tuple=(448,1024)   # `(H,W)` of the images that operations are counted for, pixels; None: do not count, which takes seconds
 )->list:                    # One dictionary per model: `name`, `parameters`, `gflops` (None: not counted), `bundled`, `description`
     "List what is known about each model"
@@ -98,4 +98,4 @@ def model_table(
         text = (model_builder(name).__doc__ or '').split('\n')[0]
         return dict(name=name, parameters=num_params(model), gflops=count, bundled=name in have,
                     description=text)
-    return [about(n) for n in list_models(pattern)]
+    return [about(n) for n in (list_models(pattern) if isinstance(pattern, str) else sorted(pattern))]

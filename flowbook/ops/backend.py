@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KernelError', 'kernel_mode', 'use_kernels', 'cpu_variants', 'cpu_library', 'run_cpu', 'cpu_kernel', 'kernel_for',
-           'same_device', 'kernel_note', 'register_gradient']
+           'same_device', 'kernel_note', 'register_gradient', 'register_shape']
 
 # %% ../../nbs/ops/05_backend.ipynb #34babe7a
-import ctypes, importlib, os
+import ctypes, importlib, os, sys
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -186,3 +186,23 @@ def register_gradient(
 
     op.register_autograd(same, setup_context=remember)
     backward_op.register_autograd(refuse)
+
+# %% ../../nbs/ops/05_backend.ipynb #9767d8f3
+_MARK = '__dynamo_disable'   # where PyTorch looks for the form of a kernel that its compiler leaves alone
+
+def register_shape(
+    op # Its `torch.library.custom_op`
+):     # A decorator
+    "Register a function that makes an empty result of `op`, and run its kernels without importing the compiler"
+    kernels = [k.__wrapped__ for k in getattr(op, '_backend_fns', {}).values() if hasattr(k, '__wrapped__')]
+    for k in kernels: setattr(k, _MARK, k)
+
+    def decorate(shape):
+        def asked(*args, **kwargs):
+            if 'torch._dynamo' in sys.modules:
+                for k in kernels:
+                    if getattr(k, _MARK, None) is k: delattr(k, _MARK)
+            return shape(*args, **kwargs)
+        op.register_fake(asked)
+        return shape
+    return decorate

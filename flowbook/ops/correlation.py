@@ -10,7 +10,7 @@ import torch, torch.nn.functional as F
 from itertools import product
 from torch import Tensor
 from ..core.errors import FlowbookError, ConfigError, fail
-from .backend import cpu_kernel, kernel_for, register_gradient, run_cpu, same_device
+from .backend import cpu_kernel, kernel_for, register_gradient, register_shape, run_cpu, same_device
 
 # %% ../../nbs/ops/10_correlation.ipynb #e9977ded
 def _out_size(h, w, kernel_size, stride, padding, dilation):
@@ -108,7 +108,7 @@ def _correlation(
         planes[n].add_(torch.mul(x, y, out=tmp).sum(1))
     return out.to(f1.dtype)
 
-@_correlation.register_fake
+@register_shape(_correlation)
 def _(f1, f2, kernel_size, max_displacement, stride, padding, dilation, dilation_patch):
     D = 2*max_displacement+1
     return f1.new_empty(f1.shape[0], D, D, *_out_size(*f1.shape[-2:], kernel_size, stride, padding, dilation))
@@ -134,7 +134,7 @@ def _correlation_backward(
     return crop(ga, padding), crop(gb, padding+max_displacement*dilation_patch)
 
 # %% ../../nbs/ops/10_correlation.ipynb #aae287c7
-@_correlation_backward.register_fake
+@register_shape(_correlation_backward)
 def _(grad, f1, f2, *args): return f1.new_empty(f1.shape), f2.new_empty(f2.shape)
 
 def _setup(ctx, inputs, output):

@@ -14,8 +14,8 @@ from functools import partial
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.memory import available_memory
-from .backend import cpu_kernel, cpu_library, kernel_for, kernel_mode, register_gradient, run_cpu
-from .backend import same_device
+from .backend import cpu_kernel, cpu_library, kernel_for, kernel_mode, register_gradient
+from .backend import register_shape, run_cpu, same_device
 
 # %% ../../nbs/ops/30_lookup.ipynb #0ad3ec94
 def corr_volume(
@@ -122,7 +122,7 @@ def _corr_lookup(pyramid:list[Tensor], coords:Tensor, radius:int)->Tensor:
     if kernel: return kernel([v.contiguous() for v in pyramid], coords.float().contiguous(), radius)
     return corr_lookup_ref(pyramid, coords, radius).to(pyramid[0].dtype)
 
-@_corr_lookup.register_fake
+@register_shape(_corr_lookup)
 def _(pyramid, coords, radius):
     b,_,h,w = coords.shape
     return pyramid[0].new_empty(b, len(pyramid)*(2*radius + 1)**2, h, w)
@@ -138,7 +138,7 @@ def _corr_lookup_backward(grad:Tensor, coords:Tensor, radius:int, levels:list[Te
     spread = [_spread(g, center/2**i, radius, f) for i,(g,f) in enumerate(zip(parts, flat, strict=True))]
     return [g.view(s).to(grad.dtype) for g,s in zip(spread, shapes, strict=True)]
 
-@_corr_lookup_backward.register_fake
+@register_shape(_corr_lookup_backward)
 def _(grad, coords, radius, levels): return [grad.new_empty(v.shape) for v in levels]
 
 # %% ../../nbs/ops/30_lookup.ipynb #f7263b75
@@ -243,7 +243,7 @@ def _corr_fly(f1:Tensor, f2s:list[Tensor], coords:Tensor, radius:int)->Tensor:
     if kernel: return kernel(f1, list(f2s), coords.float().contiguous(), radius)
     return _fly(f1, f2s, coords, radius)
 
-@_corr_fly.register_fake
+@register_shape(_corr_fly)
 def _(f1, f2s, coords, radius): return f1.new_empty(f1.shape[0], len(f2s)*(2*radius + 1)**2, *f1.shape[-2:])
 
 @torch.library.custom_op('flowbook::corr_fly_backward', mutates_args=())
@@ -254,7 +254,7 @@ def _corr_fly_backward(grad:Tensor, f1:Tensor, f2s:list[Tensor], coords:Tensor, 
         return [g.contiguous() for g in (g1, *g2s)]
     return _fly_back(grad, f1, f2s, coords, radius)
 
-@_corr_fly_backward.register_fake
+@register_shape(_corr_fly_backward)
 def _(grad, f1, f2s, coords, radius): return [f1.new_empty(f.shape) for f in (f1, *f2s)]
 
 # %% ../../nbs/ops/30_lookup.ipynb #6d85f6f0
@@ -300,11 +300,11 @@ class CorrPlan:
         fly = f'on the fly {self.fly_mb:.0f} MB, {self.fly_gflop:.1f} GFLOP'
         return f'{self.kind}: {self.why} ({volume}; {fly})'
 
-@torch.compiler.assume_constant_result
 def _room(device): return available_memory(device)
-
-@torch.compiler.assume_constant_result
 def _flies(device): return device == 'cpu' and kernel_mode() != '0' and cpu_library()[0] is not None
+
+# What `torch.compiler.assume_constant_result` does, without its import of the compiler, which takes a second
+for o in _room, _flies: o._dynamo_marked_constant = True
 
 # %% ../../nbs/ops/30_lookup.ipynb #034d268d
 def plan_corr(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
-from .backend import cpu_kernel, kernel_for, register_gradient, run_cpu, same_device
+from .backend import cpu_kernel, kernel_for, register_gradient, register_shape, run_cpu, same_device
 
 # %% ../../nbs/ops/40_upsample.ipynb #a81521da
 def bilinear_upsample(
@@ -74,7 +74,7 @@ def _convex_upsample(flow:Tensor, mask:Tensor, factor:int)->Tensor:
     if kernel: return kernel(flow.contiguous(), mask.contiguous(), factor).to(flow.dtype)
     return convex_upsample_ref(flow, mask, factor).to(flow.dtype)
 
-@_convex_upsample.register_fake
+@register_shape(_convex_upsample)
 def _(flow, mask, factor): return flow.new_empty(*flow.shape[:2], *(factor*s for s in flow.shape[-2:]))
 
 @torch.library.custom_op('flowbook::convex_upsample_backward', mutates_args=())
@@ -83,7 +83,7 @@ def _convex_upsample_backward(grad:Tensor, flow:Tensor, mask:Tensor, factor:int)
     if kernel: return kernel(grad.contiguous(), flow.contiguous(), mask.contiguous(), factor)
     return _upsample_back(grad, flow, mask, factor)
 
-@_convex_upsample_backward.register_fake
+@register_shape(_convex_upsample_backward)
 def _(grad, flow, mask, factor): return flow.new_empty(flow.shape), mask.new_empty(mask.shape)
 
 # %% ../../nbs/ops/40_upsample.ipynb #30bbad69

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import coords_grid
-from .backend import cpu_kernel, cpu_library, kernel_for, run_cpu, same_device
+from .backend import cpu_kernel, cpu_library, kernel_for, register_shape, run_cpu, same_device
 
 # %% ../../nbs/ops/50_variational.ipynb #29d95e5e
 def _shift(x, dy, dx):
@@ -147,7 +147,7 @@ def _refine(img1:Tensor, img2:Tensor, flow:Tensor, valid:Tensor|None, edge:Tenso
     dense = [None if o is None else o.contiguous() for o in (img1, img2, flow, valid, edge, match)]
     return run(*dense, tuple(numbers), fixed, sor).contiguous()
 
-@_refine.register_fake
+@register_shape(_refine)
 def _(img1, img2, flow, *args): return flow.new_empty(flow.shape)
 
 # %% ../../nbs/ops/50_variational.ipynb #bdebc907

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from ..core.errors import FlowbookError, ConfigError, fail
 from ..core.grid import coords_grid
-from .backend import cpu_kernel, kernel_for, register_gradient, run_cpu, same_device
+from .backend import cpu_kernel, kernel_for, register_gradient, register_shape, run_cpu, same_device
 
 # %% ../../nbs/ops/20_warp.ipynb #7cb0b7aa
 _modes = 'bilinear','nearest','bicubic'
@@ -74,7 +74,7 @@ def _warp(x:Tensor, flow:Tensor, mode:int, pad:int, align_corners:bool, use_mask
     out *= keep
     return out.to(x.dtype).contiguous()
 
-@_warp.register_fake
+@register_shape(_warp)
 def _(x, flow, *args): return x.new_empty(x.shape)
 
 # %% ../../nbs/ops/20_warp.ipynb #5e0a6f58
@@ -96,7 +96,7 @@ def _warp_backward(
     gflow = torch.stack([gg[...,0]*(2/max(w-1,1)), gg[...,1]*(2/max(h-1,1))], 1) # (B,2,H,W), per pixel
     return gx.to(x.dtype).contiguous(), gflow.to(flow.dtype)
 
-@_warp_backward.register_fake
+@register_shape(_warp_backward)
 def _(grad, x, flow, *args): return x.new_empty(x.shape), flow.new_empty(flow.shape)
 
 # %% ../../nbs/ops/20_warp.ipynb #30bbad69

@@ -20,6 +20,7 @@ from .data import build_datasets as build_datasets
 from .data import dataset_root as dataset_root
 from .listing import RecipeTable as RecipeTable
 from .listing import describe_recipe as describe_recipe
+from .listing import make_index as make_index
 from .listing import recipe_table as recipe_table
 from .listing import weights_of as weights_of
 from .mixtures import MIXTURES as MIXTURES
