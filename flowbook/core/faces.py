@@ -25,10 +25,10 @@ HELPERS = '''
     leave_processes WORKSPACE PICTURE_BYTES CLASSICAL_BYTES UNKNOWN_BYTES run_cpu cpu_library cpu_variants
     cpu_kernel diagnose pack_args keep_memory split_model both_ways
     silence_notices NOTICES
-    register_gradient source_folder source_section cuda_platform only_by_name kind_of_flow kind_to_write
+    register_gradient register_shape source_folder source_section cuda_platform only_by_name kind_of_flow kind_to_write
 '''.split()
 # Their names are found in other ways: recipes by `get_recipe`, CUDA kernels by `kernel_for`; checks are for authors of chapters
-APART = 'recipes.scenes', 'ops.cuda_kernels', 'core.array_checks', 'io.checks', 'io.png'
+APART = 'recipes.scenes', 'ops.cuda_kernels', 'core.array_checks', 'core.lazy', 'io.checks', 'io.png'
 
 # %% ../../nbs/core/02_faces.ipynb #702b4c14
 @lru_cache(None)
@@ -83,11 +83,14 @@ def face(
 
 # %% ../../nbs/core/02_faces.ipynb #bf5c7d24
 def everything(
-    rooms:list # Names of packages, in the order in which they are imported
-)->dict:       # Name to what it stands for
-    "Import all modules of `rooms`, and collect their public names"
+    rooms:list # Names of packages; of two that define the same name the later one has it
+)->tuple:      # Their public names, and functions to assign to `__getattr__` and `__dir__`
+    "Offer the names of all `rooms`"
     where = {n: m for room in rooms for n, m in public_names(room).items()}
-    return {n: getattr(import_module(m), n) for n, m in where.items()}
+    def load(name):
+        if name not in where: raise AttributeError(f'no name {name!r} in {", ".join(rooms)}')
+        return getattr(import_module(where[name]), name)
+    return list(where), load, lambda: sorted(where)
 
 # %% ../../nbs/core/02_faces.ipynb #cf62479c
 # Of each warning its beginning, and the module that gives it

@@ -89,6 +89,7 @@ def discover(self:Register,
         import_module(module)   # a module that fails says so each time
         self.sources.pop(module, None)
     likely = [m for m, text in self.sources.items() if name and name in text]
+    likely.sort(key=lambda m: f'def {name}(' not in self.sources[m])   # the module that defines it, first
     for module in likely:
         if module in self.sources and name not in self.entries: load(module)
     if name and self.find(name): return

@@ -1,4 +1,6 @@
 # Made by tools/check.py export
+from .arrays import ArrayPredictor as ArrayPredictor
+from .arrays import array_predictor as array_predictor
 from .bench import bench_model as bench_model
 from .bench import bench_sweep as bench_sweep
 from .bench import can_travel as can_travel

@@ -9,8 +9,8 @@ __all__ = ['TilePlan', 'plan_tiles', 'tile_weights', 'tile_corners', 'run_tiled'
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
-import torch
 from ..core.errors import ConfigError, fail
+from ..core.lazy import torch
 
 # %% ../../nbs/infer/08_tiles.ipynb #403dce44
 @dataclass

@@ -7,7 +7,7 @@ __all__ = ['VIDEO_SUFFIXES', 'Frames', 'to_bytes', 'list_frames', 'is_folder', '
            'list_codecs', 'usual_codec', 'VideoWriter', 'give_times', 'frames2video', 'join_videos']
 
 # %% ../../nbs/io/32_video.ipynb #3c31916e
-import cv2, numpy as np, torch
+import cv2, numpy as np
 import os, re, struct, tempfile, warnings
 from contextlib import ExitStack
 from glob import glob
@@ -16,6 +16,7 @@ from PIL import Image
 from functools import lru_cache, partial
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.lazy import torch
 from .decoders import TIMED, capture_frames, capture_property, ffmpeg_errors, has_av, is_regular, open_film, open_video, retime_video
 from .encoder import H264_SUFFIXES, H264Writer, h264_encoder, join_packets
 from .files import MAX_PIXELS, atomic_path, check_file, check_size, check_target, decoder_path, natural_key

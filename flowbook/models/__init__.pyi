@@ -85,6 +85,12 @@ from .memfof import MEMFOF as MEMFOF
 from .memfof import SharpAttention as SharpAttention
 from .memfof import TripleUpdate as TripleUpdate
 from .memfof import memfof_parts as memfof_parts
+from .methods import ARRAY_METHODS as ARRAY_METHODS
+from .methods import DIS_PRESETS as DIS_PRESETS
+from .methods import FARNEBACK as FARNEBACK
+from .methods import check_method as check_method
+from .methods import method_flow as method_flow
+from .methods import missing_methods as missing_methods
 from .neuflow2 import NeuFlow2 as NeuFlow2
 from .neuflow2 import NeuFlowAttention as NeuFlowAttention
 from .neuflow2 import NeuFlowBackbone as NeuFlowBackbone
@@ -136,6 +142,7 @@ from .registry import RECIPES as RECIPES
 from .registry import list_models as list_models
 from .registry import model_builder as model_builder
 from .registry import register_model as register_model
+from .registry import stored_rows as stored_rows
 from .schedules import PLANS as PLANS
 from .schedules import recipe_row as recipe_row
 from .sea_raft import SEARAFT as SEARAFT
