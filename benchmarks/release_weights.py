@@ -8,7 +8,10 @@ file as it ships. Run it again with --figures, the JSON file of benchmarks/real_
 """
 import argparse, csv, datetime, json, shutil
 from pathlib import Path
+from flowbook.data.scenes import SceneConfig
 from flowbook.infer.evaluate import evaluate_recipe
+from flowbook.infer.predictor import FlowPredictor
+from flowbook.infer.trust import measure_trust
 from flowbook.io.files import atomic_path
 from flowbook.models.zoo import create_model
 from flowbook.models.weights import load_weights, read_state_dict, save_weights
@@ -21,6 +24,13 @@ def held_out(recipe, weights, iters):
     "EPE and Fl-all on the recipe's held-out scenes, of the model and of what it has to beat"
     found = evaluate_recipe(apply_overrides(recipe, [f"model.iters={iters}"]), weights, device='cpu')
     return {k: {m: round(v[m], 4) for m in ('epe', 'fl_all')} for k, v in found.items()}
+
+def confidence(recipe, name):
+    "How far the confidence is to be believed on the recipe's held-out scenes, with the temperature that repairs it"
+    tuples = lambda o: tuple(map(tuples, o)) if isinstance(o, list) else o
+    config = SceneConfig(**{k: tuples(v) for k, v in recipe['data']['scenes'].items()})
+    predictor = FlowPredictor(name, device='cpu', calibrated=False)
+    return measure_trust(predictor, 24, config, seed=recipe['runtime']['seed']).card()
 
 def hours(log):
     "From the first to the last line of a run's log, without the pauses between its pieces"
@@ -50,7 +60,11 @@ def main():
                 curve=[[int(r['iteration']), round(float(r['epe']), 4)] for r in rows], recipe=recipe,
                 held_out_scenes=scores,
                 real_pairs=json.loads(Path(args.figures).read_text()) if args.figures else None)
-    with atomic_path(assets/f"{name}.json") as tmp: Path(tmp).write_text(json.dumps(card, indent=1) + '\n')
+    def write():
+        with atomic_path(assets/f"{name}.json") as tmp: Path(tmp).write_text(json.dumps(card, indent=1) + '\n')
+    write()   # the predictor checks the file against it
+    card['trust'] = confidence(recipe, name)
+    write()
     for suffix in 'csv', 'txt':
         shutil.copy(run/f'log.{suffix}', root/'benchmarks'/'logs'/f'flowbook_small.{suffix}')
 

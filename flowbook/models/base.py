@@ -59,6 +59,7 @@ class Estimator(nn.Module):
     takes_both = False    # Only where it says `both=True`, because that takes longer?
     occlusion = False     # Does it return `occ`?
     confidence = False    # Does it return `confidence`?
+    temperature = 1.      # Of the confidence: divides its logits; set by weights whose card has one
     refines = False       # Does `refine` correct a flow, in both directions, that `begin` finds?
     corr = None           # How all pairs are compared: 'auto', 'volume' or 'on_the_fly'; None: they are not
     pixel_mean = 0.       # Subtracted from images in [0,1] before the network sees them

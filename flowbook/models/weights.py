@@ -271,7 +271,18 @@ def load_weights(
     scheme,state = _place(model, source if given else read_state_dict(source),
                           'state dict' if given else source)
     model.load_state_dict(state, strict=False)   # strictness was checked; only num_batches_tracked may lack
+    model.temperature = 1. if given else _stored_temperature(source)
     return scheme
+
+def _stored_temperature(path):
+    "What calibrates the confidence of the weights in a file; 1 where nothing is known"
+    told = read_metadata(path).get('trust') if Path(path).suffix == '.safetensors' else None
+    if told is None: return 1.
+    try: t = float(json.loads(told)['temperature'])
+    except (ValueError, KeyError, TypeError): t = float('nan')
+    if not 0 < t < float('inf'):
+        raise fail(WeightsError, f'{path} trust', repr(told[:60]), 'a card with a temperature above 0')
+    return t
 
 # %% ../../nbs/models/90_weights.ipynb #ebaf43cf
 def identify_weights(
@@ -347,3 +358,4 @@ def load_bundled(
     if sha256(path.read_bytes()).hexdigest() != card['sha256']:
         raise fail(WeightsError, path, 'another file', 'the one its card was written for: reinstall flowbook')
     load_weights(model, path)
+    model.temperature = card.get('trust', {}).get('temperature', 1.)
