@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .base import Compose
 from .occlusion import Erase, Validation
 from .photometric import ColorJitter, GaussianNoise, RandomGamma
-from .resize import SpatialTransform
+from .resize import Enlarge, SpatialTransform
 from .spatial import RandomAffine, RandomCrop, RandomFlip
 from ..core.errors import unknown
 from ..core.register import Register
@@ -59,10 +59,12 @@ def raft_augmentation(
     max_flow:float=1000.,   # Flow from here on is unknown, pixels; None: all is kept
     jitter:float=.4,        # Of brightness, contrast and saturation; hue: .5/3.14 for .4, in proportion
     erase:float=.5,         # How often boxes of the second frame are hidden; 0: never
-    noise:float=0.          # Largest standard deviation of noise, 1 = the full range; 0: none
+    noise:float=0.,         # Largest standard deviation of noise, 1 = the full range; 0: none
+    enlarge:float=1.        # All frames are resized by this factor first
 )->Compose: # From sample to sample
     "Build the augmentation of RAFT and its successors"
-    return Compose([ColorJitter(asymmetric, jitter, jitter, jitter, jitter*1.25/3.14),
+    return Compose([Enlarge(enlarge) if enlarge != 1 else None,
+                    ColorJitter(asymmetric, jitter, jitter, jitter, jitter*1.25/3.14),
                     Erase(erase, (50,100), 3) if erase else None,
                     SpatialTransform(.8, .8, crop, *scale, max_stretch=.2), RandomCrop(crop),
                     *([] if flips is None else [RandomFlip(flips[0]), RandomFlip(flips[1], 'vertical')]),
@@ -184,6 +186,16 @@ for _name,_params in dict(
     kitti=dict(crop=(288,960), scale=(-.2,.4), flips=None, noise=.02, **_sparse),
     spring=dict(crop=(512,960), scale=(0.,.2)),
 ).items(): register_augmentation(f'dpflow_{_name}', raft_augmentation, 'hmorimitsu/ptlflow', **_params)
+
+_points = _sparse | dict(flips=(.5,0.))
+for _name,_params in dict(
+    tartan=dict(crop=(480,960), scale=(-.2,.4)), things=dict(crop=(864,1920), scale=(-.4,.8)),
+    tskh=dict(crop=(864,1920), scale=(-.2,.6)), tskh_kitti=dict(crop=(864,1920), scale=(-.3,.5), **_points),
+    hd1k=dict(crop=(864,1920), scale=(-.5,.2), **_points), sintel=dict(crop=(872,1920), scale=(-.2,.6)),
+    kitti=dict(crop=(750,1920), scale=(-.2,.4), **_points),
+    spring=dict(crop=(1080,1920), scale=(0.,.2), enlarge=1.),
+).items(): register_augmentation(f'memfof_{_name}', raft_augmentation, 'msu-video-group/memfof',
+                                 **dict(enlarge=2.) | _params)
 
 # %% ../../nbs/augment/60_pipelines.ipynb #ab223c29
 @dataclass

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
-from .terminal import CfgOptions, Changes, Counting, Device, Imports, Iters, Json, Model, Precision, Tile, Weights, is_recipe, open_predictor, open_recipe, parse_tile, print_json, print_table, working
+from .terminal import CfgOptions, Changes, Counting, Device, Imports, Iters, Json
+from .terminal import Model, Precision, Range, Tile, Upright, Weights
+from .terminal import is_recipe, open_predictor, open_recipe, parse_range, parse_tile, reading_options
+from .terminal import print_json, print_table, working
 from .training import Port, count_processes, join_others, start_processes
 from ..core.errors import ConfigError, fail, unknown
 from ..core.processes import launched_number
@@ -21,8 +24,10 @@ from ..core.processes import launched_number
 _COLUMNS = dict(epe='EPE px', fl_all='Fl-all %', ms='ms', memory_mb='MiB', parameters='params',
                 licence='licence', epe_noc='noc', epe_occ='occ', px1='1px %', fl_fg='Fl-fg', fl_bg='Fl-bg',
                 epe_s40='s40+', wauc='WAUC', aae='AAE °', epe_s0_10='s0-10', epe_s10_40='s10-40',
-                epe_d0_10='d0-10', occ_f1='occ F1', px3='3px %', px5='5px %')
-_ORDER = 'epe epe_noc epe_occ epe_s0_10 epe_s10_40 epe_s40 epe_d0_10 px1 px3 px5 fl_all fl_bg fl_fg wauc aae occ_f1 ms memory_mb parameters licence'.split()
+                epe_d0_10='d0-10', occ_f1='occ F1', epe_static='static',
+                px3='3px %', px5='5px %')
+_ORDER = ('epe epe_noc epe_occ epe_s0_10 epe_s10_40 epe_s40 epe_static epe_d0_10 px1 px3 px5 fl_all fl_bg '
+          'fl_fg wauc aae occ_f1 ms memory_mb parameters licence').split()
 
 def _text(key, v):
     if v is None or v != v: return '-'
@@ -155,7 +160,7 @@ def test(
     report:_ReportFile=None, report_n:_ReportN=40, save:_Save=None,
     alone:Annotated[bool, typer.Option('--alone', help='Without DIS, Farneback and zero flow beside it.')]=False,
     fuse_conv_bn:Annotated[bool, typer.Option('--fuse-conv-bn', help='Merge batch norms into convolutions first.')]=False,
-    precision:Precision='fp32',
+    precision:Precision='fp32', upright:Upright=False, value_range:Range='full',
     gpus:Annotated[Optional[int], typer.Option(min=1, help='GPUs to share the pairs among.', show_default=False)]=None,
     processes:Annotated[Optional[int], typer.Option(min=1, help='Processes on the CPU to share the pairs among.', show_default=False)]=None,
     port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
@@ -166,7 +171,8 @@ def test(
     if count == 1 and port: raise fail(ConfigError, '--port', f'{port} for one process',
         '--processes or --gpus with it')
     given = dict(data=data, root=root, split=split, weights=weights, n=n, out_dir=out_dir, show_dir=show_dir, report=report, report_n=report_n, alone=alone,
-                 fuse_conv_bn=fuse_conv_bn, precision=precision, allow_imports=allow_imports, device=device)
+                 fuse_conv_bn=fuse_conv_bn, precision=precision, allow_imports=allow_imports, device=device,
+                 upright=upright, value_range=value_range)
     if count > 1: return _start_many(count, [name, *changes], given, wanted, save, as_json, port)
     found,pairs,worst = _run_test(name, changes, **given)
     if launched_number()[0]: return
@@ -177,6 +183,7 @@ def test(
 def _start_many(count, words, given, wanted, save, as_json, port=None):
     "The same command in several processes; `--eval A B` and `--save` as one word each"
     flags = {k.replace('_', '-'): v for k,v in given.items()} | {'json': as_json}
+    flags['range'] = flags.pop('value-range')
     if wanted: words,flags['eval'] = [*words, *wanted[1:]],wanted[0]
     extra = [o for p in (save or []) for o in ('--save', p)]
     return start_processes(count, 'test', [*words, *extra], flags, port)
@@ -184,7 +191,7 @@ def _start_many(count, words, given, wanted, save, as_json, port=None):
 
 # %% ../../nbs/cli/52_evaluation.ipynb #236e82cf
 def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone,
-              fuse_conv_bn, precision, allow_imports, device):
+              fuse_conv_bn, precision, allow_imports, device, upright, value_range):
     "Figures by data set and method, and the number of pairs of each set"
     with working('importing PyTorch'):
         from flowbook.infer.evaluate import BASELINES, evaluate_dataset, evaluate_recipe, recipe_predictor
@@ -193,6 +200,7 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         from flowbook.apps.report import Report, write_report
         from flowbook.data.benchmarks import evaluation_sets
         options = parse_options([o for o in changes if data and _is_option(o)])
+        options |= reading_options(data, upright, value_range)
         plan,device,seen = find_recipe(name, [o for o in changes if not (data and _is_option(o))],
             allow_imports),join_others(device),[]
         from flowbook.infer.trust import TrustWatch
@@ -299,7 +307,8 @@ def compare(
                                   show_default=False)]=None,
     report:_ReportFile=None, report_n:_ReportN=20, save:_Save=None,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each model.')]=True,
-    precision:Precision='fp32', allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
+    precision:Precision='fp32', upright:Upright=False, value_range:Range='full',
+    allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Several models side by side: accuracy, time, memory, size, licence."
     _check_files(save, report, [m.partition(':')[2] for m in models])
     with working('importing PyTorch'):
@@ -308,7 +317,7 @@ def compare(
         from flowbook.apps.report import Report, write_report
         from flowbook.data.benchmarks import evaluation_sets
         models,options = [o for o in models if not _is_option(o)],parse_options([o for o in models if
-            _is_option(o)])
+            _is_option(o)]) | reading_options(data if data!='scenes' else None, upright, value_range)
         (wanted,_),sets,notes = _wanted(scores, None),evaluation_sets(data, root, split, n,
             **options),Report(report_n, every=True) if report else None
         opener = partial(open_predictor, allow_imports=allow_imports)
@@ -340,7 +349,7 @@ def submit(
                     typer.Option(help='Only check this folder or .zip.', show_default=False)]=None,
     model:Model='flowbook_small',
     weights:Weights=None, precision:Precision='fp32',
-    tile:Tile=None,
+    tile:Tile=None, upright:Upright=False, value_range:Range='full',
     allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "The flow of a benchmark's test frames, in its files, checked."
     if (out is None) == (check is None): raise fail(ConfigError, '--out',
@@ -349,8 +358,9 @@ def submit(
     with working('importing PyTorch'):
         from flowbook.infer.submit import check_submission, make_submission
         predictor = None if check else open_predictor(model, weights, allow_imports, device=device,
-            precision=precision, tile=parse_tile(tile))
-    note = dict(model=model, weights=str(weights), precision=precision, tile=str(tile))
+            precision=precision, tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
+    note = dict(model=model, weights=str(weights), precision=precision, tile=str(tile), upright=upright,
+                range=value_range)
     with Counting(benchmark, 'frames') as count:
         found = check_submission(check, root, benchmark, count) if check else make_submission(predictor,
             benchmark, root, out, note, count)

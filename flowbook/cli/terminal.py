@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Model', 'Weights', 'Iters', 'Tile', 'Precision', 'CfgOptions', 'Changes', 'Device', 'Imports', 'Upright', 'Polish',
-           'Range', 'Json', 'one_line', 'spare_console', 'join_range', 'parse_range', 'Program', 'example',
-           'parse_tile', 'is_recipe', 'open_recipe', 'open_predictor', 'print_json', 'print_table', 'working', 'clock',
-           'Counting', 'stops_gently']
+           'Range', 'Json', 'one_line', 'spare_console', 'join_range', 'parse_range', 'reading_options', 'Program',
+           'example', 'parse_tile', 'is_recipe', 'open_recipe', 'open_predictor', 'print_json', 'print_table',
+           'working', 'clock', 'Counting', 'stops_gently']
 
 # %% ../../nbs/cli/05_terminal.ipynb #7bf1c86e
 import os, signal, sys, time, warnings
@@ -64,6 +64,20 @@ def parse_range(
     except (ValueError, FlowbookError):
         raise fail(ConfigError, '--range', repr(text),
                    'auto, full, or two numbers, black and white, such as 0 4095') from None
+
+def reading_options(
+    data,           # Name of a data set; None: there is none
+    upright:bool,   # `--upright`
+    value_range:str # `--range`
+)->dict:            # Options for `create_dataset`: those that are not the usual ones
+    "Turn `--upright` and `--range` into options of the data set, whose frames they are about"
+    given = dict(upright=True) if upright else {}
+    span = parse_range(value_range)
+    if span != 'full': given['value_range'] = span
+    if given and not data:
+        name = '--upright' if upright else '--range'
+        raise fail(ConfigError, name, 'no data set', 'frames of your own: --data NAME')
+    return given
 
 # %% ../../nbs/cli/05_terminal.ipynb #a8b8c24d
 class Program(TyperGroup):

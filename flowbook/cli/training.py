@@ -11,7 +11,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import CfgOptions, Changes, Device, Imports, Json, print_json, working
+from .terminal import CfgOptions, Changes, Device, Imports, Json, Range, Upright
+from .terminal import print_json, reading_options, working
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.processes import join_processes, launched_number, leave_processes
 
@@ -140,10 +141,12 @@ def start_processes(
 def train(recipe:_Recipe, changes:Changes=None, cfg_options:CfgOptions=None, data:_Data=None,
     root:_Root=None, work_dir:_WorkDir=None, resume:_Resume=False, resume_from:_ResumeFrom=None,
         load_from:_LoadFrom=None, seed:_Seed=None, deterministic:_Deterministic=False,
-          no_validate:_NoValidate=False, amp:_Amp=False, gpus:_Gpus=None, processes:_Processes=None,
+          no_validate:_NoValidate=False, amp:_Amp=False, upright:Upright=False, value_range:Range='full',
+              gpus:_Gpus=None, processes:_Processes=None,
               port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Train a recipe and write its table, checkpoints, pictures and weights."
-    changes = _own_data([*(changes or []), *(cfg_options or [])], data, root)
+    read = [f'{k}={v!r}' for k,v in reading_options(data, upright, value_range).items()]
+    changes = _own_data([*(changes or []), *(cfg_options or []), *read], data, root)
     plan = _plan(recipe, changes, allow_imports, seed=seed, deterministic=deterministic, load_from=load_from,
                  precision='bf16' if amp else None)
     work_dir = work_dir or Path('work_dirs')/Path(recipe).stem

@@ -19,7 +19,7 @@ from ..core.register import Register
 from ..core.types import FlowSample, apply_tfm
 from ..io.files import atomic_path
 from ..io.flowfiles import read_flow_valid
-from ..io.images import read_image
+from ..io.images import check_range, fit_range, read_image, to_pixels, to_planes
 from ..io.masks import read_mask
 
 # %% ../../nbs/data/10_base.ipynb #e7d727db
@@ -99,6 +99,8 @@ class FlowDataset:
     sparse = False        # Are the known pixels scattered points?
     kind = None           # Which coding its flow files have, where the file does not say; see `read_flow`
     frames = 2            # Images of a sample; 3: the frame before too, see `triples`
+    upright = False       # Are photos turned as their EXIF tag says? See `read_as`
+    value_range = 'full'  # Values of 16-bit frames that are black and white, likewise
     before = None         # What `triples` found: the frame before each, and the flow from frame to frame
 
     @property
@@ -211,8 +213,22 @@ def load_flow(self:FlowDataset,
 def load_frame(self:FlowDataset,
     path:Path      # File
 )->np.ndarray: # `(H,W,3)` uint8, RGB
-    "Read an image"
-    return read_image(path)
+    "Read an image, turned and stretched as `read_as` says"
+    if self.value_range == 'full': return read_image(path, self.upright)
+    t, = fit_range([to_planes(path, path, self.upright)], [path], self.value_range)
+    return to_pixels(t)
+
+@patch
+def read_as(self:FlowDataset,
+    upright:bool=False, # Turn photos as their EXIF tag says? Flow and masks are not turned
+    value_range='full'  # Values of 16 bits that are black and white: 'full', or two numbers, see `fit_range`
+)->FlowDataset:         # The same data set
+    "Choose how frames are read"
+    if value_range != 'full' and isinstance(value_range, str):
+        expected = "'full' or two numbers: all pairs are read alike"
+        raise fail(ConfigError, 'value_range', repr(value_range), expected)
+    self.upright, self.value_range = upright, check_range(value_range)
+    return self
 
 # %% ../../nbs/data/10_base.ipynb #62196a01
 @patch
@@ -304,7 +320,7 @@ def add_before(self:FlowDataset,
     flow, invalid = self.before[1].get((p.img1, file), (None, None))
     flow, valid = self.load_flow(self.root/flow) if flow else (None, None)
     if invalid and valid is not None: valid = valid & ~self.load_mask(self.root/invalid)
-    return replace(sample, img0=read_image(self.root/file), flow_prev=flow, valid_prev=valid)
+    return replace(sample, img0=self.load_frame(self.root/file), flow_prev=flow, valid_prev=valid)
 
 # %% ../../nbs/data/10_base.ipynb #64e3d901
 @patch
@@ -367,6 +383,7 @@ def hold_out(self:FlowDataset)->tuple: # Training set and validation set; the se
     elif len(self) < 2: raise self.wrong('1 pair, none to validate on')
     else: train, valid = self.subset([i for i in range(len(self)) if i % 10]), self.subset(slice(0, None, 10))
     valid.tfm = None
+    valid.read_as(self.upright, self.value_range)
     if self.frames == 3: valid = valid.triples()
     return train, valid
 
@@ -400,16 +417,17 @@ def dataset_class(
 def create_dataset(
     name:str,      # One of `list_datasets()`
     root:str|Path, # Its folder
-    **options      # `split`, `tfm`, `seed`, `frames` (3: see `triples`), and the data set's own, such as `pass_style='final'`
+    **options      # `split`, `tfm`, `seed`, `frames` (see `triples`), of `read_as`, and the data set's own
 )->FlowDataset:    # The data set
     "Open the data set `name` in the folder `root`"
     from inspect import signature
     cls, frames = dataset_class(name), options.pop('frames', 2)
+    how = {k: options.pop(k) for k in ('upright', 'value_range') if k in options}
     if frames not in (2, 3): raise fail(ConfigError, f'{name} frames', repr(frames), '2 or 3')
     known = [k for c in cls.__mro__ if '__init__' in vars(c)
              for k, p in signature(c.__init__).parameters.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
     for k in options:
         if k not in known:
             raise unknown(f"option of {name}", k, [o for o in known if o not in ('self', 'root')])
-    ds = cls(root, **options)
+    ds = cls(root, **options).read_as(**how) if how else cls(root, **options)
     return ds.triples() if frames == 3 else ds

@@ -13,7 +13,6 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, fail, unknown
 from .base import DatasetError, FlowDataset, Pair, register_dataset
 from ..io.files import check_file, natural_key
-from ..io.images import check_range, fit_range, read_image, to_pixels, to_planes
 from ..io.rows import follows, frame_rows
 
 # %% ../../nbs/data/60_folder.ipynb #ccacfe2a
@@ -67,10 +66,7 @@ class FlowFolder(FlowDataset):
         if step > 1 and (flow or flow_bw or occ) and not img2 and not gaps:
             raise fail(ConfigError, 'step', f'{step} with flow, which goes from each frame to the next',
                 '1, or gaps=True if these files go further')
-        if value_range!='full' and isinstance(value_range, str):
-            raise fail(ConfigError, 'value_range', repr(value_range),
-                "'full' or two numbers: all pairs are read alike")
-        if value_range!='full': check_range(value_range)
+        self.read_as(upright, value_range)
         if not 0 <= val < 1: raise fail(ConfigError, 'val', val, 'a share from 0 up to 1')
         super().__init__(root, split, tfm, seed, images=images, img2=img2, flow=flow, flow_bw=flow_bw,
             occ=occ, invalid=invalid, csv=csv, step=step, gaps=gaps, val=val, upright=upright,
@@ -164,10 +160,3 @@ def read(self:FlowFolder, i):
     s, flow = FlowDataset.read(self, i), self.records[i].flow
     s.sparse = bool(flow) and flow.lower().endswith('.png') and not s.valid.all()
     return s
-
-@patch
-def load_frame(self:FlowFolder, path):
-    "Image `(H,W,3)` uint8, turned and stretched as asked"
-    if self.value_range=='full': return read_image(path, self.upright)
-    t, = fit_range([to_planes(path, path, self.upright)], [path], self.value_range)
-    return to_pixels(t)

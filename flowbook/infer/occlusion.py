@@ -96,7 +96,7 @@ def fb_confidence(
     return torch.where(error.isfinite(), torch.exp(-error**2/allowed), 0)   # no vector, no confidence
 
 
-# %% ../../nbs/infer/06_occlusion.ipynb #e87e648d
+# %% ../../nbs/infer/06_occlusion.ipynb #a4143eea
 def temper(
     confidence,       # In [0,1]: array, tensor or number
     temperature:float # Above 0; more than 1: less sure

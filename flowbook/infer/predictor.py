@@ -21,7 +21,7 @@ from ..io.files import asset_path
 from ..io.images import check_range, exif_orientation, to_numpy_flow, to_unit
 from .memory import plan_memory
 from .nodata import check_valid, fill_nodata, join_masks, mask_fields
-from .occlusion import fb_confidence
+from .occlusion import fb_confidence, temper
 from ..data.pair import load_alike, load_sample
 from .results import FlowArray, Prediction
 from .tiles import TilePlan, plan_tiles, run_tiled
@@ -91,10 +91,12 @@ class FlowPredictor:
         overlap:int=None,       # Pixels that tiles share at least; None: a quarter of their shorter side
         upright:bool=False,     # Turn photos as their EXIF tag says? Else they are taken as they are stored, with a note
         value_range='full',     # Values of integers that are black and white: 'full', 'auto', or two numbers, see `fit_range`
-        polish:bool=False       # Sharpen the flow by a few variational steps on the CPU, see `polish_flow`
+        polish:bool=False,      # Sharpen the flow by a few variational steps on the CPU, see `polish_flow`
+        calibrated:bool=True    # Temper the confidence as the card of the weights says, see `temper`?
     ):
         self.device,self.iters,name = pick_device(device),iters,model
         self.upright,self.value_range,self.polish = upright,check_range(value_range),polish
+        self.calibrated = calibrated
         self.precision,self.scale,self.tile,self.overlap = *_check_options(precision, scale, tile, self.device),overlap
         if isinstance(model, str):
             name = model_name(model)
@@ -295,7 +297,8 @@ def predict(self:FlowPredictor,
     if bidirectional and not self.model.bidirectional:
         fields,plan = self._both_ways(imgs, init, progress, memory)
     else: fields,plan = self._fields(imgs, init, progress, memory, bidirectional and self.model.takes_both)
-    return _finish(fields, plan, init, _frames(img1, img2, self.upright), masks, keep_guess)
+    temperature = self.model.temperature if self.calibrated else 1.
+    return _finish(fields, plan, init, _frames(img1, img2, self.upright), masks, keep_guess, temperature)
 
 
 # %% ../../nbs/infer/10_predictor.ipynb #43c26fd3
@@ -333,13 +336,14 @@ def _both_ways(self:FlowPredictor, imgs, init, progress=None, memory=None):
     return fw | {f'{k}_bw': bw[k] for k in ('flow','occ') if k in bw},plan
 
 # %% ../../nbs/infer/10_predictor.ipynb #3905ac94
-def _finish(fields, plan, init, frames, masks=(None, None), keep=False):
+def _finish(fields, plan, init, frames, masks=(None, None), keep=False, temperature=1.):
     "A `Prediction` of tensors: logits become bools, what follows from both flows is added"
     occ,occ_bw = (fields[k] > 0 if k in fields else None for k in ('occ','occ_bw'))
     flow,flow_bw,sure = (fields.get(k) for k in ('flow','flow_bw','confidence'))
     if flow_bw is not None:
         if occ is None: occ,occ_bw = fb_consistency(flow, flow_bw),fb_consistency(flow_bw, flow)
         if sure is None: sure = fb_confidence(flow, flow_bw)
+    if sure is not None and temperature!=1: sure = temper(sure, temperature)
     if sure is not None: sure = sure.masked_fill(~flow.isfinite().all(1, keepdim=True), 0).nan_to_num(nan=0.)
     if any(o is not None for o in masks):
         known = dict(flow=flow, flow_bw=flow_bw, occ=occ, occ_bw=occ_bw, confidence=sure)

@@ -176,7 +176,9 @@ def _workplace(out, note):
     return folder
 
 def _write_one(predict, item, target, limit):
-    flow = np.asarray(predict(read_image(item.img1), read_image(item.img2)), np.float32)
+    files = item.img1,item.img2   # a predictor reads them as its options say
+    read = (lambda o: o) if hasattr(predict, 'value_range') else read_image
+    flow = np.asarray(predict(*map(read, files)), np.float32)
     if not np.isfinite(flow).all():
         raise fail(FlowbookError, item.img1, 'flow with NaN or infinity', 'a vector at every pixel')
     ensure_dir(target.parent)

@@ -127,9 +127,10 @@ class Trust:
 # %% ../../nbs/infer/24_trust.ipynb #fc4fb87a
 @patch
 def card(self:Trust)->dict: # Plain values
-    "What a model card keeps of it"
+    "What a model card keeps of it; a temperature that does not lower the calibration error is no gain: 1"
     keys = 'ause','ece','temperature','ece_tempered','right','threshold','images'
-    return {k: round(float(getattr(self, k)), 4) for k in keys}
+    kept = {k: round(float(getattr(self, k)), 4) for k in keys}
+    return kept if self.ece_tempered < self.ece else kept | dict(temperature=1., ece_tempered=kept['ece'])
 
 @patch
 def value(self:TrustMeter,
@@ -172,7 +173,7 @@ def measure_trust(
     for s in map(pair, range(n)): add_pair(meter, predictor, s)
     return meter.value()
 
-# %% ../../nbs/infer/24_trust.ipynb #f419d0b3
+# %% ../../nbs/infer/24_trust.ipynb #69dafa68
 def calibrate_weights(
     source,                           # Path of a checkpoint that `load_weights` reads
     path,                             # `.safetensors` file to write: the same weights, and the card

@@ -15,7 +15,7 @@ from ..core.errors import FlowbookError, fail
 from .files import natural_key
 from .images import IMAGE_WRITERS
 
-# %% ../../nbs/io/34_rows.ipynb #c7dc0fe4
+# %% ../../nbs/io/34_rows.ipynb #9d1d1bfd
 def list_frames(
     source,       # Folder, or pattern with `*` or `?`
     suffixes=None # Of the files wanted, with dots; None: those of pictures

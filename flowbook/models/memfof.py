@@ -19,6 +19,7 @@ from .base import Estimator, FlowOutput, prepare_image
 from .gma import ContextAttention, MotionAggregator
 from .raft import AllPairs
 from .registry import register_model
+from .schedules import one_cycle, recipe_row
 from ..ops.upsample import convex_upsample
 
 # %% ../../nbs/models/50_memfof.ipynb #7ee0e966
@@ -92,6 +93,7 @@ class MEMFOF(Estimator):
     paper = 'Bargatin et al., ICCV 2025'
     frames = 3
     stride = 16
+    fits = 'pad'
     iterates = confidence = reuses = True
     loss = dict(type='TripleMixture')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
@@ -253,3 +255,18 @@ def memfof(
 )->MEMFOF:   # In training mode
     "MEMFOF, three frames: ResNet-34, 8 iterations, 75.8 M parameters"
     return MEMFOF(**memfof_parts(**kwargs))
+
+# %% ../../nbs/models/50_memfof.ipynb #8b9655ef
+_stages = dict( # mixture, rate, thousands of steps, batch, iterations, weights before and after
+    tartan_225k=('memfof_tartan_480x960', 1.4e-4, 225, 64, 4, None, 'tartan'),
+    things_120k=('memfof_things_864x1920', 7e-5, 120, 32, 4, 'tartan', 'tartan-t'),
+    tskh_225k=('memfof_tskh_864x1920', 7e-5, 225, 32, 4, 'tartan-t', 'tartan-t-tskh'),
+    sintel_12500=('memfof_sintel_872x1920', 3e-5, 12.5, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-sintel'),
+    kitti_2500=('memfof_kitti_750x1920', 3e-5, 2.5, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-kitti'),
+    spring_60k=('memfof_spring_1080x1920', 4.8e-5, 60, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-spring'))
+
+for _name, (_mixture, _lr, _iters, _bs, _passes, _start, _end) in _stages.items():
+    _about = dict(name='memfof', iters=_passes, test_iters=8, loss=dict(type='TripleMixture', gamma=.85))
+    _load = {} if _start is None else dict(load_from=f'memfof:{_start}')
+    _course = one_cycle(_lr, _iters, 1e-5, every=min(10, _iters/2.5))
+    recipe_row(f'memfof_{_name}', _about, _mixture, _course, bs=_bs, makes=_end, precision='bf16', **_load)

@@ -50,17 +50,18 @@ PLANS |= dict(pwcnet_ft=restarts(3e-5, 2e-5), pwcnet_plus=restarts(5e-5, 3e-5, 2
 # %% ../../nbs/models/06_schedules.ipynb #22735c16
 def one_cycle(
     lr:float,       # Highest learning rate
-    iters:int,      # Iterations, thousands
+    iters:float,    # Iterations, thousands
     wd:float,       # Weight decay
     every:int=10,   # Evaluation and checkpoint, thousands
     anneal:str='linear', # How the rate falls: 'linear' or 'cos'
     spare:int=100   # Iterations that the course is longer than the run
 )->dict:            # The parts `optimizer` and `schedule`
     "AdamW with one cycle of the rate and clipped gradients"
-    course = dict(policy='OneCycle', max_lr=lr, total_steps=1000*iters + spare, pct_start=.05,
+    steps = round(1000*iters)
+    course = dict(policy='OneCycle', max_lr=lr, total_steps=steps + spare, pct_start=.05,
                   anneal_strategy=anneal)
     optimizer = dict(name='AdamW', lr=lr, wd=wd, clip=1., args=dict(betas=(.9, .999), eps=1e-8))
-    return dict(optimizer=optimizer, schedule=dict(iters=1000*iters, every=1000*every, lr=course))
+    return dict(optimizer=optimizer, schedule=dict(iters=steps, every=round(1000*every), lr=course))
 
 # %% ../../nbs/models/06_schedules.ipynb #317fc446
 def recipe_row(

@@ -142,6 +142,25 @@ MIXTURES |= dict(
     dpflow_spring_512x960=_mixture([_set('spring', 'dpflow_spring', **_ways)],
                                    [_set('spring', label='spring')], (512, 960)))
 
+# %% ../../nbs/recipes/08_mixtures.ipynb #471877ac
+_three = dict(frames=3)
+_views = dict(scene='both', direction=['forward', 'backward'])
+_triples = [_set('sintel', label=f"sintel {p}", pass_style=p, **_three) for p in ('clean', 'final')]
+_tskh = [*_film('memfof_tskh', times=80, **_three),
+         _set('kitti2015', 'memfof_tskh_kitti', times=320, **_three),
+         _set('hd1k', 'memfof_hd1k', times=120, **_three), _set('flyingthings3d', 'memfof_tskh', **_three)]
+
+MIXTURES |= dict(
+    memfof_tartan_480x960=_mixture([_set('tartanair', 'memfof_tartan', **_three)], _triples, (480, 960)),
+    memfof_things_864x1920=_mixture(_passes('flyingthings3d', 'memfof_things', **_views, **_three), _triples,
+                                    (864, 1920)),
+    memfof_tskh_864x1920=_mixture(_tskh, _triples, (864, 1920)),
+    memfof_sintel_872x1920=_mixture(_film('memfof_sintel', **_three), _triples, (872, 1920)),
+    memfof_kitti_750x1920=_mixture([_set('kitti2015', 'memfof_kitti', **_three)],
+                                   [_set('kitti2015', label='kitti2015', **_three)], (750, 1920)),
+    memfof_spring_1080x1920=_mixture([_set('spring', 'memfof_spring', **_ways, **_three)],
+                                     [_set('spring', label='spring', **_three)], (1080, 1920)))
+
 # %% ../../nbs/recipes/08_mixtures.ipynb #e86d9a61
 def expand_recipe(
     recipe:dict # A recipe, or a row with the name of a `mixture` and a batch size in place of the part `data`

@@ -104,6 +104,7 @@ from .schedules import momentum_schedule as momentum_schedule
 from .schedules import register_policy as register_policy
 from .scores import FlowScores as FlowScores
 from .scores import SCORES as SCORES
+from .scores import STILL as STILL
 from .scores import angle_map as angle_map
 from .scores import boundary_distance as boundary_distance
 from .scores import gather_images as gather_images
