@@ -202,12 +202,13 @@ def propagate(mask:_Mask, clip:_Clip, out:_Folder, frame:_Frame=0, stop:_Stop=No
         typer.echo(f'next: draw a mask there, and go on with --frame {i}')
     typer.echo(f'wrote {report.out}')
 
-# %% ../../nbs/cli/58_answers.ipynb #9a4a91c1
+# %% ../../nbs/cli/58_answers.ipynb #4ac14bd6
 _WorkDir = Annotated[Path, typer.Option(show_default=False,
     help='Folder for weights.safetensors, adapt.json and before_after.png.')]
 _Steps = Annotated[int, typer.Option(min=1, help='Steps at most.')]
 _Rate = Annotated[float, typer.Option('--lr', help='Learning rate.')]
-_Most = Annotated[int, typer.Option(min=4, help='Pairs of the clip to use, at most; every fourth is held out.')]
+_Most = Annotated[int, typer.Option(min=4,
+    help='Pairs of the clip to use, at most; every fourth is held out.')]
 _Seed = Annotated[int, typer.Option(help='Of the crops and their order.')]
 
 def adapt(clip:_Clip, work_dir:_WorkDir, model:Model='flowbook_small', weights:Weights=None,
