@@ -62,7 +62,7 @@ def maps(self:SpatialTransform,
     if new is None: return np.eye(3), np.eye(3), size
     return *[shift_map(-x, -y) @ resize_map(size, new)]*2, self.crop_size
 
-# %% ../../nbs/augment/45_resize.ipynb #8fb7cbaf
+# %% ../../nbs/augment/45_resize.ipynb #6fa0c950
 @register_transform
 class Enlarge(Geometric):
     "Resize all frames by a fixed factor; flow grows along"

@@ -14,7 +14,8 @@ from ..core.errors import ConfigError, fail
 from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
-                                   open_predictor, parse_range, parse_tile, print_json, print_table, working)
+                                   open_predictor, parse_range, parse_tile, print_json, print_table,
+                                   reading_options, working)
 
 
 # %% ../../nbs/cli/22_inference.ipynb #dad03358
@@ -101,7 +102,7 @@ def _pictures(img1, img2, options, data):
     if len(words) not in (2, 3): raise typer.BadParameter(f'{len(words)} of them', param_hint='IMG1 IMG2')
     return words
 
-def _infer_set(predictor, out, data, root, split, n, words, as_json):
+def _infer_set(predictor, out, data, root, split, n, words, as_json, value_range):
     "The flow of each pair of a data set: NAME.flo and NAME.png"
     from flowbook.data.base import create_dataset
     from flowbook.io.files import ensure_dir
@@ -110,7 +111,8 @@ def _infer_set(predictor, out, data, root, split, n, words, as_json):
     from flowbook.recipes.base import parse_options
     from flowbook.viz.color import flow_to_color
     if root is None: raise fail(ConfigError, '--root', 'nothing', f'the folder of {data}')
-    ds = create_dataset(data, root, **parse_options(words) | (dict(split=split) if split else {}))
+    how = reading_options(data, predictor.upright, value_range)
+    ds = create_dataset(data, root, **how | parse_options(words) | (dict(split=split) if split else {}))
     files,total = [],min(n or len(ds), len(ds))
     with Counting(data) as count:
         for i in range(total):
@@ -163,7 +165,7 @@ def infer(
                                                               bidirectional=bidirectional) if len(words)==2 else None
             predictor = light or open_predictor(model, weights, allow_imports, **how)
             say(f'{predictor.name} on {predictor.device}')
-            if data: return _infer_set(predictor, out, data, root, split, n, words, as_json)
+            if data: return _infer_set(predictor, out, data, root, split, n, words, as_json, value_range)
             tick = lambda i, n: say(f'tile {i} of {n}')
             *before,a,b = words
             saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, tick, *(before or [None]),

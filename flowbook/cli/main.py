@@ -8,7 +8,7 @@ __all__ = ['app', 'main']
 # %% ../../nbs/cli/10_main.ipynb #f0882b67
 from typing import Annotated
 import typer
-from .answers import propagate, score, track
+from .answers import adapt, propagate, score, track
 from .book import book
 from .config import config
 from .data import data
@@ -105,6 +105,7 @@ _add('From flow to answers',
     track=(track, [
         'flowbook track walk.mp4 --grid 20 --out tracks.mp4',
         'flowbook track walk.mp4 --points eyes.csv --out walk.csv',
+        'flowbook track walk.mp4 --exr stmap --ref 12 --out stabilised',
         'flowbook track walk.mp4 --grid 20 --out tracks.npz --resume']),
     score=(score, [
         'flowbook score clips/ --out scores.csv',
@@ -112,7 +113,10 @@ _add('From flow to answers',
         'flowbook score clips/ --out scores.csv --workers 4 --resume']),
     propagate=(propagate, [
         'flowbook propagate mask.png walk.mp4 --out masks',
-        'flowbook propagate labels.png walk.mp4 --frame 120 --threshold 0.5 --out masks']))
+        'flowbook propagate labels.png walk.mp4 --frame 120 --threshold 0.5 --out masks']),
+    adapt=(adapt, [
+        'flowbook adapt cells.tif --work-dir cells',
+        'flowbook adapt street.mp4 --work-dir street --model raft --weights sintel --steps 500']))
 
 # %% ../../nbs/cli/10_main.ipynb #c45bfef7
 _add('Training and evaluation',

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seen_in_both', 'clip_errors', 'clip_loss', 'clip_pairs', 'AdaptReport', 'is_gain', 'adapt_model', 'adapt_clip']
 
-# %% ../../nbs/infer/48_adapt.ipynb #4df3d237
+# %% ../../nbs/infer/48_adapt.ipynb #c47b26c2
 import copy, json, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..train.unsupervised import census_loss, smooth_1st_loss
 from ..viz.color import flow_to_color
 from ..viz.frames import hstack
 
-# %% ../../nbs/infer/48_adapt.ipynb #c6864d83
+# %% ../../nbs/infer/48_adapt.ipynb #17cb47ee
 def seen_in_both(
     flow:Tensor,   # `(B,2,H,W)` pixels, from image 1 to image 2
     flow_bw:Tensor # `(B,2,H,W)` pixels, from image 2 to image 1
@@ -60,7 +60,7 @@ def clip_loss(
         total = total + photo + loop*missed + smooth*smooth_1st_loss(f, a, 10.)
     return total/2
 
-# %% ../../nbs/infer/48_adapt.ipynb #065738d5
+# %% ../../nbs/infer/48_adapt.ipynb #b904b049
 def clip_pairs(
     source,             # Whatever `read_frames` takes, but for a camera
     most:int=40,        # Pairs to take, at most
@@ -97,7 +97,7 @@ def _crop(pair, size, rng):
     y,x = (int(rng.integers(0, o + 1)) for o in (h - n, w - m))
     return [o[...,y:y+n,x:x+m] for o in pair]
 
-# %% ../../nbs/infer/48_adapt.ipynb #bc6a353b
+# %% ../../nbs/infer/48_adapt.ipynb #151926a0
 @dataclass
 class AdaptReport:
     "What adapting did"
@@ -136,7 +136,7 @@ def is_gain(
     "Tell a gain from a trade"
     return after[0] < (1 - least)*before[0] and after[1] <= 1.02*before[1] + .01
 
-# %% ../../nbs/infer/48_adapt.ipynb #c7666307
+# %% ../../nbs/infer/48_adapt.ipynb #f60ef754
 def _check_model(model):
     if model.frames!=2 or not any(True for _ in model.parameters()):
         what = 'a model of three frames' if model.frames!=2 else 'a method without weights'
@@ -191,7 +191,7 @@ def _train(predictor, pairs, steps, lr, crop, seed):
         if norm.isfinite(): opt.step()
         yield n
 
-# %% ../../nbs/infer/48_adapt.ipynb #eb4cf200
+# %% ../../nbs/infer/48_adapt.ipynb #8bbc85fe
 def adapt_clip(
     source,                     # The clip, see `read_frames`; no camera
     work_dir:str|Path,          # Folder for `weights.safetensors`, `adapt.json` and `before_after.png`

@@ -142,7 +142,7 @@ MIXTURES |= dict(
     dpflow_spring_512x960=_mixture([_set('spring', 'dpflow_spring', **_ways)],
                                    [_set('spring', label='spring')], (512, 960)))
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #465d643a
+# %% ../../nbs/recipes/08_mixtures.ipynb #d3e23fd6
 _three = dict(frames=3)
 _views = dict(scene='both', direction=['forward', 'backward'])
 _triples = [_set('sintel', label=f"sintel {p}", pass_style=p, **_three) for p in ('clean', 'final')]
