@@ -38,6 +38,7 @@ from .pipelines import list_augmentations as list_augmentations
 from .pipelines import pwc_augmentation as pwc_augmentation
 from .pipelines import raft_augmentation as raft_augmentation
 from .pipelines import register_augmentation as register_augmentation
+from .resize import Enlarge as Enlarge
 from .resize import InputPad as InputPad
 from .resize import InputResize as InputResize
 from .resize import SpacialTransform as SpacialTransform

@@ -1,4 +1,5 @@
 # Made by tools/check.py export
+from .answers import adapt as adapt
 from .answers import propagate as propagate
 from .answers import score as score
 from .answers import track as track
@@ -46,6 +47,7 @@ from .terminal import parse_range as parse_range
 from .terminal import parse_tile as parse_tile
 from .terminal import print_json as print_json
 from .terminal import print_table as print_table
+from .terminal import reading_options as reading_options
 from .terminal import spare_console as spare_console
 from .terminal import stops_gently as stops_gently
 from .terminal import working as working

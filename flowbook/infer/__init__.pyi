@@ -1,4 +1,12 @@
 # Made by tools/check.py export
+from .adapt import AdaptReport as AdaptReport
+from .adapt import adapt_clip as adapt_clip
+from .adapt import adapt_model as adapt_model
+from .adapt import clip_errors as clip_errors
+from .adapt import clip_loss as clip_loss
+from .adapt import clip_pairs as clip_pairs
+from .adapt import is_gain as is_gain
+from .adapt import seen_in_both as seen_in_both
 from .arrays import ArrayPredictor as ArrayPredictor
 from .arrays import array_predictor as array_predictor
 from .bench import bench_model as bench_model
@@ -59,6 +67,7 @@ from .occlusion import fb_error as fb_error
 from .occlusion import occlusion_estimation as occlusion_estimation
 from .occlusion import range_map as range_map
 from .occlusion import splat as splat
+from .occlusion import temper as temper
 from .predictor import FlowPredictor as FlowPredictor
 from .predictor import bundled_models as bundled_models
 from .predictor import classical_flow as classical_flow
@@ -142,9 +151,9 @@ from .trust import TrustMeter as TrustMeter
 from .trust import TrustWatch as TrustWatch
 from .trust import add_pair as add_pair
 from .trust import area_between as area_between
+from .trust import calibrate_weights as calibrate_weights
 from .trust import measure_trust as measure_trust
 from .trust import sparsification as sparsification
-from .trust import temper as temper
 from .trust import trust_figure as trust_figure
 from .video import VideoReport as VideoReport
 from .video import measure_scale as measure_scale

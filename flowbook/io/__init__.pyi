@@ -17,12 +17,16 @@ from .decoders import say_damage as say_damage
 from .decoders import turn_upright as turn_upright
 from .decoders import upright_matrix as upright_matrix
 from .deep import DEEP_SUFFIXES as DEEP_SUFFIXES
+from .deep import Page as Page
 from .deep import Stretch as Stretch
+from .deep import TIFF_SUFFIXES as TIFF_SUFFIXES
 from .deep import count_pages as count_pages
 from .deep import full_stretch as full_stretch
+from .deep import list_pages as list_pages
 from .deep import percentile_stretch as percentile_stretch
 from .deep import read_deep as read_deep
 from .deep import read_deep_frames as read_deep_frames
+from .deep import read_page as read_page
 from .deep import read_pages as read_pages
 from .deep import to_frames as to_frames
 from .disparity import read_disparity as read_disparity
@@ -88,6 +92,7 @@ from .pngflow import write_flow_png16 as write_flow_png16
 from .rows import check_row as check_row
 from .rows import follows as follows
 from .rows import frame_rows as frame_rows
+from .rows import list_frames as list_frames
 from .rows import row_step as row_step
 from .video import Frames as Frames
 from .video import VIDEO_SUFFIXES as VIDEO_SUFFIXES
@@ -99,7 +104,6 @@ from .video import give_times as give_times
 from .video import is_folder as is_folder
 from .video import join_videos as join_videos
 from .video import list_codecs as list_codecs
-from .video import list_frames as list_frames
 from .video import read_frames as read_frames
 from .video import to_bytes as to_bytes
 from .video import usual_codec as usual_codec
