@@ -244,7 +244,8 @@ done = {n: docs.convert(n, out) for n in names}
 assert not [o for o in done.values() if isinstance(o, str)], done
 titles = {n: fm['title'] for n,(fm,_) in done.items()}
 for n,(fm,md) in done.items(): docs.page(n, fm, md, titles, out)
-(out/'search.js').write_text(docs.search_script(done, titles))'''
+pages = {n: (out/docs.page_name(n)).read_text() for n in done}
+(out/'search.js').write_text(docs.search_script(pages, titles))'''
 
 @pytest.fixture(scope='module')
 def docs(tmp_path_factory):
@@ -271,12 +272,37 @@ def test_docs_page(docs, page, name, pictures, maths):
     assert len(find(page, 'nav.side a'))==3 and len(find(page, 'nav.side a.here'))==1
     keep(page, 'docs-' + Path(name).stem)
 
+def search(page, words):
+    "Type into the search box; what it offers, or says"
+    box = page.find_element('id', 'find')
+    box.clear()
+    box.send_keys(words)
+    return box,wait_for('an answer', lambda: page.find_element('id', 'found').text, 20)
+
 def test_docs_search(docs, page):
+    from selenium.webdriver.common.keys import Keys
     page.get((docs/'index.html').as_uri())
-    page.find_element('id', 'find').send_keys('wheel')
-    link = wait_for('a hit', lambda: find(page, '#found a'), 20)[0]
-    link.click()
-    wait_for('the page', lambda: page.current_url.endswith('viz/color.html'), 20)
+    assert search(page, 'zyxwv')[1]=='nothing found'
+    assert 'Colour' in search(page, 'wheel')[1]
+    box,said = search(page, 'flow_to_color')
+    assert said.splitlines()[0].startswith('flow_to_color')
+    box.send_keys(Keys.ENTER)
+    wait_for('the place', lambda: page.current_url.endswith('viz/color.html#flow_to_color'), 20)
+    assert page.execute_script('return scrollY') > 100
+
+@pytest.mark.parametrize('width', [390, 1400])
+def test_docs_fit(docs, page, width):
+    page.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=900, deviceScaleFactor=1, mobile=False))
+    try:
+        for name in 'index.html', 'viz/color.html', 'tutorials/first_flow.html':
+            page.get((docs/name).as_uri())
+            wide,opened,top,cut = page.execute_script("""return [document.documentElement.scrollWidth, document.querySelector('nav.side details').open,
+                document.querySelector('main').getBoundingClientRect().top,
+                [...document.querySelectorAll('main pre.sourceCode')].filter(o => o.scrollWidth > o.clientWidth + 1).length]""")
+            assert wide==width and opened==(width > 640) and top < 150 and (width==390 or cut==0), (name, wide, opened, top, cut)
+            box = page.execute_script("""const a = document.querySelector('nav.side a.here').getBoundingClientRect(); return [a.top, a.bottom, innerHeight]""")
+            assert width==390 or 0 <= box[0] and box[1] <= box[2], box   # the reader's place is in view
+    finally: page.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
 @pytest.mark.skipif(not all(map(find_spec, ('fastapi', 'uvicorn', 'python_multipart'))),
                     reason='serving needs fastapi, uvicorn and python-multipart')

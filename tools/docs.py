@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Docs without Quarto: nbdev's processors, then Markdown, then HTML by Pandoc; README.md from the index notebook.
+"""Docs without Quarto: nbdev's processors, Markdown, then HTML by Pandoc; README.md from the index notebook.
 
     python tools/docs.py             # write _docs/: open _docs/index.html, no server or network needed
     python tools/docs.py --readme    # write README.md
     python tools/docs.py --check     # render everything into a temporary folder and report what is wrong
 
-The check fails on: a notebook missing from the sidebar of _quarto.yml or a page of the sidebar missing, a page without title or
-description, a broken link, anchor or picture, a README.md or nbs/nbdev.yml that differs from what would be written.
+The check fails on: a notebook missing from the sidebar of _quarto.yml or a page of it missing, a page
+without title or description, a broken link, anchor or picture, a picture without alt text, a public method
+without a heading, a README.md or nbs/nbdev.yml that differs from what would be written.
 """
-import argparse, base64, html, json, os, posixpath, re, shutil, sys, tempfile, warnings
-from functools import partial
+import argparse, base64, html, inspect, json, os, posixpath, re, shutil, sys, tempfile, warnings
+from functools import lru_cache, partial
+from itertools import groupby
 from html.parser import HTMLParser
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,25 +22,61 @@ nbs = root/'nbs'
 API = 'api.ipynb' # stands for a page that no notebook makes
 PICTURES = {'image/jpeg': 'jpg', 'image/png': 'png', 'image/svg+xml': 'svg'}
 TEMPLATE = '''<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title$</title><meta name="description" content="$summary$">
-<style>$highlighting-css$</style><link rel="stylesheet" href="$up$styles.css"><script src="$up$search.js" data-up="$up$" defer></script></head>
-<body class="offline"><nav class="side"><input type="search" id="find" placeholder="Search" aria-label="Search"><ul id="found"></ul>$side$</nav><main><h1>$title$</h1><p class="description">$description$</p>
-$body$</main><nav id="TOC">$toc$</nav></body></html>
+<style>$highlighting-css$</style><link rel="stylesheet" href="$up$styles.css">
+<script src="$up$search.js" data-up="$up$" defer></script></head>
+<body class="offline"><nav class="side" aria-label="Book">
+<input type="search" id="find" placeholder="Search" aria-label="Search" autocomplete="off">
+<ul id="found" aria-live="polite"></ul>
+<details><summary>Contents</summary>$side$</details></nav>
+<script>$script$</script>
+<main><h1>$title$</h1><p class="description">$description$</p>
+$body$</main><nav id="TOC" aria-label="On this page">$toc$</nav></body></html>
 '''
-
-SEARCH = """const up = document.currentScript.dataset.up, box = document.getElementById('find'), found = document.getElementById('found')
+# the list of pages is open where there is room for it, and shows where the reader is
+SIDE = '''const side = document.querySelector('nav.side'), here = side.querySelector('a.here')
+side.querySelector('details').open = matchMedia('(min-width: 40.01rem)').matches
+if (here) side.scrollTop = here.offsetTop - side.clientHeight/2'''
+# a row of PAGES: address, title, sections; a section: anchor, heading, text
+SEARCH = '''const up = document.currentScript.dataset.up
+const box = document.getElementById('find'), found = document.getElementById('found')
+function score(words, title, head, text) {
+  const name = head.toLowerCase(), last = name.split('.').pop(), page = title.toLowerCase()
+  let sum = 0
+  for (const w of words) {
+    if (name == w || last == w) sum += 100
+    else if (name.startsWith(w) || last.startsWith(w)) sum += 40
+    else if (name.includes(w)) sum += 20
+    else if (page.includes(w)) sum += 10
+    else if (text.includes(w)) sum += 1
+    else return 0
+  }
+  return sum
+}
+function hits(asked) {
+  const words = asked.toLowerCase().split(/\\s+/).filter(w => w)
+  if (!words.length) return []
+  const all = PAGES.flatMap(([url, title, parts]) => parts.map(([id, head, text]) =>
+    ({url: url + (id && '#' + id), title, head, score: score(words, title, head, text)})))
+  return all.filter(o => o.score).sort((a, b) => b.score - a.score)
+}
 box.addEventListener('input', () => {
-  const words = box.value.toLowerCase().split(/\\s+/).filter(w => w)
-  const hits = words.length ? PAGES.filter(p => words.every(w => p.text.includes(w))) : []
-  hits.sort((a, b) => words.some(w => b.title.toLowerCase().includes(w)) - words.some(w => a.title.toLowerCase().includes(w)))
-  found.replaceChildren(...hits.slice(0, 20).map(p => {
+  const best = hits(box.value).slice(0, 20)
+  found.replaceChildren(...best.map(o => {
     const a = document.createElement('a'), li = document.createElement('li')
-    a.href = up + p.url; a.textContent = p.title; li.append(a)
+    a.href = up + o.url; a.textContent = o.head
+    li.append(a, o.head == o.title ? '' : ' \\u2013 ' + o.title)
     return li
   }))
+  if (box.value.trim() && !best.length) found.append('nothing found')
 })
-"""
+box.addEventListener('keydown', e => {
+  const first = found.querySelector('a')
+  if (e.key == 'Enter' && first) location = first.href
+})
+'''
 
 def page_name(nb):
     "Where nbdev and Quarto put a notebook's page: `io/10_files.ipynb` -> `io/files.html`"
@@ -56,40 +94,105 @@ def fenced(s, lang=''):
     fence = '`'*max(3, 1+max(map(len, re.findall('`+', s)), default=0))
     return f'{fence}{lang}\n{s.rstrip()}\n{fence}'
 
-def output_md(o, picture):
+def plain_text(md):
+    "Markdown without its marks, in one line"
+    md = re.sub(r'<[^>]+>|\$+', '', re.sub(r'!?\[([^]]*)\]\([^)]*\)', r'\1', md))
+    return re.sub(r'\s+', ' ', re.sub(r'[][`*|\\]', '', md)).strip()
+
+def caption(md):
+    "What a picture after `md` shows, for those who do not see it: the heading above it, and the last sentence"
+    head, body = re.split(r'^#+ (.*)$', f'# \n{md}', flags=re.M)[-2:]
+    body = re.sub(r'^(`{3,}).*?^\1$|^(\||:::).*$', '', body, flags=re.M|re.S)
+    last = re.split(r'(?<=[.:!?]) (?=[A-Z])', plain_text(body))[-1]
+    return ': '.join(o for o in (plain_text(head), last.rstrip(':')) if o)[:200]
+
+def output_md(o, picture, alt=''):
     "One output as Markdown: the richest form that needs no script"
     data = o.get('data', {})
     for mime,ext in PICTURES.items():
-        if mime in data: return picture(text(data[mime]), ext)
+        if mime in data: return picture(text(data[mime]), ext, alt)
     if 'text/markdown' in data: return text(data['text/markdown'])
     if 'text/html' in data: return text(data['text/html'])
     plain = text(o.get('text', '') or data.get('text/plain', ''))
     return fenced(plain) if plain.strip() else ''
 
+def shown_name(cell):
+    "`A.b` of the cell `show_doc(A.b)`, which nbdev adds after what is exported; None of any other"
+    found = re.search(r'^show_doc\(([\w.]+)', cell.source, re.M) if cell.cell_type=='code' else None
+    return found and found[1]
+
+def in_order(cells, code):
+    "`cells` with neighbouring `show_doc` as their names are defined in `code`: nbdev turns those of one cell round"
+    def place(cell):
+        owner, _, name = shown_name(cell).rpartition('.')
+        found = re.search(rf'^def {name}\(\s*self: *{owner}\b' if owner else rf'^(class|def) {name}\b', code, re.M)
+        return found.start() if found else len(code)
+    runs = [(shown, [*run]) for shown,run in groupby(cells, lambda c: bool(shown_name(c)))]
+    return [c for shown,run in runs for c in (sorted(run, key=place) if shown else run)]
+
+@lru_cache
+def public_methods():
+    "Module to the public methods of public classes that it defines, `A.b`"
+    from flowbook._modidx import d
+    public, found = set(), {}
+    for module in d['syms']:
+        code = root.joinpath(*module.split('.')).with_suffix('.py').read_text(encoding='utf-8')
+        listed = re.search(r'^__all__ = \[(.*?)\]', code, re.M|re.S)
+        public |= set(re.findall(r"'(\w+)'", listed[1])) if listed else set()
+    for module,names in d['syms'].items():
+        names = [n.removeprefix(f'{module}.').split('.') for n in names]
+        found[module] = [f'{o[0]}.{o[1]}' for o in names if len(o)==2 and o[0] in public and o[1][0]!='_']
+    return found
+
+def undocumented(module, shown):
+    "Public methods of `module` not among the names `shown`, those in the body of a class: class to Markdown"
+    from importlib import import_module
+    from nbdev.doclinks import NbdevLookup
+    from nbdev.showdoc import show_doc
+    space, found = vars(import_module(module)), {}
+    for name in public_methods().get(module, []):
+        if name in shown: continue
+        owner, method = name.split('.')
+        obj = inspect.getattr_static(space[owner], method)
+        obj = getattr(obj, '__func__', getattr(obj, 'fget', None)) or obj
+        if not inspect.isfunction(obj): obj = getattr(space[owner], method)
+        md = show_doc(obj, name=name, title_level=4)._repr_markdown_()
+        if not inspect.getdoc(obj): md = md.replace('*Call self as a function.*', '')
+        found.setdefault(owner, []).append(NbdevLookup().linkify(md))
+    return found
+
 def notebook_md(name, picture):
-    "Front matter and Markdown of a notebook after nbdev's processors; `picture(data, extension)` stores one, returns its Markdown"
+    "Front matter and Markdown of a notebook; `picture(data, extension, alt)` stores one, returns its Markdown"
     from execnb.nbio import read_nb
     from nbdev.process import extract_directives
     from nbdev.processors import FilterDefaults
     os.chdir(nbs/Path(name).parent) # as the tests run it
     sys.path.insert(0, str(root))
     os.environ['IN_TEST'] = '1'
-    nb, parts = read_nb(nbs/name), []
+    nb, parts, said = read_nb(nbs/name), [], ''
+    code = '\n'.join(c.source for c in nb.cells if c.cell_type=='code')
+    module = re.search(r'^#\| *default_exp +(\S+)', code, re.M)
     FilterDefaults()(nb)
+    nb.cells = in_order(nb.cells, code)
+    methods = undocumented(f'flowbook.{module[1]}', set(map(shown_name, nb.cells))) if module else {}
     for c in nb.cells:
         if c.cell_type=='raw': continue # the front matter
         if c.cell_type=='markdown':
-            parts.append(re.sub(r'^(#+ .*) -$', r'\1', c.source,
-                                flags=re.M)) # nbdev's mark for headings that only group
+            parts.append(re.sub(r'^(#+ .*) -$', r'\1', c.source, flags=re.M)) # nbdev's mark for mere groups
+            said += f'\n\n{parts[-1]}'
             continue
         off = {k.rstrip(':') for k,v in extract_directives(c).items() if v[:1]==['false']}
         c.source = re.sub(r'^ *#\|.*\n?', '', c.source, flags=re.M)
         if 'include' in off: continue
         if 'echo' not in off and c.source.strip(): parts.append(fenced(c.source, 'python'))
-        outs = [output_md(o, picture) for o in c.get('outputs', [])] if 'output' not in off else []
+        alt = caption(said) or dict(getattr(nb, 'frontmatter_', {})).get('title', '')
+        outs = [output_md(o, picture, alt) for o in c.get('outputs', [])] if 'output' not in off else []
         asis = c.source.startswith('show_doc')
         parts += [s if asis else f'::: cell-output\n{s}\n:::' for s in outs if s]
+        if asis: parts += methods.pop(shown_name(c), [])
+    parts += [o for several in methods.values() for o in several]
     md = '\n\n'.join(p.strip('\n') for p in parts)+'\n'
+    md = md.replace('#LNone"', '"') # a line that nbdev does not know
     linked = re.compile(r'\[(`[^`\n]+`)\]\([^)\s]+\)') # nbdev links names inside signatures too, where a link is only noise
     return dict(getattr(nb, 'frontmatter_', {})), re.sub(r'^(`{3,})python\n.*?^\1$',
         lambda m: linked.sub(r'\1', m[0]), md, flags=re.M|re.S)
@@ -124,11 +227,11 @@ def sidebar(titles, name):
 def convert(name, out):
     "Notebook -> (front matter, Markdown); pictures go to `out`; an error comes back as text"
     stem, n = Path(page_name(name)).stem, iter(range(10**6))
-    def picture(data, ext):
+    def picture(data, ext, alt):
         file = Path(page_name(name)).parent/f'{stem}_files'/f'{next(n)}.{ext}'
         (out/file).parent.mkdir(parents=True, exist_ok=True)
         (out/file).write_bytes(data.encode() if ext=='svg' else base64.b64decode(data))
-        return f'![]({stem}_files/{file.name})'
+        return f'![{alt}]({stem}_files/{file.name})'
     warnings.simplefilter('ignore') # tools/refresh.py has said so
     try: return notebook_md(name, picture)
     except Exception as e: return f'{e.__cause__ or type(e).__name__}: '+' / '.join(str(e).splitlines()[:4])
@@ -140,24 +243,43 @@ def page(name, fm, md, titles, out):
     tpl.parent.mkdir(parents=True, exist_ok=True)
     plain = lambda s: html.escape(re.sub(r'[`*]|\]\([^)]*\)|\[', '', s))
     vals = dict(title=plain(titles[name]), summary=plain(promise), side=sidebar(titles, name),
-                up='../'*name.count('/'),
+                up='../'*name.count('/'), script=SIDE,
         description=re.sub('</?p>', '',
                            pypandoc.convert_text(promise, 'html', 'markdown',
                                                  extra_args=['--wrap=none'])).strip())
     tpl.write_text(TEMPLATE, encoding='utf-8')
     args = ['--standalone', '--toc', '--toc-depth=3', '--mathml', '--wrap=none', f'--template={tpl}']
     args += [f'--variable={k}:{v}' for k,v in vals.items()]
-    pypandoc.convert_text(local_links(md, name), 'html5', 'markdown', outputfile=str(out/page_name(name)),
-                          extra_args=args)
+    body = pypandoc.convert_text(local_links(md, name), 'html5', 'markdown-implicit_figures', extra_args=args)
+    boxed = re.sub(r'<math display="block".*?</math>', r'<span class="formula">\g<0></span>', body, flags=re.S)
+    (out/page_name(name)).write_text(boxed, encoding='utf-8')
     tpl.unlink()
 
-def search_script(done, titles):
-    "The search box's script: finds pages by the words of title, promise and headings"
-    heads = lambda md: ' '.join(re.findall(r'^#+ (.*)$', md, re.M))
-    pages = [dict(url=page_name(n), title=titles[n],
-                  text=f"{titles[n]} {fm.get('description', '')} {heads(md)}".lower())
-             for n,(fm,md) in done.items()]
-    return f'const PAGES = {json.dumps(pages)}\n{SEARCH}'
+class Sections(HTMLParser):
+    "The text of a page by its headings: rows of anchor, heading, text; code is left out"
+    def __init__(self, s):
+        super().__init__()
+        self.rows, self.inside, self.head, self.code = [], False, False, 0
+        self.feed(s)
+    def handle_starttag(self, tag, attrs):
+        self.inside |= tag=='main'
+        if self.inside and re.fullmatch('h[1-6]', tag):
+            self.rows.append([dict(attrs).get('id', ''), '', ''])
+            self.head = True
+        self.code += tag in ('pre', 'math')
+    def handle_endtag(self, tag):
+        self.inside &= tag!='main'
+        self.head &= not re.fullmatch('h[1-6]', tag)
+        self.code -= tag in ('pre', 'math')
+    def handle_data(self, data):
+        if self.inside and self.rows and not self.code: self.rows[-1][1 if self.head else 2] += data
+
+def search_script(pages, titles):
+    "The search box's script, with the text of all sections; `pages` is notebook -> HTML"
+    squeezed = lambda o: ' '.join(dict.fromkeys(o.lower().split()))
+    rows = [[page_name(n), titles[n], [[i, ' '.join(h.split()), squeezed(t)] for i,h,t in Sections(o).rows]]
+            for n,o in pages.items()]
+    return f'const PAGES = {json.dumps(rows, ensure_ascii=False, separators=(",", ":"))}\n{SEARCH}'
 
 def api_md():
     "Every public name with the page that explains it, by first letter"
@@ -188,23 +310,35 @@ def llms_txt(done):
 
 def readme():
     "README.md's text from nbs/index.ipynb, links and pictures relative to the top folder"
-    def picture(data, ext): raise ValueError('nbs/index.ipynb: found a picture output, expected a link to a file in nbs/images')
+    def picture(*args):
+        raise ValueError('nbs/index.ipynb: found a picture output, expected a link to a file in nbs/images')
     fm, md = notebook_md('index.ipynb', picture)
     md = re.sub(r'^::: cell-output\n(.*?)\n:::$', r'\1', md, flags=re.M|re.S)
     link = re.compile(r'(\]\(|(?:src|href)=")(?!https?:|mailto:|#|/)([^\s)"]+)')
     md = outside_code(lambda s: link.sub(lambda m: m[1]+posixpath.normpath('nbs/'+m[2]), s), md)
     return f"# {fm['title']}\n\n> {fm['description']}\n\n{md}"
 
+def without_heading(done):
+    "Public methods without a heading: notebook and method; `done` is notebook -> (front matter, Markdown)"
+    from flowbook._modidx import d
+    made = {page_name(n): n for n in done}
+    for module,names in public_methods().items():
+        for name in names:
+            page = d['syms'][module][f'{module}.{name}'][0].removeprefix(d['settings']['doc_baseurl']).lstrip('/')
+            n = made.get(page.partition('#')[0])
+            if n and not re.search(rf'^#+ {re.escape(name)}$', done[n][1], re.M): yield n, name
+
 class Links(HTMLParser):
-    "Collects the targets and the anchors of a page"
+    "Collects the targets and the anchors of a page, and pictures without alt text"
     def __init__(self, s):
         super().__init__()
-        self.targets, self.ids = [], set()
+        self.targets, self.ids, self.silent = [], set(), []
         self.feed(s)
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         self.ids.update(a[k] for k in ('id', 'name') if a.get(k) and (k=='id' or tag=='a'))
         self.targets += [a[k] for k in ('href', 'src') if a.get(k)]
+        if tag=='img' and not a.get('alt'): self.silent.append(a.get('src'))
 
 def broken_links(pages):
     "Links of `pages`, path -> `Links`, that lead nowhere"
@@ -249,10 +383,13 @@ def build(out):
                      description='All public functions and classes, and the chapter that explains each'), api_md()
     titles = {n: fm.get('title', n) for n,(fm,_) in done.items()}
     (out/'llms.txt').write_text(llms_txt(done), encoding='utf-8')
-    (out/'search.js').write_text(search_script(done, titles), encoding='utf-8')
+    bad += [f'{n}: no heading for {name}' for n,name in without_heading(done)]
     with workers() as pool:
         pool.starmap(page, [(n, fm, md, titles, out) for n,(fm,md) in done.items()], chunksize=1)
-    pages = {out/page_name(n): Links((out/page_name(n)).read_text(encoding='utf-8')) for n in done}
+    written = {n: (out/page_name(n)).read_text(encoding='utf-8') for n in done}
+    (out/'search.js').write_text(search_script(written, titles), encoding='utf-8')
+    pages = {out/page_name(n): Links(o) for n,o in written.items()}
+    bad += [f'{p.relative_to(out)}: {src} has no alt text' for p,o in pages.items() for src in o.silent]
     return bad+[f'{p.relative_to(out)}: {t} leads nowhere' for p,t in broken_links(pages)]
 
 def check_readme():
