@@ -10,10 +10,8 @@ import time
 import torch
 from fastcore.basics import GetAttr, noop, patch
 from fastai.data.core import DataLoaders
-from fastai.torch_core import to_device
-from torch.utils.data import DataLoader as TorchLoader
 from ..core.errors import ConfigError, fail
-from ..data.loaders import FlowDL, _begin_work, _fetch, _same, _start, float_images
+from ..data.loaders import FlowDL, start_loader
 
 # %% ../../nbs/train/24_steps.ipynb #abdf5579
 class _Keys:
@@ -82,13 +80,9 @@ def share(self:StepDL,
 # %% ../../nbs/train/24_steps.ipynb #b1908d25
 def _open(self:StepDL):
     "Batches of all steps that are left; workers read ahead over the ends of epochs and passes"
-    dl, workers = self.dl, self.dl.fake_l.num_workers
-    many = dict(prefetch_factor=dl.prefetch, worker_init_fn=_begin_work) if workers else {}
     # a generator of its own: starting workers must not draw from the one that the model draws from
-    return iter(_start(TorchLoader(_fetch(dl), batch_sampler=_Keys(self, self.step, self.iters),
-                                   num_workers=workers, collate_fn=_same,
-                                   pin_memory=dl.pin_memory,
-                                   generator=torch.Generator().manual_seed(dl.seed % 2**63), **many)))
+    own = torch.Generator().manual_seed(self.dl.seed % 2**63)
+    return start_loader(self.dl.batch_loader(_Keys(self, self.step, self.iters), generator=own))
 
 # %% ../../nbs/train/24_steps.ipynb #86afbc37
 @patch
@@ -106,7 +100,7 @@ def __iter__(self:StepDL):
         for t in dl.after_batch.fs:
             getattr(t, 'reset', noop)(p, i)   # its random numbers follow from the step, too, and from the process
         self.step += 1
-        yield dl.after_batch(float_images(to_device(tuple(b), dl.device) if dl.device is not None else b))
+        yield dl.finish(b)
     dl.after_iter()
 
 # %% ../../nbs/train/24_steps.ipynb #2e3d18e6
