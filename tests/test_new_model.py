@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from flowbook.models.base import Estimator, FlowOutput
 from flowbook.models.registry import register_model
-from flowbook.models.schedules import recipe_row
+from flowbook.models.schedules import one_cycle, recipe_row
 ---
 #| export
 class ToyFlow(Estimator):
@@ -48,7 +48,7 @@ def toyflow(
 check_estimator('toyflow')
 ---
 #| export
-recipe_row('toyflow_chairs', 'toyflow', 'flyingchairs_384x448')
+recipe_row('toyflow_chairs', 'toyflow', 'flyingchairs_384x448', one_cycle(1e-4, 10, 1e-4, every=1))
 '''
 WEIGHTS = 'toyflow,chairs,the authors,FlyingChairs,9.5,,,,,,,,,,,,MIT,,,,,,https://example.org/toy,https://example.org/toy.pth'
 

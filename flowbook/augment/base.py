@@ -18,7 +18,7 @@ from ..core.types import FlowSample
 
 # %% ../../nbs/augment/10_base.ipynb #561cbe2e
 def as_rng(
-    rng=None # A NumPy `Generator`, a seed (a whole number from 0 or a tuple of them), or `None`: fresh entropy
+    rng=None # A NumPy `Generator`, a seed (a whole number or a tuple of them), or `None`: fresh entropy
 )->np.random.Generator: # The same object if a generator came in
     "Make a random generator of `rng`"
     if isinstance(rng, np.random.Generator): return rng
@@ -66,7 +66,7 @@ class Transform:
 
 # %% ../../nbs/augment/10_base.ipynb #fd021f22
 def _on_triple(t, sample, params, before):
-    "Apply `t` to both pairs of a triple; the second, from the middle frame back, with `before` as its parameters"
+    "Apply `t` to both pairs of a triple; that from the middle frame back with the parameters `before`"
     twin = FlowSample(sample.img1, sample.img0, sample.flow_prev, sample.valid_prev, sparse=sample.sparse,
                       name=sample.name)
     there = t.apply(replace(sample, img0=None, flow_prev=None, valid_prev=None), **params)
@@ -81,7 +81,7 @@ class Geometric(Transform):
     def maps(self,
         size:tuple, # `(h,w)` of the sample
         **params    # What `draw` returned
-    )->tuple: # `A1`, `A2`: 3x3 float64, source pixel (x,y,1) to output pixel, for img1 and img2; and the output `(h,w)`
+    )->tuple: # 3x3 float64, source pixel (x,y,1) to output pixel, for img1 and for img2; output `(h,w)`
         "Compute the matrices that `params` stand for"
         raise TypeError(f"{type(self).__name__} has no maps of its own")
 
@@ -105,7 +105,7 @@ class _Fused(Geometric):
 
     def maps(self, size, params):
         A1 = A2 = np.eye(3)
-        for t,p in zip(self.transforms, params):
+        for t,p in zip(self.transforms, params, strict=True):
             B1,B2,size = t.maps(size, **p)
             A1,A2 = B1@A1,B2@A2
         return A1, A2, size
@@ -133,7 +133,8 @@ def check_range(
     numbers = all(isinstance(x, (int,float,np.number)) and np.isfinite(x) and least<=x<=most
                   for x in (low,high))
     if numbers and (low<high or low==high and not strict): return low,high
-    limits = f" {'from' if most==np.inf else 'between'} {least:g}{'' if most==np.inf else f' and {most:g}'}" if least>-np.inf else ''
+    limits = f' from {least:g}' if most==np.inf else f' between {least:g} and {most:g}'
+    if least==-np.inf: limits = ''
     raise fail(ConfigError, name, repr(bounds),
                f"(low, high) with low {'<' if strict else '<='} high,{limits or ' any numbers'}")
 
@@ -195,7 +196,7 @@ class _Function(Transform):
 
 # %% ../../nbs/augment/10_base.ipynb #4c78e8de
 def create_transform(
-    config # A dict with `type` and parameters, a name, a list of such, a function sample -> sample, or a `Transform` as it is
+    config # A dict with `type` and parameters, a name, a list, a function sample -> sample, or a `Transform`
 )->Transform: # A `Compose` if a list came in
     "Build the transform that `config` describes"
     if isinstance(config, Transform): return config
@@ -236,10 +237,13 @@ def _checked(t, sample):
     if isinstance(sample, FlowSample): return sample
     raise fail(FlowbookError, repr(t), f"{type(sample).__name__} returned", 'a FlowSample')
 
-def _plain(o): return isinstance(o, Geometric) and type(o).apply is Geometric.apply # all it does is in its `maps`
+def _plain(o):
+    "Is all that `o` does in its `maps`?"
+    return isinstance(o, Geometric) and type(o).apply is Geometric.apply
 
 def _fuse(transforms):
-    "`transforms` with each run of `Geometric` ones replaced by one; options act on the frame as it is then, so they end a run"
+    "`transforms` with each run of `Geometric` ones replaced by one"
+    # options act on the frame as it is then, so they end a run
     runs = []
     for t in transforms:
         for o in t.transforms if isinstance(t, Compose) and t.fuse else [t]:
@@ -265,7 +269,7 @@ def apply(self:Compose,
     params:list        # What each of `steps` drew
 )->FlowSample: # The changed sample
     "Apply all `steps`, one after the other"
-    for t,p in zip(self.steps, params): sample = _checked(t, t.apply(sample, **p))
+    for t,p in zip(self.steps, params, strict=True): sample = _checked(t, t.apply(sample, **p))
     return sample
 
 @patch
@@ -274,5 +278,5 @@ def out_size(self:Compose,
     params:list # What each of `steps` drew
 )->tuple: # `(h,w)` of the result
     "Compute the size after all `steps`"
-    for t,p in zip(self.steps, params): size = t.out_size(size, **p)
+    for t,p in zip(self.steps, params, strict=True): size = t.out_size(size, **p)
     return size

@@ -73,7 +73,8 @@ class _Move:
         corners = np.array([[0,size[1]-1,0,size[1]-1], [0,0,size[0]-1,size[0]-1], [1]*4])
         q,last,rim = (self.back@corners)[:2],np.array([[src[1]-1],[src[0]-1]]),1e-6+.5*straight
         self.inside = bool((q >= -rim).all() and (q <= last+rim).all())
-        more = 1 + np.abs(self.back[:2,:2]).sum(1)/2 # half a pixel of the window, and a neighbour for interpolation
+        # half a pixel of the window, and a neighbour for interpolation
+        more = 1 + np.abs(self.back[:2,:2]).sum(1)/2
         lo,hi = (np.clip(o, 0, last[:,0]).astype(int)
                  for o in (np.floor(q.min(1)-more), np.ceil(q.max(1)+more)))
         self.box = slice(lo[1], hi[1]+1),slice(lo[0], hi[0]+1)    # all of the source that is needed
@@ -81,7 +82,7 @@ class _Move:
 
 # %% ../../nbs/augment/30_geometry.ipynb #792397fe
 def _span(sign, t, n, m):
-    "Slices of source and window that belong together along one axis: `x' = sign*x + t`, `n` source and `m` window pixels"
+    "Slices of source (`n` pixels) and window (`m`) that belong together along one axis: `x' = sign*x + t`"
     start = int(-t if sign > 0 else t-m+1)
     a,b = np.clip([start, start+m], 0, n).tolist()
     first = a-start if sign > 0 else start+m-b
@@ -109,7 +110,7 @@ def _window(x, m):
 
 # %% ../../nbs/augment/30_geometry.ipynb #fac16afa
 def _read(x, m):
-    "Read `x`, the box of `m` in one or four channels, where the window's pixels come from; beyond the frame it is 0"
+    "Read `x`, the box of `m` in one or four channels, for the window's pixels; beyond the frame it is 0"
     border = cv2.BORDER_REPLICATE if m.inside else cv2.BORDER_CONSTANT
     return cv2.warpAffine(x, m.near, m.size[::-1], flags=cv2.INTER_LINEAR|cv2.WARP_INVERSE_MAP,
                           borderMode=border)
@@ -125,7 +126,8 @@ def _mask(x, m):
     return _window(x, m) if m.whole else _read(x[m.box].astype(np.uint8)*255, m) > 127
 
 # %% ../../nbs/augment/30_geometry.ipynb #c04750af
-def _complex(x): return x.view(np.complex64) # (h,w,2) floats as (h,w,1) numbers u+iv: NumPy moves these faster than pairs
+# (h,w,2) floats as (h,w,1) numbers u+iv: NumPy moves these faster than pairs
+def _complex(x): return x.view(np.complex64)
 
 def _drift(z, M):
     "Add `M p` to the flow `z` of complex numbers u+iv"
@@ -135,7 +137,7 @@ def _drift(z, M):
 
 # %% ../../nbs/augment/30_geometry.ipynb #ea1db6ac
 def _carry(flow, m, other):
-    "Make vectors read at q into vectors of the window that `m` fills, their ends moved by `other`; writes into `flow`"
+    "Make vectors read at q into vectors of the window of `m`, their ends moved by `other`, in `flow` itself"
     L = other.A[:2,:2]
     if L[0,1] or L[1,0]: flow = cv2.transform(flow, L)
     else:
@@ -148,7 +150,7 @@ def _carry(flow, m, other):
 _kept = threading.local()
 
 def _scratch(h, w):
-    "`(h,w,4)` float32 with anything in it, the same memory at each call: asking for new costs more than the warp"
+    "`(h,w,4)` float32 with anything in it, the same memory each time: new memory costs more than the warp"
     if getattr(_kept, 'x', np.zeros(0)).size < h*w*4: _kept.x = np.zeros(h*w*4, np.float32)
     return _kept.x[:h*w*4].reshape(h, w, 4)
 
@@ -171,7 +173,8 @@ def _points(flow, valid, m, other):
     f = _complex(flow[m.box])[y,x].view(np.float32).T                          # (2,n)
     q = np.stack([x+m.box[1].start, y+m.box[0].start, np.ones(len(x))])        # (3,n)
     f = other.A[:2,:2]@f if other is m else other.A[:2,:2]@f + (other.A-m.A)[:2]@q # A2(q+f) - A1 q
-    x,y = np.floor(m.A[:2]@q + (.5-1e-6)).astype(np.int32) # a tie goes left and up, whatever the rounding errors
+    # a tie goes left and up, whatever the rounding errors
+    x,y = np.floor(m.A[:2]@q + (.5-1e-6)).astype(np.int32)
     keep = (x >= 0) & (x < m.size[1]) & (y >= 0) & (y < m.size[0])
     x,y = x[keep],y[keep]
     new,known = np.zeros((*m.size,2), np.float32),np.zeros(m.size, bool)
@@ -199,7 +202,7 @@ def warp_sample(
     A1:np.ndarray,          # `(3,3)`, source pixel (x,y,1) to output pixel, for `img1`
     A2:np.ndarray=None,     # The same for `img2`; None: `A1`
     size:tuple=None,        # Output `(h,w)`; None: as before
-    check_bound:bool=False  # Mark pixels whose new flow leaves the frame as occluded, where `sample` has occlusions
+    check_bound:bool=False  # Mark pixels whose new flow leaves the frame as occluded, if `occ` is known
 )->FlowSample: # Images 0 and flow unknown beyond the source frame
     "Move image 1 by `A1` and image 2 by `A2`, and all that is known about them"
     size,A1 = tuple(int(o) for o in size or sample.size),_matrix('A1', A1)
@@ -248,7 +251,7 @@ def _mark_leaving(sample):
 def warp_residual(
     sample:FlowSample,  # Images, flow, and masks as far as known
     backward:bool=False # Compare image 2 with image 1 read along `flow_bw` instead?
-)->np.ndarray: # `(H,W)` float32 grey levels, mean over the colours; NaN where unknown, occluded or beyond the frame
+)->np.ndarray: # `(H,W)` float32 grey levels; NaN where unknown, occluded or beyond the frame
     "Measure what is left of image 1 after subtracting image 2 read along the flow"
     s,bw,(h,w) = sample.masked(),'_bw'*backward,sample.size
     flow,valid,occ = (getattr(s, k+bw) for k in ('flow','valid','occ'))
@@ -272,12 +275,12 @@ def show_samples(
     tall = [s.size[0]/s.size[1] for s in samples]
     _,axs = plt.subplots(len(tall), 4, figsize=(7.5, 1.9*sum(tall)+.3*len(tall)), squeeze=False,
                          layout='constrained', height_ratios=tall)
-    for row,s,t in zip(axs, samples, titles or ['']*len(tall)):
+    for row,s,t in zip(axs, samples, titles or ['']*len(tall), strict=True):
         res = warp_residual(s)
-        for ax,x in zip(row, (s.img1, s.img2, flow_to_color(s.flow, top, s.valid))): ax.imshow(x)
+        for ax,x in zip(row, (s.img1, s.img2, flow_to_color(s.flow, top, s.valid)), strict=True): ax.imshow(x)
         row[3].imshow(res, cmap=_residual_colors(), vmin=0, vmax=40)
         names = f'img1 {t}', 'img2', f'flow, up to {top:.0f} px', f'residual {np.nanmean(res):.1f}'
-        for ax,name in zip(row, names): ax.set_title(name, fontsize=9); ax.axis('off')
+        for ax,name in zip(row, names, strict=False): ax.set_title(name, fontsize=9); ax.axis('off')
     return axs
 
 # %% ../../nbs/augment/30_geometry.ipynb #400326d8

@@ -29,7 +29,7 @@ class Erase(Transform):
     def __init__(self,
         prob:float,             # How often, 0 to 1
         bounds:tuple=(50,100),  # Least side of a box, and one more than the largest, pixels
-        max_num:int=3,          # One more than the largest number of boxes: 3 gives one or two, as in RAFT and MMFlow
+        max_num:int=3,          # One more than the most boxes: 3 gives one or two, as in RAFT and MMFlow
         mark_occ:bool=False     # Mark what is hidden in `occ` and `occ_bw`, where the sample has them
     ):
         self.prob,self.mark_occ = check_prob('Erase prob', prob),mark_occ

@@ -125,12 +125,12 @@ class ColorJitter(_Photometric):
         self.brightness,self.contrast,self.saturation,self.hue = brightness,contrast,saturation,hue
         bounds = [_factors(f'ColorJitter {n}', getattr(self, n))
                   for n in ('brightness','contrast','saturation')]
-        self.low,self.high = zip(*bounds, _factors('ColorJitter hue', hue, 0., -.5, .5))
+        self.low,self.high = zip(*bounds, _factors('ColorJitter hue', hue, 0., -.5, .5), strict=True)
 
     def draw(self, rng, size):
         one = lambda: (rng.permutation(4).tolist(), rng.uniform(self.low, self.high).tolist())
         first = one()
-        order,factors = zip(first, one() if rng.random()<self.asymmetric_prob else first)
+        order,factors = zip(first, one() if rng.random()<self.asymmetric_prob else first, strict=True)
         return dict(order=order, factors=factors)
 
     def change(self,
@@ -167,8 +167,9 @@ class PhotoMetricDistortion(_Photometric):
     def draw(self, rng, size):
         on = rng.integers(2, size=5)
         b,d = self.brightness_delta,self.hue_delta
-        values = rng.uniform(-b, b),rng.uniform(*self.contrast_range),rng.uniform(*self.saturation_range),int(rng.integers(-d, max(d,1-d)))
-        b,c,s,h = (v if o else neutral for v,o,neutral in zip(values, on, (0.,1.,1.,0)))
+        values = (rng.uniform(-b, b), rng.uniform(*self.contrast_range), rng.uniform(*self.saturation_range),
+                  int(rng.integers(-d, max(d,1-d))))
+        b,c,s,h = (v if o else neutral for v,o,neutral in zip(values, on, (0.,1.,1.,0), strict=False))
         return dict(brightness=b, contrast=c, saturation=s, hue=h, contrast_first=bool(on[4]))
 
     def change(self,
@@ -234,7 +235,8 @@ def _noisy_uint8(img, sigma, seed, part):
         return cv2.add(img, _lookup(table.astype(np.int16), img.size, seed, part).reshape(img.shape),
                        dtype=cv2.CV_8U)
     noise = _lookup(table.astype(np.int8), img.size, seed, part).reshape(img.shape)
-    noise = cv2.add((img^128).view(np.int8), noise, noise).view(np.uint8) # minus 128, int8 saturates where uint8 does: 10 times as fast
+    # minus 128, int8 saturates where uint8 does: 10 times as fast
+    noise = cv2.add((img^128).view(np.int8), noise, noise).view(np.uint8)
     return np.bitwise_xor(noise, 128, out=noise)
 
 # %% ../../nbs/augment/20_photometric.ipynb #4acb4957
@@ -243,7 +245,7 @@ class GaussianNoise(_Photometric):
     "Add normally distributed noise, independent in each image, pixel and channel"
     own_before = True
     def __init__(self,
-        sigma_range:tuple=(0,.04),           # Lowest and highest standard deviation, 1 = the full range of uint8
+        sigma_range:tuple=(0,.04),           # Lowest and highest standard deviation, 1 = 255 levels
         clamp_range:tuple=(-np.inf,np.inf)   # Values are cut to these, the same unit; uint8 also at 0 and 255
     ):
         self.sigma_range = check_range('GaussianNoise sigma_range', sigma_range, 0)
@@ -310,7 +312,8 @@ class Rerange(_Photometric):
     )->np.ndarray: # The changed image
         "Stretch the values of image `i` to `min_value` and `max_value`"
         low,high = float(img.min()),float(img.max())
-        scale = (self.max_value-self.min_value)/(high-low) if high>low else 0. # one colour: `min_value` all over
+        # one colour: `min_value` all over
+        scale = (self.max_value-self.min_value)/(high-low) if high>low else 0.
         shift = self.min_value - low*scale
         if img.dtype==np.uint8 and (self.min_value,self.max_value)==(0,255):
             return _mix(img, scale, img, 0, shift)

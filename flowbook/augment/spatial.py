@@ -46,11 +46,12 @@ def _size(crop_size):
 class _Crop(Geometric):
     "A window of `crop_size`; `place` says where"
     def __init__(self, crop_size): self.crop_size = _size(crop_size)
-    def out_size(self, size, **params): return tuple(min(a, b) for a,b in zip(self.crop_size, size))
+    def out_size(self, size, **params):
+        return tuple(min(a, b) for a,b in zip(self.crop_size, size, strict=True))
     def maps(self, size, y, x): return *[shift_map(-x, -y)]*2, self.out_size(size)
 
     def draw(self, rng, size):
-        y,x = self.place(rng, *(n-m for n,m in zip(size, self.out_size(size))))
+        y,x = self.place(rng, *(n-m for n,m in zip(size, self.out_size(size), strict=True)))
         return dict(y=int(y), x=int(x))
 
 # %% ../../nbs/augment/40_spatial.ipynb #0ce36f1d
@@ -111,7 +112,7 @@ class RandomTranslate(Geometric):
 
     def draw(self, rng, size):
         if rng.random() >= self.prob: return dict(y=0, x=0)
-        y,x = (round(n*rng.uniform(*r)) for n,r in zip(size, self.ranges))
+        y,x = (round(n*rng.uniform(*r)) for n,r in zip(size, self.ranges, strict=True))
         return dict(y=y, x=x)
 
     def maps(self,
@@ -161,7 +162,7 @@ def out_size(self:RandomRotation,
 _neutral = dict(zoom=(1.,1.), shear=(1.,1.), translates=(0.,0.), rotate=(0.,0.))
 
 def _ranges(name, given):
-    "Lowest and highest of zoom, shear, tx, ty (fractions of the frame) and angle (degrees): the order of drawing"
+    "Lowest and highest of zoom, shear, tx, ty (fractions of the frame) and angle (degrees), as drawn"
     for k in given or {}:
         if k not in _neutral: raise unknown(f'RandomAffine {name}', k, list(_neutral))
     r = {**_neutral, **(given or {})}
@@ -185,7 +186,7 @@ def _theta(zoom, shear, tx, ty, angle):
 _corners = np.array([[-.5,.5,-.5,.5], [-.5,-.5,.5,.5], [1.]*4])
 
 def _draw_inside(rng, bounds, before, preserve_valid, most=1000):
-    "Five numbers for a map that, after the map `before`, shows nothing from beyond the frame; else the neutral ones"
+    "Five numbers for a map that, after `before`, shows nothing from beyond the frame; else the neutral ones"
     for _ in range(most):
         drawn = rng.uniform(*bounds)
         if not preserve_valid: return drawn
@@ -198,10 +199,10 @@ def _draw_inside(rng, bounds, before, preserve_valid, most=1000):
 class RandomAffine(Geometric):
     "Move both frames by one random affine map and the second by a small one more"
     def __init__(self,
-        global_transform:dict=None,   # `translates` (tx,ty) of the frame; `zoom`, `shear`, `rotate` (low,high); None: no map
+        global_transform:dict=None,   # `translates` (tx,ty), `zoom`, `shear`, `rotate` (low,high); None: none
         relative_transform:dict=None, # The same for the second frame's own map
         preserve_valid:bool=True,     # Draw again until nothing from beyond the frame is seen?
-        check_bound:bool=False        # Mark pixels that leave the frame as occluded, in samples with occlusions?
+        check_bound:bool=False        # Mark pixels that leave the frame as occluded, if `occ` is known?
     ):
         self.global_transform,self.relative_transform = global_transform,relative_transform
         self.preserve_valid,self.check_bound = preserve_valid,check_bound

@@ -23,7 +23,7 @@ class FlowSample:
     valid_bw:np.ndarray=None   # `(H,W)` bool, True where `flow_bw` is known
     occ:np.ndarray=None        # `(H,W)` bool, True where the pixel of `img1` is hidden in `img2`
     occ_bw:np.ndarray=None     # `(H,W)` bool, the same for `img2`
-    sparse:bool=None           # Are the known pixels scattered points, moved but never interpolated? None: if `valid` has holes
+    sparse:bool=None           # Are the known pixels scattered points? None: if `valid` has holes
     name:str=''                # Where the sample came from, for messages
     img0:np.ndarray=None       # `(H,W,3)` RGB, the frame before `img1`, likewise
     flow_prev:np.ndarray=None  # `(H,W,2)` float32, pixels, from `img1` to `img0`

@@ -8,12 +8,12 @@ __all__ = ['ImagePair', 'FlowTarget', 'ImagePairBlock', 'FlowBlock']
 # %% ../../nbs/data/38_block.ipynb #49ac0dd2
 from dataclasses import dataclass
 from pathlib import Path
-from fastai.data.block import DataBlock, TransformBlock
+from fastai.data.block import TransformBlock
 from fastai.torch_basics import ItemTransform
 from ..core.errors import ConfigError, fail
 from ..core.types import FlowSample
 from .loaders import FlowDL
-from ..io.flowfiles import read_flow_valid, write_flow
+from ..io.flowfiles import read_flow_valid
 from ..io.images import read_image
 
 # %% ../../nbs/data/38_block.ipynb #a5f3a9d2

@@ -22,7 +22,8 @@ CHAIRS = 22872   # pairs of FlyingChairs
 
 def chairs_val()->list: # 640 numbers, 0 is pair 00001
     "List the validation pairs of FlyingChairs"
-    return [int(o) for o in (files('flowbook.data')/'splits/flyingchairs_val.txt').read_text(encoding='ascii').split()]
+    listed = files('flowbook.data')/'splits/flyingchairs_val.txt'
+    return [int(o) for o in listed.read_text(encoding='ascii').split()]
 
 # %% ../../nbs/data/40_chairs.ipynb #6e83ecb7
 def split_labels(
@@ -41,7 +42,7 @@ def split_labels(
 
 # %% ../../nbs/data/40_chairs.ipynb #34e579a1
 def _by_number(ds, where, **lists):
-    "Put paths of the same number (the name up to `_` or `.`) together: number -> one of each list, in number order"
+    "Put paths of the same number (the name up to `_` or `.`) together: number -> one of each list, in order"
     keyed = {k: {p.rsplit('/', 1)[1].split('.')[0].split('_')[0]: p for p in v} for k, v in lists.items()}
     for number in sorted(set().union(*keyed.values())):
         for k, v in keyed.items():
@@ -83,7 +84,7 @@ def _of_split(self, pairs):
     elif len(labels) == CHAIRS and all(n.isdigit() and 0 < int(n) <= CHAIRS for n in pairs):
         keep = [labels[int(n) - 1] for n in pairs]
     else: raise self.wrong(f"{len(pairs)} pairs, {len(labels)} labels in {path or 'the packaged list'}")
-    return [p for p, val in zip(pairs.values(), keep) if val == (self.split == 'val')]
+    return [p for p, val in zip(pairs.values(), keep, strict=True) if val == (self.split == 'val')]
 
 @patch
 def find_pairs(self:FlyingChairs)->list:
@@ -195,7 +196,7 @@ static_40k_png_2_of_4/, static_40k_png_3_of_4/, static_40k_png_4_of_4/
         there = set(os.listdir(self.root/folder))
         kinds = ('im0.ppm', 'im0.png'), ('im1.ppm', 'im1.png'), ('forward.flo',)
         found = [next((o for o in names if o in there), None) for names in kinds]
-        for o, names in zip(found, kinds):
+        for o, names in zip(found, kinds, strict=True):
             if not o: raise self.wrong(f"no file {folder}/{names[-1]}: half downloaded?")
         return Pair(*(f"{folder}/{o}" for o in found))
 

@@ -55,7 +55,8 @@ class _KITTI(FlowDataset):
 @register_dataset
 class KITTI2012(_KITTI):
     "KITTI 2012: still streets seen from a moving car"
-    name, title, images, held_out, tree = 'kitti2012', 'KITTI 2012', 'colored_0', _val_2012, _kitti_tree('colored_0')
+    name, title, images, held_out = 'kitti2012', 'KITTI 2012', 'colored_0', _val_2012
+    tree = _kitti_tree(images)
     page = 'https://www.cvlibs.net/datasets/kitti/eval_stereo_flow.php?benchmark=flow'
     counts = {'training': 194, 'train': 155, 'val': 39, 'testing': 195}
 
@@ -63,7 +64,8 @@ class KITTI2012(_KITTI):
 @register_dataset
 class KITTI2015(_KITTI):
     "KITTI 2015: streets with moving cars, seen from a moving car"
-    name, title, images, held_out, tree = 'kitti2015', 'KITTI 2015', 'image_2', _val_2015, _kitti_tree('image_2')
+    name, title, images, held_out = 'kitti2015', 'KITTI 2015', 'image_2', _val_2015
+    tree = _kitti_tree(images)
     page = 'https://www.cvlibs.net/datasets/kitti/eval_scene_flow.php?benchmark=flow'
     counts = {'training': 200, 'train': 160, 'val': 40, 'testing': 200}
 
@@ -127,8 +129,9 @@ def write_tree(cls:_KITTI, root:Path, n:int, clip):
     train = [i for i in range(n + len(cls.held_out)) if i not in cls.held_out][:max(2, n - k)]
     for o in ('flow_occ', 'flow_noc', cls.images, f"../testing/{cls.images}"): ensure_dir(root/'training'/o)
     for i in [*range(-2, 0), *train, *sorted(cls.held_out)[:k]]:   # below 0: for testing
-        c, at = clip(i % 10**5), f"testing/{cls.images}/{i+2:06d}" if i < 0 else f"training/{cls.images}/{i:06d}"
-        for frame, img in zip((10, 11), c.img): write_image(img, root/f"{at}_{frame}.png")
+        c = clip(i % 10**5)
+        at = f"testing/{cls.images}/{i+2:06d}" if i < 0 else f"training/{cls.images}/{i:06d}"
+        for frame, img in zip((10, 11), c.img, strict=True): write_image(img, root/f"{at}_{frame}.png")
         known = _laser(i, c.occ[0].shape) if i >= 0 else None
         for kind, valid in (('occ', known), ('noc', known & ~c.occ[0])) if i >= 0 else ():
             write_flow(c.flow[0], root/f"training/flow_{kind}/{i:06d}_10.png", valid)
@@ -222,7 +225,8 @@ def _directions(
 # %% ../../nbs/data/46_kitti.ipynb #37f80ed3
 _drives = dict(Scene01=447, Scene02=233, Scene06=270, Scene18=339,
                Scene20=837)   # frames of each camera and variation
-_variations = tuple('15-deg-left 15-deg-right 30-deg-left 30-deg-right clone fog morning overcast rain sunset'.split())
+_variations = ('15-deg-left', '15-deg-right', '30-deg-left', '30-deg-right', 'clone', 'fog', 'morning',
+               'overcast', 'rain', 'sunset')
 
 @register_dataset
 class VirtualKITTI2(FlowDataset):
@@ -242,7 +246,7 @@ Scene01/clone/frames/backwardFlow/Camera_0/backwardFlow_00001.png, ...    from f
         scene:str|list=None,           # 'Scene01', '02', '06', '18', '20', one or several; None: all
         variation:str|list=None,       # 'clone', 'fog', 'rain', ..., one or several; None: all
         camera:int|list=None,          # 0 (left), 1 (right); None: both
-        direction:str|list='forward',  # 'forward', 'backward', 'bidirection' (one sample with both flows) or a list
+        direction:str|list='forward',  # 'forward', 'backward', 'bidirection' (both flows) or a list
         tfm=None,                      # Transform from sample to sample
         seed:int=0                     # Of the transform's random numbers
     ):
@@ -277,7 +281,8 @@ def find_pairs(self:VirtualKITTI2):
 def published(self:VirtualKITTI2)->int: # None: with a scene that is not one of the five
     "Published number of pairs with these options"
     many = lambda o, n: n if o is None else len(set(o)) if isinstance(o, (list, tuple, set)) else 1
-    scenes = set(_drives) if self.scene is None else {self.scene} if isinstance(self.scene, str) else set(self.scene)
+    asked = [self.scene] if isinstance(self.scene, str) else self.scene
+    scenes = set(_drives if asked is None else asked)
     if not scenes <= set(_drives): return None
     ways = len(_directions('vkitti2', self.direction))
     return sum(_drives[s] - 1 for s in scenes)*many(self.variation, 10)*many(self.camera, 2)*ways
@@ -285,7 +290,7 @@ def published(self:VirtualKITTI2)->int: # None: with a scene that is not one of 
 # %% ../../nbs/data/46_kitti.ipynb #097b4d76
 @patch(cls_method=True)
 def write_tree(cls:VirtualKITTI2, root:Path, n:int, clip):
-    "Write a small Virtual KITTI 2 to `root`: two drives, two cameras, about `n` pairs; the upper eighth is sky"
+    "Write a small Virtual KITTI 2 to `root`: two drives, two cameras, about `n` pairs; sky above"
     m = max(2, math.ceil(n/4))
     for i, (drive, camera) in enumerate((d, c) for d in ('Scene01/clone', 'Scene18/rain') for c in (0, 1)):
         c, at = clip(i, m + 1), root/drive/'frames'

@@ -8,7 +8,6 @@ __all__ = ['FIELDS', 'SceneDataset', 'collate_samples', 'float_images', 'count_i
 
 # %% ../../nbs/data/30_loaders.ipynb #2c7a6976
 import inspect
-from dataclasses import replace
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -29,12 +28,13 @@ class SceneDataset:
         config:SceneConfig=SceneConfig(),  # What scenes may look like
         seed:int=0,                        # Scenes of different seeds never coincide
         fresh:bool=True,                   # New scenes at each pass
-        both:bool=False,                   # Put each scene into a batch twice: as it is, and from its second frame to its first?
+        both:bool=False,                   # Put each scene into a batch twice: forward and backward?
         frames:int=2                       # 3: the frame before each pair too
     ):
         if n < 1: raise fail(ConfigError, 'n', n, 'at least one pair')
         if frames == 3 and both: raise fail(ConfigError, 'both', 'True with three frames', 'False')
-        self.n, self.config, self.seed, self.fresh, self.both, self.frames = n, config, seed, fresh, both, frames
+        self.n, self.config, self.seed = n, config, seed
+        self.fresh, self.both, self.frames = fresh, both, frames
 
     @property
     def n_inp(self):
@@ -42,7 +42,9 @@ class SceneDataset:
         return self.frames
 
     def __len__(self): return self.n
-    def __repr__(self): return f"SceneDataset({self.n} pairs of {self.config.size[1]}x{self.config.size[0]}, seed {self.seed}{', new at each pass' if self.fresh else ''})"
+    def __repr__(self):
+        (h, w), fresh = self.config.size, ', new at each pass'*self.fresh
+        return f"SceneDataset({self.n} pairs of {w}x{h}, seed {self.seed}{fresh})"
 
     def number(self,
         i:int,       # Which item
@@ -91,8 +93,9 @@ FIELDS = ('flow_bw', 'valid_bw', 'occ', 'occ_bw')   # what a batch can hold beyo
 def _stack(samples, name):
     "One field of all samples as `(B,C,H,W)`"
     xs = [getattr(s, name) for s in samples]
-    if name.startswith('valid'): xs = [np.ones(s.size, bool) if x is None else x for x, s in zip(xs, samples)]
-    lacking = [s.name or f"number {i}" for i, (s, x) in enumerate(zip(samples, xs)) if x is None]
+    if name.startswith('valid'):
+        xs = [np.ones(s.size, bool) if x is None else x for x, s in zip(xs, samples, strict=True)]
+    lacking = [s.name or f"number {i}" for i, (s, x) in enumerate(zip(samples, xs, strict=True)) if x is None]
     if lacking:
         raise fail(ConfigError, f"{name} of sample {lacking[0]}", 'none',
                    f"some, as the batch is to hold {name}")
@@ -106,8 +109,8 @@ def _as_channels(x):
 def collate_samples(
     samples:list,    # `FlowSample`s of one size
     fields:tuple=()  # More of `FIELDS` to put behind `valid`
-)->tuple:            # img1, img2 `(B,3,H,W)`, uint8 unless the samples hold floats, before them img0 where samples have it; flow `(B,2,H,W)` px; valid `(B,1,H,W)` bool; after img0 flow_prev and valid_prev, likewise; `fields`
-    "Stack samples to a batch; without flow in any of them, the images alone"
+)->tuple:            # (img0,) img1, img2 `(B,3,H,W)`; flow `(B,2,H,W)`, valid (of img0 too); `fields`
+    "Stack samples to a batch, bytes as bytes, flow in pixels; without flow in any of them, the images alone"
     samples, sizes = [s.masked() for s in samples], {s.size for s in samples}
     if len(sizes) > 1:
         raise fail(ConfigError, 'batch', f"sizes {sorted(sizes)}",
@@ -159,7 +162,8 @@ def _as_sample(s):
 class _Fetch:
     "What a worker does: a list of (index, pass) becomes a batch"
     def __init__(self, dataset, tfm, seed, fields, after_item):
-        self.dataset, self.tfm, self.seed, self.fields, self.after_item = dataset, tfm, seed, fields, after_item
+        self.dataset, self.tfm, self.seed = dataset, tfm, seed
+        self.fields, self.after_item = fields, after_item
     def __len__(self): return len(self.dataset)
 
     def sample(self, i, passes):
@@ -185,7 +189,8 @@ def _begin_work(worker): keep_memory()   # PyTorch limits its own threads in wor
 def start_loader(
     loader # PyTorch's
 )->object: # Its iterator
-    "Iterate over `loader`; a worker is a fork, and must not inherit OpenCV's threads: they would be dead there, and waited for"
+    "Iterate over `loader`"
+    # a worker is a fork, and must not inherit OpenCV's threads: they would be dead there, and waited for
     import cv2
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -196,7 +201,7 @@ def start_loader(
 _TAKEN = [*inspect.signature(TfmdDL.__init__).parameters][2:]   # by fastai's loader
 
 class FlowDL(TfmdDL):
-    "A fastai data loader of `(img1, img2, flow, valid)`; of `(img0, img1, img2, flow, valid, flow_prev, valid_prev)` where samples have three frames"
+    "A fastai data loader of batches as `collate_samples` makes them, for example `(img1, img2, flow, valid)`"
     @property
     def n_inp(self):
         "Images of a batch: fastai's number of inputs of the model"
@@ -209,7 +214,7 @@ class FlowDL(TfmdDL):
         fields:tuple=(),       # More of `FIELDS` to put into a batch
         tfm=None,              # Transform of a training sample, after the data set's own
         seed:int=0,            # Of order and transforms
-        sampler=None,          # Object with `set_epoch` and indices to iterate over, such as `MixedBatchDistributedSampler`; None: all items
+        sampler=None,          # Indices, see `MixedBatchDistributedSampler`; None: all items
         training:bool=False,   # Shuffle, count passes, apply `tfm` and `after_batch`?
         prefetch:int=2,        # Batches that each worker keeps ready
         **kwargs               # For fastai's `TfmdDL`: after_batch, drop_last, device, pin_memory, ...
@@ -217,7 +222,8 @@ class FlowDL(TfmdDL):
         for k in kwargs:   # fastai takes anything
             if k not in _TAKEN: raise unknown('option of FlowDL', k, _TAKEN)
         kwargs['shuffle'] = kwargs.get('shuffle', training)
-        self.fields, self.tfm, self.seed, self.sampler, self.training, self.prefetch = tuple(fields), tfm, seed, sampler, training, prefetch
+        self.fields, self.tfm, self.seed = tuple(fields), tfm, seed
+        self.sampler, self.training, self.prefetch = sampler, training, prefetch
         self.passes, self._loader = 0, None
         super().__init__(dataset, bs=bs, num_workers=num_workers,
                          **(kwargs | dict(n=len(dataset if sampler is None else sampler))))
@@ -243,7 +249,8 @@ def get_idxs(self:FlowDL)->list: # What `__getitem__` of the dataset is asked fo
     if self.sampler is not None:
         self.sampler.set_epoch(self.passes)
         return list(self.sampler)
-    return np.random.default_rng((self.seed, self.passes)).permutation(self.n).tolist() if self.shuffle else list(range(self.n))
+    if not self.shuffle: return list(range(self.n))
+    return np.random.default_rng((self.seed, self.passes)).permutation(self.n).tolist()
 
 # %% ../../nbs/data/30_loaders.ipynb #e175c301
 def _same(batch): return batch
@@ -356,13 +363,14 @@ def show_flows(
 ):                # The matplotlib axes, one row per pair
     "Draw pairs with their flow; truth and prediction of a pair share one colour scale"
     import matplotlib.pyplot as plt
-    n, columns = min(len(img1), max_n), ['img1', 'img2', 'true flow'] + ['predicted', 'EPE (px)']*(pred is not None)
+    n = min(len(img1), max_n)
+    columns = ['img1', 'img2', 'true flow'] + ['predicted', 'EPE (px)']*(pred is not None)
     h, w = img1.shape[-2:]
     fig, axs = plt.subplots(n, len(columns), figsize=(2.2*len(columns), 2.3*h/w*n + .25), squeeze=False)
     for i, row in enumerate(axs):
         show_row(row, *(None if t is None else t[i].detach().float().cpu()
                         for t in (img1, img2, flow, valid, pred)))
-    for ax, title in zip(axs[0], columns): ax.set_title(title, fontsize=9)
+    for ax, title in zip(axs[0], columns, strict=True): ax.set_title(title, fontsize=9)
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
 
@@ -374,7 +382,9 @@ def show_row(row, img1, img2, flow, valid, pred):
     shown = [img1.permute(1, 2, 0), img2.permute(1, 2, 0), flow_to_color(flow, max_flow=top, valid=mask)]
     if pred is not None:
         shown += [flow_to_color(pred, max_flow=top), np.where(mask, (pred - flow).norm(dim=0), 0)]
-    for ax, im in zip(row, shown): ax.imshow(im, cmap='inferno', vmin=0, vmax=max(3., .2*top)); ax.axis('off')
+    for ax, im in zip(row, shown, strict=True):
+        ax.imshow(im, cmap='inferno', vmin=0, vmax=max(3., .2*top))
+        ax.axis('off')
     row[2].text(2, 2, f"max {top:.0f} px", fontsize=6, va='top')
 
 # %% ../../nbs/data/30_loaders.ipynb #7ececc26

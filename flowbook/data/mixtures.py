@@ -10,7 +10,7 @@ from bisect import bisect_right
 from itertools import accumulate
 import math
 import numpy as np
-from torch.utils.data import DistributedSampler, Sampler
+from torch.utils.data import Sampler
 from fastcore.basics import patch
 from ..core.errors import ConfigError, fail
 from ..core.processes import process_number
@@ -92,7 +92,7 @@ class MixedDataset(_Mixture):
         self._plan = None, None
     def __len__(self): return self.n
     def __repr__(self):
-        parts = ' + '.join(f"{k} of {d!r}" for k, d in zip(self.counts, self.datasets))
+        parts = ' + '.join(f"{k} of {d!r}" for k, d in zip(self.counts, self.datasets, strict=True))
         return f"MixedDataset({self.n} samples per pass: {parts})"
 
     def plan(self,
@@ -101,7 +101,7 @@ class MixedDataset(_Mixture):
         "Data set, index and round of each sample of a pass"
         if self._plan[0] != passes:
             rows = []
-            for k, (d, count) in enumerate(zip(self.datasets, self.counts)):
+            for k, (d, count) in enumerate(zip(self.datasets, self.counts, strict=True)):
                 order = np.random.default_rng((self.seed, passes, k)).permutation(len(d))
                 rows += [(k, int(order[i % len(d)]), i//len(d)) for i in range(count)]
             shuffled = np.random.default_rng((self.seed, passes, len(self.datasets))).permutation(self.n)
@@ -162,12 +162,13 @@ class MixedBatchDistributedSampler(Sampler):
             raise fail(ConfigError, 'sample_ratio', list(sample_ratio),
                        f"{len(datasets)} positive shares with sum 1")
         self.replicas, self.rank = _process(num_replicas, rank)
-        self.sizes, self.batch_size, self.shuffle, self.seed, self.epoch = [len(d) for d in datasets], batch_size, shuffle, seed, 0
+        self.sizes, self.batch_size = [len(d) for d in datasets], batch_size
+        self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self.slots = apportion(self.replicas*batch_size, sample_ratio)
         if not all(self.slots):
             raise fail(ConfigError, 'sample_ratio', list(sample_ratio),
                        f"at least one pair of each data set in a global batch of {self.replicas*batch_size}")
-        self.batches = min(math.ceil(n/k) for n, k in zip(self.sizes, self.slots))
+        self.batches = min(math.ceil(n/k) for n, k in zip(self.sizes, self.slots, strict=True))
 
     def set_epoch(self,
         epoch:int # Number of the pass
@@ -188,8 +189,9 @@ def _process(replicas, rank):
 def __iter__(self:MixedBatchDistributedSampler):
     "Indices for this process, batch after batch"
     columns, start = [], 0
-    for k, (n, slots) in enumerate(zip(self.sizes, self.slots)):
-        order = np.random.default_rng((self.seed, self.epoch, k)).permutation(n) if self.shuffle else np.arange(n)
+    for k, (n, slots) in enumerate(zip(self.sizes, self.slots, strict=True)):
+        rng = np.random.default_rng((self.seed, self.epoch, k))
+        order = rng.permutation(n) if self.shuffle else np.arange(n)
         columns.append(start + np.resize(order, self.batches*slots).reshape(self.batches, slots))
         start += n
     mine = np.concatenate(columns, 1)[:, self.rank*self.batch_size:(self.rank + 1)*self.batch_size]

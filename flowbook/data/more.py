@@ -10,7 +10,6 @@ from pathlib import Path
 import math
 import numpy as np
 from fastcore.basics import patch
-from ..core.errors import unknown
 from .base import IMAGES, FlowDataset, Pair, register_dataset
 from .kitti import _directed, _directions
 from .sintel import _choose, _sequence_pairs
@@ -44,7 +43,7 @@ test/0003/frame_left/...                                for split='test'; all th
         split:str=None,                # 'train' or 'test' (no truth); None: 'train'
         scene:str|list=None,           # '0001', ..., one or several; None: all
         camera:str|list=None,          # 'left', 'right'; None: those on disk
-        direction:str|list='forward',  # 'forward', 'backward', 'bidirection' (one sample with both flows) or a list
+        direction:str|list='forward',  # 'forward', 'backward', 'bidirection' (both flows) or a list
         tfm=None,                      # Transform from sample to sample
         seed:int=0                     # Of the transform's random numbers
     ):
@@ -92,7 +91,8 @@ def fits(self:Spring, size, frame): return size == (2*frame[0], 2*frame[1])
 def published(self:Spring)->int: # None: with scenes chosen
     "Published number of pairs with these options"
     if self.scene is not None: return None
-    cameras = 2 if self.camera is None else len(set(self.camera)) if isinstance(self.camera, (list, tuple, set)) else 1
+    several = isinstance(self.camera, (list, tuple, set))
+    cameras = 2 if self.camera is None else len(set(self.camera)) if several else 1
     return self.counts[self.split]*cameras*len(_directions('spring', self.direction))
 
 # %% ../../nbs/data/48_more.ipynb #2cdc77c2
@@ -100,7 +100,8 @@ def _double(f):
     "Twice the resolution: `f` at even places and means of its neighbours between"
     for axis in (0, 1):
         after = np.concatenate([f.take(range(1, f.shape[axis]), axis), f.take([-1], axis)], axis)
-        f = np.stack([f, (f + after)/2], axis + 1).reshape(*(f.shape[:axis] + (2*f.shape[axis],) + f.shape[axis+1:]))
+        shape = *f.shape[:axis], 2*f.shape[axis], *f.shape[axis+1:]
+        f = np.stack([f, (f + after)/2], axis + 1).reshape(shape)
     return f
 
 def _outside(f):
@@ -179,7 +180,8 @@ def write_tree(cls:Middlebury, root:Path, n:int, clip):
     for i, s in enumerate(['Army', 'Mequon', *_middlebury[:max(2, n)]]):
         c, kind = clip(i), 'eval' if i < 2 else 'other'
         ensure_dir(root/f"{kind}-data/{s}")
-        for k, img in zip((10, 11), c.img): write_image(img, root/f"{kind}-data/{s}/frame{k}.png")
+        for k, img in zip((10, 11), c.img, strict=True):
+            write_image(img, root/f"{kind}-data/{s}/frame{k}.png")
         if kind == 'eval': continue
         known = np.ones(c.occ[0].shape, bool)
         known[:8, :12] = False
@@ -234,7 +236,7 @@ def write_tree(cls:TartanAir, root:Path, n:int, clip):
         c, at = clip(i, m + 1), root/flight
         for o in ('image_left', 'flow'): ensure_dir(at/o)
         for t, img in enumerate(c.img): write_image(img, at/f"image_left/{t:06d}_left.png")
-        for t, (f, occ) in enumerate(zip(c.flow, c.occ)):
+        for t, (f, occ) in enumerate(zip(c.flow, c.occ, strict=True)):
             codes = np.where(_outside(f), 100, occ).astype(np.uint8)
             write_flow(f, at/f"flow/{t:06d}_{t+1:06d}_flow.npy")
             write_tartanair_mask(codes, at/f"flow/{t:06d}_{t+1:06d}_mask.npy")

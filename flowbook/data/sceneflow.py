@@ -129,7 +129,7 @@ def _write_sequence(root, sequence, number, clip, frames, first):
 
 def _share(n, names, least=1):
     "`names` of sequences, and frames of each, for `n` pairs in both directions"
-    names = names[:max(least, math.ceil(n/6))]              # three forward pairs a sequence, more if names run out
+    names = names[:max(least, math.ceil(n/6))]   # three forward pairs a sequence, more if names run out
     return names, max(2, math.ceil(n/2/len(names)) + 1)
 
 # %% ../../nbs/data/42_sceneflow.ipynb #58e99b31
@@ -315,7 +315,7 @@ def write_tree(cls:FlyingThings3DSubset,
     clip,       # `clip(number, frames)` makes a `flowbook.data.make.Clip`
     first:int=0 # Number of the first image
 ):
-    "Write about `n` pairs of `clip(number, frames)` below `root`, numbered from `first` on; videos of four frames"
+    "Write about `n` pairs of `clip(number, frames)` below `root`, from number `first`; videos of four frames"
     videos = math.ceil(n/12)
     for split, clips in (('train', range(videos)), ('val', range(videos, videos + 1))):
         for (v, view), (k, i) in product(enumerate(VIEWS), enumerate(clips)):
@@ -326,8 +326,9 @@ def _write_video(base, view, c, first):
     "Write the frames of the clip `c`, numbered from `first` on, and the flow and occlusion between them"
     folder = ensure_dir(base/'image_clean'/view)
     for t, img in enumerate(c.img): write_image(img, folder/f"{first + t:07d}.png")
-    for step, (time, flow, occ) in enumerate(zip(_times, (c.flow, c.flow_bw), (c.occ, c.occ_bw))):
+    truths = zip(_times, (c.flow, c.flow_bw), (c.occ, c.occ_bw), strict=True)
+    for step, (time, flow, occ) in enumerate(truths):
         at, masks = (ensure_dir(base/o/view/time) for o in ('flow', 'flow_occlusions'))
-        for t, (f, o) in enumerate(zip(flow, occ), first + step):
+        for t, (f, o) in enumerate(zip(flow, occ, strict=True), first + step):
             write_flow(f, at/f"{t:07d}.flo")
             write_mask(o, masks/f"{t:07d}.png")

@@ -96,7 +96,7 @@ class AttentionLayer(nn.Module):
     "Windowed attention, and perhaps a perceptron, next to a shortcut"
     def __init__(self, *,
         channels:int=128, # Of the tokens
-        expansion:int=0   # Width of the perceptron, multiples of 2*`channels`, which it reads; 0: there is none
+        expansion:int=0   # Width of the perceptron, multiples of 2*`channels`; 0: there is none
     ):
         super().__init__()
         linear = lambda: nn.Linear(channels, channels, bias=False)

@@ -149,4 +149,5 @@ def full_precision(
     x:Tensor # What is computed with; its device decides
 ):           # A context
     "Switch autocast off inside `with`"
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)   # meta knows no autocast
+    if x.is_meta: return nullcontext()   # which knows no autocast
+    return torch.autocast(x.device.type, enabled=False)

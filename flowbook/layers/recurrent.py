@@ -61,7 +61,7 @@ class ConvGRU(nn.Module):
 @patch
 def prepare(self:ConvGRU,
     inp:Tensor=None # `(B,context,h,w)` context; None: there is none
-)->tuple:           # Kernels for the state and for the input; the context's share of all gates `(B,3*hidden,h,w)`
+)->tuple:           # Kernels for state and input; the context's share of all gates `(B,3*hidden,h,w)`
     "Do once per pair what stays the same in all iterations"
     gates = self.z, self.r, self.q
     on_net, on_inp, on_x = torch.cat([g.weight for g in gates]).split(self.sizes, 1)

@@ -142,7 +142,7 @@ class FlowOnly(nn.Module):
 def forward(self:FlowOnly,
     img1:Tensor,   # `(B,3,H,W)` RGB in [0,1]
     img2:Tensor,   # The next frame, same shape
-    *start:Tensor  # Where the model `refines`: what its `begin` returns; where it takes three frames, from the one before on: the third
+    *start:Tensor  # What `begin` of a model that `refines` returns; the third frame, where there are three
 )->Tensor:         # `(B,2,H,W)` flow, pixels
     "Estimate the flow from `img1` to `img2`"
     with PlainOps():
@@ -333,7 +333,7 @@ _readers = {'.onnx': _read_onnx, '.pt2': _read_torch}
 # %% ../../nbs/models/95_export.ipynb #bcd1fb43
 def load_exported(
     path    # `.onnx` or `.pt2` file of `export_model`
-):          # A function: two tensors, or three from the frame before on, `(B,3,H,W)` in [0,1] to flow `(B,2,H,W)`, pixels
+):          # A function of two or three frames, `(B,3,H,W)` in [0,1], to flow `(B,2,H,W)`, pixels
     "Open an exported model, ready to run on the CPU"
     check_file(path)
     suffix = Path(path).suffix
@@ -376,7 +376,7 @@ def _compare(run, model, iters, b, size):
     return b, *size, (run(*pair) - flow).abs().max().item(), flow.abs().max().item()
 
 def _other_size(model, size, any_size):
-    "A second size for a file of open size: a landscape's portrait, a square's neighbour; off the rule if it may be"
+    "A second size for a file of open size: a landscape's portrait, a square's neighbour; odd if it may be"
     (h, w), n, high = size, model.stride, _limits(model)[1]
     h, w = (w, h) if h != w else (h + n if h + n <= high*n else h - n, w)
     off = lambda s, by: s + by if s + by <= high*n else s - by

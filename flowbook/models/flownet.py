@@ -7,7 +7,7 @@ __all__ = ['FlowNetEncoder', 'CorrEncoder', 'FlowNetLevel', 'FlowNetDecoder', 'F
            'flownets', 'flownetc']
 
 # %% ../../nbs/models/05_flownet.ipynb #0b0092ec
-import math, torch, torch.nn.functional as F
+import math, torch
 from itertools import pairwise
 from fastcore.basics import patch
 from torch import Tensor, nn

@@ -16,7 +16,7 @@ from ..layers.parts import PARTS, list_parts, register_part   # noqa: F401, part
 # %% ../../nbs/models/02_parts.ipynb #cfc20410
 def create_part(
     kind:str,     # See `list_parts`
-    config:dict   # `type`, one of `list_parts(kind)`, and the part's own numbers; a built module is returned as it is
+    config:dict   # `type`, one of `list_parts(kind)`, and the part's numbers; or a module, returned as it is
 )->nn.Module:     # The part
     "Build a part from its description"
     if isinstance(config, nn.Module): return config
@@ -187,7 +187,7 @@ _common = ['type', 'layer', 'bias', 'part']
 # %% ../../nbs/models/02_parts.ipynb #feb69954
 def init_weights(
     model:nn.Module, # Changed in place
-    rules            # A dictionary or a list of them: `type` (Constant, Normal, TruncNormal, Uniform, Xavier, Kaiming, Pretrained), `layer`, `bias`, `part`, and the numbers of the type
+    rules            # A dictionary or a list of them: `type`, `layer`, `bias`, `part`, numbers of the type
 )->nn.Module:        # `model`
     "Draw weights anew by `rules`"
     for rule in [rules] if isinstance(rules, dict) else rules:

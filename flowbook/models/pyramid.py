@@ -6,7 +6,7 @@
 __all__ = ['PyramidEstimator', 'image_pyramids', 'PyramidDecoder']
 
 # %% ../../nbs/models/04_pyramid.ipynb #aeb5d0d4
-import torch, torch.nn.functional as F
+import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail

@@ -14,7 +14,7 @@ from ..core.errors import WeightsError, fail
 # %% ../../nbs/models/88_weights_schemes.ipynb #eb11c9f3
 def rename(
     state:dict,   # Names to tensors
-    rules:list    # `(pattern, replacement)` pairs, applied in order; a replacement may be a function of the match
+    rules:list    # `(pattern, replacement)` pairs, in order; a replacement may be a function of the match
 )->dict:          # The same tensors under their new names
     "Rename the keys of `state` by regular expressions"
     def new(key):
@@ -29,7 +29,7 @@ class Scheme:
     name:str              # Whose names they are
     rules:list            # `(pattern, replacement)` pairs, applied in order to each name
     unused:str='$^'       # Pattern of names that may be left over: the network does not read them
-    fix:callable=None     # `(model, state) -> state` in this model's names, where numbers change; None: none do
+    fix:callable=None     # `(model, state) -> state` in this model's names; None: no number changes
 
 # %% ../../nbs/models/88_weights_schemes.ipynb #0702cd9b
 def _divide(state, name, start, n, by, dim=1):
@@ -140,7 +140,8 @@ def _irr_fix(model, state): return swap_irr_channels(state) if model.bgr else st
 def _lite(last):
     "Rules of ptlflow; `last` is the number of the layer of M that predicts"
     level = lambda m, up=6: f'decoder.decoders.level{up-int(m[1])}.'
-    unit = lambda m, part: f"{level(m)}{part}.{'predict_layer' if int(m[2]) == last else f'layers.{int(m[2])//2}.conv'}."
+    layer = lambda i: 'predict_layer' if i == last else f'layers.{i//2}.conv'
+    unit = lambda m, part: f"{level(m)}{part}.{layer(int(m[2]))}."
     return [(r'^feature_net\.convs\.(\d)\.(\d)\.', lambda m: f'encoder.levels.{m[1]}.{int(m[2])//2}.conv.'),
         (r'^feat2_conv\.0\.', 'decoder.decoders.level2.feat_layer.conv.'),
         (r'^matching_nets\.(\d)\.up_flow\.', lambda m: f'{level(m, 7)}upflow_layer.'),
@@ -158,7 +159,8 @@ def _lite(last):
 def _lite_fix(model, state):
     state,window = dict(state),(2*3 + 1)**2
     for level,d in model.decoder.decoders.items():
-        channels = (d.subpixel.layers[0].conv.in_channels - 2)//2   # S reads the features of both images and the flow
+        # S reads the features of both images and the flow
+        channels = (d.subpixel.layers[0].conv.in_channels - 2)//2
         _divide(state, f'decoder.decoders.{level}.matching.layers.0.conv.weight', 0, window, channels)
     last = state.pop('up_flow.weight', None)
     tent = 1 - (torch.arange(8)/4 - .875).abs()

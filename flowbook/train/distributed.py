@@ -26,7 +26,8 @@ class Distributed(Callback):
         if gpu and not any(isinstance(m, FrozenBatchNorm2d) for m in model.modules()):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ddp = nn.parallel.DistributedDataParallel
-        sync = 'forward_sync_buffers' if 'forward_sync_buffers' in inspect.signature(ddp).parameters else 'broadcast_buffers'     # renamed in torch 2.15
+        known = inspect.signature(ddp).parameters   # one was renamed in torch 2.15
+        sync = 'forward_sync_buffers' if 'forward_sync_buffers' in known else 'broadcast_buffers'
         self.wrapped = ddp(model, device_ids=[self.dls.device] if gpu else None,
                            find_unused_parameters=self.find_unused, **{sync: False})
     def before_train(self):

@@ -114,7 +114,7 @@ def triple_loss(
     out,                     # `FlowOutput` with `infos`, `flows_prev` and `infos_prev`
     flow:Tensor,             # `(B,2,H,W)` true flow from the middle frame to the next, pixels
     valid:Tensor=None,       # `(B,1,H,W)` True where `flow` is known; None: everywhere
-    flow_prev:Tensor=None,   # `(B,2,H,W)` true flow from the middle frame to the one before, pixels; None: unknown
+    flow_prev:Tensor=None,   # `(B,2,H,W)` true flow from the middle frame to the one before; None: unknown
     valid_prev:Tensor=None,  # `(B,1,H,W)` True where `flow_prev` is known; None: everywhere
     gamma:float=.85,         # Weight of an iteration relative to the next
     max_flow:float=512.,     # Longer true flow is ignored, pixels

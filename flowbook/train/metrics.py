@@ -23,7 +23,8 @@ def epe_map(
     if pred.shape != flow.shape:
         expected = f"{tuple(flow.shape)} as the true flow has"
         raise fail(FlowbookError, 'pred', f"shape {tuple(pred.shape)}", expected)
-    return length_map(pred.float() - flow.float()).nan_to_num(nan=torch.inf, posinf=torch.inf)   # no estimate is as wrong as can be
+    # no estimate is as wrong as can be
+    return length_map(pred.float() - flow.float()).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 def length_map(
     flow:Tensor  # `(B,2,H,W)` pixels

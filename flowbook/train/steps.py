@@ -98,7 +98,7 @@ def __iter__(self:StepDL):
         self.waited += time.perf_counter() - start
         p, i = divmod(self.step, self.per_pass)
         for t in dl.after_batch.fs:
-            getattr(t, 'reset', noop)(p, i)   # its random numbers follow from the step, too, and from the process
+            getattr(t, 'reset', noop)(p, i)   # its random numbers follow from step and process, too
         self.step += 1
         yield dl.finish(b)
     dl.after_iter()
@@ -150,7 +150,9 @@ class ChainDL(GetAttr):
         return list(self.loaders)
     def __len__(self): return sum(map(len, self.loaders.values()))
     def __iter__(self):
-        for self.label, dl in self.loaders.items(): yield from dl
+        for label, dl in self.loaders.items():
+            self.label = label
+            yield from dl
     def to(self,
         device      # Where batches go
     )->'ChainDL': # Itself
