@@ -15,10 +15,10 @@ from fasttransform import ItemTransform
 from torch import Tensor
 from fastcore.basics import patch
 from .base import Compose, Geometric
-from .geometry import _matrix, _Move, _span
+from .geometry import check_affine, AffineMove, axis_slices
 from .occlusion import Erase, Validation
 from .photometric import ColorJitter, GaussianNoise, Normalize, PhotoMetricDistortion
-from .photometric import RandomGamma, Rerange, _quantiles
+from .photometric import RandomGamma, Rerange, normal_quantiles
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.processes import process_number
 
@@ -167,7 +167,7 @@ def _hash(keys, n):
     return x.bitwise_xor_((x>>16).bitwise_and_(0xffff))
 
 @lru_cache(4)
-def _normal_table(device): return torch.from_numpy(_quantiles()).float().to(device)
+def _normal_table(device): return torch.from_numpy(normal_quantiles()).float().to(device)
 
 # %% ../../nbs/augment/70_batch.ipynb #3482b2fa
 def _normal(x, seeds):
@@ -262,7 +262,7 @@ def _reader(moves, like):
 # %% ../../nbs/augment/70_batch.ipynb #53b23947
 def _slice(x, m):
     "What the map `m` of whole pixels shows of `x` `(C,H,W)`, 0 beyond the frame"
-    (sy,dy),(sx,dx) = (_span(m.A[i,i], m.A[i,2], m.src[1-i], m.size[1-i]) for i in (1,0))
+    (sy,dy),(sx,dx) = (axis_slices(m.A[i,i], m.A[i,2], m.src[1-i], m.size[1-i]) for i in (1,0))
     part = x[:,sy,sx].flip([d for d,i in ((1,1),(2,0)) if m.A[i,i] < 0])
     if tuple(part.shape[1:])==m.size: return part
     out = x.new_zeros(len(x), *m.size)
@@ -328,7 +328,7 @@ def _leaving(flow, occ, valid):
 def _warp(tfm, batch, params):
     "Move each sample by its own two maps"
     maps = [tfm.maps(batch.size, **p) for p in params]
-    one = lambda A, size: _Move(_matrix('A', A), batch.size, tuple(size))
+    one = lambda A, size: AffineMove(check_affine('A', A), batch.size, tuple(size))
     m1,m2 = [one(a, s) for a,_,s in maps],[one(b, s) for _,b,s in maps]
     r1,r2 = _reader(m1, batch.img1),_reader(m2, batch.img2)
     mask = lambda x, read: None if x is None else read(x.to(batch.img1.dtype)) > .4999

@@ -52,8 +52,11 @@ def rotation_map(
     return shift_map(*center) @ np.array([[c,-s,0], [s,c,0], [0,0,1]]) @ shift_map(-center[0], -center[1])
 
 # %% ../../nbs/augment/30_geometry.ipynb #71ee6543
-def _matrix(name, A):
-    "`A` checked, numbers that are whole up to rounding made whole"
+def check_affine(
+    name:str, # Of the argument
+    A         # What the user gave
+)->np.ndarray: # 3x3 float64; numbers that are whole up to rounding are whole
+    "Raise unless `A` is an affine map that can be inverted"
     try: A = np.asarray(A, np.float64)
     except (TypeError,ValueError): A = np.zeros(0)
     if A.shape!=(3,3) or not np.isfinite(A).all() or tuple(A[2])!=(0,0,1) or abs(np.linalg.det(A))<1e-9:
@@ -64,9 +67,13 @@ def _matrix(name, A):
 def _tidy(A): return np.where(np.abs(A-A.round())<1e-9, A.round(), A)
 
 # %% ../../nbs/augment/30_geometry.ipynb #cdef8201
-class _Move:
-    "The affine map `A` from a frame of `src` pixels into a window of `size` pixels"
-    def __init__(self, A, src, size):
+class AffineMove:
+    "An affine map from a frame into a window, and what is to be known to read through it"
+    def __init__(self,
+        A:np.ndarray, # 3x3 float64, see `check_affine`
+        src:tuple,    # `(h,w)` of the frame
+        size:tuple    # `(h,w)` of the window
+    ):
         self.A,self.src,self.size,self.back = A,src,size,_tidy(np.linalg.inv(A))
         straight = A[0,1]==A[1,0]==0
         self.whole = straight and abs(A[0,0])==abs(A[1,1])==1 and not (A[:2,2]%1).any()
@@ -81,8 +88,13 @@ class _Move:
         self.near = self.back[:2] - np.array([[0,0,lo[0]],[0,0,lo[1]]]) # the way back into that box
 
 # %% ../../nbs/augment/30_geometry.ipynb #792397fe
-def _span(sign, t, n, m):
-    "Slices of source (`n` pixels) and window (`m`) that belong together along one axis: `x' = sign*x + t`"
+def axis_slices(
+    sign:float, # 1, or -1: mirrored
+    t:float,    # Whole: `x' = sign*x + t`
+    n:int,      # Pixels of the frame along this axis
+    m:int       # Pixels of the window
+)->tuple:       # A slice of each
+    "Find which parts of frame and window belong together along one axis"
     start = int(-t if sign > 0 else t-m+1)
     a,b = np.clip([start, start+m], 0, n).tolist()
     first = a-start if sign > 0 else start+m-b
@@ -99,7 +111,7 @@ def _mirror(x, vertical, horizontal):
 # %% ../../nbs/augment/30_geometry.ipynb #90bdd326
 def _window(x, m):
     "What the map `m` of whole pixels shows of `x`, a copy; 0 beyond the frame"
-    (sy,dy),(sx,dx) = (_span(m.A[i,i], m.A[i,2], m.src[1-i], m.size[1-i]) for i in (1,0))
+    (sy,dy),(sx,dx) = (axis_slices(m.A[i,i], m.A[i,2], m.src[1-i], m.size[1-i]) for i in (1,0))
     part = _mirror(x[sy,sx], m.A[1,1] < 0, m.A[0,0] < 0)
     if part.shape[:2]==m.size: return part
     out = np.zeros((*m.size, *x.shape[2:]), x.dtype)
@@ -205,13 +217,13 @@ def warp_sample(
     check_bound:bool=False  # Mark pixels whose new flow leaves the frame as occluded, if `occ` is known
 )->FlowSample: # Images 0 and flow unknown beyond the source frame
     "Move image 1 by `A1` and image 2 by `A2`, and all that is known about them"
-    size,A1 = tuple(int(o) for o in size or sample.size),_matrix('A1', A1)
-    A2 = A1 if A2 is None else _matrix('A2', A2)
+    size,A1 = tuple(int(o) for o in size or sample.size),check_affine('A1', A1)
+    A2 = A1 if A2 is None else check_affine('A2', A2)
     if min(size) < 1: raise fail(ConfigError, 'size', size, 'at least one pixel in both directions')
     _check_images(sample)
     sample = sample.masked()
-    m1 = m2 = _Move(A1, sample.size, size)
-    if not np.array_equal(A1, A2): m2 = _Move(A2, sample.size, size)
+    m1 = m2 = AffineMove(A1, sample.size, size)
+    if not np.array_equal(A1, A2): m2 = AffineMove(A2, sample.size, size)
     if not (m1 is m2 and size==sample.size and np.array_equal(A1, np.eye(3))): sample = _warp(sample, m1, m2)
     return _mark_leaving(sample) if check_bound else sample
 

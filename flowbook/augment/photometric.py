@@ -208,8 +208,8 @@ class RandomGamma(_Photometric):
 
 # %% ../../nbs/augment/20_photometric.ipynb #95f48148
 @lru_cache(None)
-def _quantiles():
-    "65536 equally likely standard normal values, ascending; the last is 4.3"
+def normal_quantiles()->np.ndarray: # 65536 values, ascending; the last is 4.3
+    "Compute equally likely standard normal values"
     q = np.array([NormalDist().inv_cdf((i+.5)/65536) for i in range(32768, 65536)])
     q /= np.sqrt(np.square(q).mean()) # the tails are cut off: back to variance 1
     return np.concatenate([-q[::-1], q])
@@ -230,7 +230,7 @@ def _pick(table, index):
 
 def _noisy_uint8(img, sigma, seed, part):
     "`img` plus noise of `sigma` levels, rounded and cut"
-    table = np.rint(_quantiles()*sigma)
+    table = np.rint(normal_quantiles()*sigma)
     if table[-1]>127:
         return cv2.add(img, _lookup(table.astype(np.int16), img.size, seed, part).reshape(img.shape),
                        dtype=cv2.CV_8U)
@@ -267,7 +267,8 @@ class GaussianNoise(_Photometric):
         (lo,hi),unit = self.clamp_range,1
         if img.dtype==np.uint8: img,unit = _noisy_uint8(img, 255*sigma, seed, i),255
         elif img.dtype==np.float32:
-            noise = _lookup((_quantiles()*sigma).astype(np.float32), img.size, seed, i).reshape(img.shape)
+            table = (normal_quantiles()*sigma).astype(np.float32)
+            noise = _lookup(table, img.size, seed, i).reshape(img.shape)
             img = np.add(img, noise, out=noise)
         else: raise fail(FlowbookError, 'GaussianNoise', f"{img.dtype} images", 'uint8 or float32')
         inside = lo==-np.inf and hi==np.inf or unit==255 and lo<=0 and hi>=1

@@ -35,7 +35,10 @@ class RandomFlip(Geometric):
         return A, A, size
 
 # %% ../../nbs/augment/40_spatial.ipynb #49d8f93e
-def _size(crop_size):
+def check_crop(
+    crop_size # What the user gave
+)->tuple:     # `(height, width)`, whole numbers
+    "Raise unless `crop_size` is a size"
     try: h,w = (int(o) for o in crop_size)
     except (TypeError,ValueError): h = w = 0
     if min(h, w) < 1:
@@ -45,7 +48,7 @@ def _size(crop_size):
 # %% ../../nbs/augment/40_spatial.ipynb #9b362de3
 class _Crop(Geometric):
     "A window of `crop_size`; `place` says where"
-    def __init__(self, crop_size): self.crop_size = _size(crop_size)
+    def __init__(self, crop_size): self.crop_size = check_crop(crop_size)
     def out_size(self, size, **params):
         return tuple(min(a, b) for a,b in zip(self.crop_size, size, strict=True))
     def maps(self, size, y, x): return *[shift_map(-x, -y)]*2, self.out_size(size)

@@ -12,7 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 from ..core.errors import unknown
 from .base import IMAGES, FlowDataset, Pair, register_dataset
-from .sintel import _choose, _sequence_pairs
+from .sintel import choose_rows, sequence_pairs
 from ..io.files import ensure_dir
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
@@ -201,7 +201,7 @@ def variants(cls:HD1K): return [dict(split='training'), dict(split='test')]
 # %% ../../nbs/data/46_kitti.ipynb #8f79b162
 _ways = 'forward', 'backward', 'bidirection'
 
-def _directed(
+def directed_pair(
     pair:Pair,      # With the truth both ways
     direction:str   # 'forward', 'backward': frames and truth change places; 'bidirection': as it is
 )->Pair:            # With the truth of one way, or both
@@ -212,7 +212,7 @@ def _directed(
     return Pair(pair.img2, pair.img1, pair.flow_bw, occ=pair.occ_bw, invalid=pair.invalid_bw)
 
 # %% ../../nbs/data/46_kitti.ipynb #21987459
-def _directions(
+def check_directions(
     where:str,          # For the error
     direction:str|list  # One of `_ways`, or several: pairs of the first, then of the second, ...
 )->list:                # Names
@@ -250,7 +250,7 @@ Scene01/clone/frames/backwardFlow/Camera_0/backwardFlow_00001.png, ...    from f
         tfm=None,                      # Transform from sample to sample
         seed:int=0                     # Of the transform's random numbers
     ):
-        _directions('vkitti2', direction)
+        check_directions('vkitti2', direction)
         super().__init__(root, split, tfm, seed, scene=scene, variation=variation, camera=camera,
                          direction=direction)
 
@@ -260,10 +260,10 @@ def _vkitti_pairs(self:VirtualKITTI2, scene, variation, camera):
     def files(kind, *suffixes):
         apart = f"vkitti_2.0.3_{kind}/" if (self.root/f"vkitti_2.0.3_{kind}").is_dir() else ''
         return self.numbered(f"{apart}{scene}/{variation}/frames/{kind}/Camera_{camera}", *suffixes)
-    asked, truth = set(_directions('vkitti2', self.direction)), {}
+    asked, truth = set(check_directions('vkitti2', self.direction)), {}
     if asked != {'backward'}: truth['flow'] = files('forwardFlow', '.png')
     if asked != {'forward'}: truth['flow_bw'] = files('backwardFlow', '.png')
-    return _sequence_pairs(self, f"{scene}/{variation}/Camera_{camera}", files('rgb', *IMAGES, '.jpg'),
+    return sequence_pairs(self, f"{scene}/{variation}/Camera_{camera}", files('rgb', *IMAGES, '.jpg'),
                            **truth)
 
 # %% ../../nbs/data/46_kitti.ipynb #cd56b24a
@@ -272,9 +272,9 @@ def find_pairs(self:VirtualKITTI2):
     top = 'vkitti_2.0.3_rgb' if (self.root/'vkitti_2.0.3_rgb').is_dir() else '.'
     rows = [(s, v, c.removeprefix('Camera_')) for s in self.folders(top) if s.startswith('Scene')
             for v in self.folders(f"{top}/{s}") for c in self.folders(f"{top}/{s}/{v}/frames/rgb")]
-    rows = _choose('vkitti2', rows, scene=self.scene, variation=self.variation, camera=self.camera)
+    rows = choose_rows('vkitti2', rows, scene=self.scene, variation=self.variation, camera=self.camera)
     pairs = [p for row in rows for p in _vkitti_pairs(self, *row)]
-    return [_directed(p, d) for d in _directions('vkitti2', self.direction) for p in pairs]
+    return [directed_pair(p, d) for d in check_directions('vkitti2', self.direction) for p in pairs]
 
 # %% ../../nbs/data/46_kitti.ipynb #4992c9dd
 @patch
@@ -284,7 +284,7 @@ def published(self:VirtualKITTI2)->int: # None: with a scene that is not one of 
     asked = [self.scene] if isinstance(self.scene, str) else self.scene
     scenes = set(_drives if asked is None else asked)
     if not scenes <= set(_drives): return None
-    ways = len(_directions('vkitti2', self.direction))
+    ways = len(check_directions('vkitti2', self.direction))
     return sum(_drives[s] - 1 for s in scenes)*many(self.variation, 10)*many(self.camera, 2)*ways
 
 # %% ../../nbs/data/46_kitti.ipynb #097b4d76

@@ -11,8 +11,8 @@ import math
 import numpy as np
 from fastcore.basics import patch
 from .base import IMAGES, FlowDataset, Pair, register_dataset
-from .kitti import _directed, _directions
-from .sintel import _choose, _sequence_pairs
+from .kitti import directed_pair, check_directions
+from .sintel import choose_rows, sequence_pairs
 from ..io.arrays import read_tartanair_mask, write_tartanair_mask
 from ..io.files import ensure_dir
 from ..io.flowfiles import read_flow_valid, write_flow
@@ -47,14 +47,14 @@ test/0003/frame_left/...                                for split='test'; all th
         tfm=None,                      # Transform from sample to sample
         seed:int=0                     # Of the transform's random numbers
     ):
-        _directions('spring', direction)
+        check_directions('spring', direction)
         super().__init__(root, split, tfm, seed, scene=scene, camera=camera, direction=direction)
 
 # %% ../../nbs/data/48_more.ipynb #bc7706d6
 def _spring_truth(self:Spring, at, camera):
     "Files of the sequence folder `at` by frame number, for what the option `direction` needs"
     if self.split == 'test': return {}
-    asked, truth = set(_directions('spring', self.direction)), {}
+    asked, truth = set(check_directions('spring', self.direction)), {}
     for way, end, unneeded in (('FW', '', {'backward'}), ('BW', '_bw', {'forward'})):
         if asked == unneeded: continue
         truth['flow' + end] = self.numbered(f"{at}/flow_{way}_{camera}", '.flo', '.flo5')
@@ -68,11 +68,11 @@ def find_pairs(self:Spring):
     scenes, pairs = {s: self.folders(f"{self.split}/{s}") for s in self.folders(self.split)}, []
     rows = [(s, c.removeprefix('frame_')) for s, inside in scenes.items() for c in inside
             if c.startswith('frame_')]
-    for scene, camera in _choose('spring', rows, scene=self.scene, camera=self.camera):
+    for scene, camera in choose_rows('spring', rows, scene=self.scene, camera=self.camera):
         at = f"{self.split}/{scene}"
         frames = self.numbered(f"{at}/frame_{camera}", *IMAGES)
-        pairs += _sequence_pairs(self, f"{at}/frame_{camera}", frames, **_spring_truth(self, at, camera))
-    return [_directed(p, d) for d in _directions('spring', self.direction) for p in pairs]
+        pairs += sequence_pairs(self, f"{at}/frame_{camera}", frames, **_spring_truth(self, at, camera))
+    return [directed_pair(p, d) for d in check_directions('spring', self.direction) for p in pairs]
 
 # %% ../../nbs/data/48_more.ipynb #07f02f31
 @patch
@@ -93,7 +93,7 @@ def published(self:Spring)->int: # None: with scenes chosen
     if self.scene is not None: return None
     several = isinstance(self.camera, (list, tuple, set))
     cameras = 2 if self.camera is None else len(set(self.camera)) if several else 1
-    return self.counts[self.split]*cameras*len(_directions('spring', self.direction))
+    return self.counts[self.split]*cameras*len(check_directions('spring', self.direction))
 
 # %% ../../nbs/data/48_more.ipynb #2cdc77c2
 def _double(f):
@@ -164,7 +164,7 @@ def find_pairs(self:Middlebury):
     has = lambda s, f: (self.root/s/f).is_file()
     rows = [(s,) for s in self.folders(flows or frames) if flows is None or has(f"{flows}/{s}", 'flow10.flo')]
     pairs = []
-    for s, in _choose(f"middlebury {self.split}", rows, scene=self.scene):
+    for s, in choose_rows(f"middlebury {self.split}", rows, scene=self.scene):
         files = [f"{frames}/{s}/frame{k}.png".removeprefix('./') for k in (10, 11)]
         for f in files:
             if not has('.', f): raise self.wrong(f"no {f}: half downloaded?")
@@ -218,9 +218,9 @@ def find_pairs(self:TartanAir):
             if d in ('Easy', 'Hard')
             for p in self.folders(f"{at}/{d}")]
     pairs = []
-    for *_, at in _choose('tartanair', rows, env=self.env, difficulty=self.difficulty):
+    for *_, at in choose_rows('tartanair', rows, env=self.env, difficulty=self.difficulty):
         masks = self.numbered(f"{at}/flow", '_mask.npy')
-        pairs += _sequence_pairs(self, at, self.numbered(f"{at}/image_left", '_left.ppm', '_left.png'),
+        pairs += sequence_pairs(self, at, self.numbered(f"{at}/image_left", '_left.ppm', '_left.png'),
                                 flow=self.numbered(f"{at}/flow", '_flow.npy'), occ=masks, invalid=masks)
     return pairs
 

@@ -18,7 +18,7 @@ from ..io.images import write_image
 from ..io.masks import write_mask
 
 # %% ../../nbs/data/44_sintel.ipynb #0e13162b
-def _sequence_pairs(
+def sequence_pairs(
     ds:FlowDataset,  # For the error
     where:str,       # The sequence's name, for the error
     frames:dict,     # Frame number to image
@@ -35,7 +35,7 @@ def _sequence_pairs(
     return pairs
 
 # %% ../../nbs/data/44_sintel.ipynb #dba4bcb4
-def _choose(
+def choose_rows(
     name:str,  # Of the data set, for the error
     rows:list, # What is on disk: a tuple of names for each sequence
     **asked    # For each column of `rows`: one name, several, or None for all
@@ -100,7 +100,7 @@ def _wanted(self:Sintel, folder):
     there = self.folders(folder)
     if self.split in ('train', 'val'):
         there = [s for s in there if (s in SINTEL_VAL) == (self.split == 'val')]
-    return [s for s, in _choose(f"sintel {self.split}", [(s,) for s in there], scene=self.scene)]
+    return [s for s, in choose_rows(f"sintel {self.split}", [(s,) for s in there], scene=self.scene)]
 
 # %% ../../nbs/data/44_sintel.ipynb #fde9fcaa
 def _truth(self:Sintel, scene):
@@ -118,7 +118,7 @@ def find_pairs(self:Sintel):
     for p in _passes[self.pass_style]:
         for s in _wanted(self, f"{top}/{p}"):
             at = f"{top}/{p}/{s}"
-            pairs += _sequence_pairs(self, at, self.numbered(at, *IMAGES), **_truth(self, s))
+            pairs += sequence_pairs(self, at, self.numbered(at, *IMAGES), **_truth(self, s))
     return pairs
 
 # %% ../../nbs/data/44_sintel.ipynb #93a1cf9d

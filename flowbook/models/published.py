@@ -140,11 +140,11 @@ def _convert(w, raw, target):
     with TemporaryDirectory() as d:
         file = _unpack(w, raw, d) if w.member else raw
         digest = _check_hash(w, file, raw)
-        scheme,state = _weights._converted(file, w.model)
+        scheme,state = _weights.place_checkpoint(file, w.model)
     if w.bgr: state = swap_irr_channels(state)
     about = {k: v for k,v in asdict(w).items()
              if k in ('model', 'name', 'source', 'trained_on', 'licence', 'page', 'url')}
-    _weights._write(state, target, None,
+    _weights.write_tensors(state, target, None,
                     about | dict(scheme=scheme, figures=figures_text(w), sha256_of_source=digest))
 
 def _find(model, name):
@@ -200,7 +200,7 @@ def fill_weights(
     path = find_weights(name, weights)
     _check_input(model, path)
     scheme = _weights.load_weights(model, path)
-    usual = getattr(_weights._skeleton(model_builder(name)), 'bgr',
+    usual = getattr(_weights.build_empty(model_builder(name)), 'bgr',
                     None) if _published(name, weights) else None
     if usual is not None and model.bgr != usual:
         model.load_state_dict(model.swap_channels(model.state_dict()))
