@@ -85,6 +85,7 @@ from flowbook.cli.main import app
 run = lambda *args: CliRunner().invoke(app, args)
 found['cli'] = 'toyflow' in run('models', 'toy*').output
 res = run('bench', 'toyflow', '--size', '64', '64', '--runs', '1', '--no-memory', '--json', '--device', 'cpu')
+assert res.exit_code==0, (res.output, res.exception)
 found['bench'] = [r['model'] for r in json.loads(res.stdout[res.stdout.index('{'):])['rows']]
 import docs
 page = docs.notebook_md('models/58_toyflow.ipynb', lambda data, ext: '')
