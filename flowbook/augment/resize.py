@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from .base import Geometric, Transform, check_prob, check_range, register_transform
 from .geometry import resize_map, shift_map
-from .spatial import _size
+from .spatial import check_crop
 
 # %% ../../nbs/augment/45_resize.ipynb #2ae56465
 class SpatialTransform(Geometric):
@@ -32,7 +32,7 @@ class SpatialTransform(Geometric):
         self.min_scale,self.max_scale = check_range(f'{name} (min_scale, max_scale)', (min_scale,max_scale),
                                                     -8, 8)
         self.max_stretch = check_range(f'{name} max_stretch', (0,max_stretch), 0, 8)[1]
-        self.crop_size = _size(crop_size)
+        self.crop_size = check_crop(crop_size)
 
 # %% ../../nbs/augment/45_resize.ipynb #63e661ec
 SpacialTransform = SpatialTransform # as MMFlow spells it
@@ -45,9 +45,9 @@ def draw(self:SpatialTransform, rng, size):
     if rng.random() >= self.spacial_prob: return dict(new=None, y=0, x=0)
     s = np.full(2, rng.uniform(self.min_scale, self.max_scale)) # x, y
     if rng.random() < self.stretch_prob: s += rng.uniform(-self.max_stretch, self.max_stretch, 2)
-    least = max((c+8)/n for c,n in zip(self.crop_size, size))
-    new = tuple(int(n*f+.5) for n,f in zip(size, np.maximum(2**s, least)[::-1]))
-    y,x = (int(rng.integers(n-c)) for n,c in zip(new, self.crop_size))
+    least = max((c+8)/n for c,n in zip(self.crop_size, size, strict=True))
+    new = tuple(int(n*f+.5) for n,f in zip(size, np.maximum(2**s, least)[::-1], strict=True))
+    y,x = (int(rng.integers(n-c)) for n,c in zip(new, self.crop_size, strict=True))
     return dict(new=new, y=y, x=x)
 
 # %% ../../nbs/augment/45_resize.ipynb #f1f4a5ac
@@ -110,7 +110,7 @@ class InputResize(Geometric):
         size:tuple # `(h,w)` of the sample
     )->tuple: # Factors of width and height
         "Compute how much `size` is stretched"
-        return tuple(n/m for n,m in zip(self.out_size(size), size))[::-1]
+        return tuple(n/m for n,m in zip(self.out_size(size), size, strict=True))[::-1]
 
     def undo(self,
         flow:np.ndarray, # `(H,W,2)` of the stretched size, pixels
@@ -128,7 +128,7 @@ class InputPad(Transform):
     def __init__(self,
         exponent:int,          # 3 for RAFT, 6 for PWC-Net
         mode:str='edge',       # How `np.pad` invents the images' border
-        position:str='center', # Where the picture goes: 'left' pads on the right only, 'down' on top only, ...
+        position:str='center', # Where the image goes: 'left' pads on the right only, 'down' on top only
         **options              # Of `np.pad` for `mode`, for example `constant_values`
     ):
         if position not in self.positions: raise unknown('InputPad position', position, self.positions)
@@ -153,7 +153,7 @@ def pad(self:InputPad,
     first = {'left':(None,0), 'right':(None,1), 'top':(0,None),
              'down':(1,None)}.get(self.position, (None,None))
     total = [-n%self.multiple for n in size]
-    return [[t//2,t-t//2] if f is None else [f*t,t-f*t] for t,f in zip(total, first)]
+    return [[t//2,t-t//2] if f is None else [f*t,t-f*t] for t,f in zip(total, first, strict=True)]
 
 # %% ../../nbs/augment/45_resize.ipynb #6460b4b6
 @patch

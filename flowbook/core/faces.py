@@ -20,14 +20,18 @@ HELPERS = '''
     ensure_dir natural_key MAX_SIDE MAX_PIXELS INDEX IMAGES FIELDS DIRECTIONS VIEWS OWN_KEYS apply_tfm
     apportion half_resolution hstack vstack need_jupyter as_samples thumbnail Refused refuse RateLimit
     decode_upload decode_clip encode_answer open_port image_bytes zero Names model_name rename link Link
-    enlarge copy_level conv_units conv_bn conv_head per_level halving restarts one_cycle publish start_from NamedFields
+    enlarge copy_level conv_units conv_bn conv_head per_level halving restarts one_cycle publish start_from
+    NamedFields
     data_part PRIORITIES bare_model environment MOVED GONE moved_names old_names launch join_processes
     leave_processes WORKSPACE PICTURE_BYTES CLASSICAL_BYTES UNKNOWN_BYTES run_cpu cpu_library cpu_variants
     cpu_kernel diagnose pack_args keep_memory split_model both_ways
+    sequence_pairs choose_rows directed_pair check_directions check_crop normal_quantiles start_loader
+    check_affine AffineMove axis_slices place_checkpoint build_empty write_tensors
     silence_notices NOTICES
-    register_gradient register_shape source_folder source_section cuda_platform only_by_name kind_of_flow kind_to_write
+    register_gradient register_shape source_folder source_section cuda_platform only_by_name
+    kind_of_flow kind_to_write
 '''.split()
-# Their names are found in other ways: recipes by `get_recipe`, CUDA kernels by `kernel_for`; checks are for authors of chapters
+# Names found in other ways: recipes by `get_recipe`, CUDA kernels by `kernel_for`; checks are for chapters
 APART = 'recipes.scenes', 'ops.cuda_kernels', 'core.array_checks', 'core.lazy', 'io.checks', 'io.png'
 
 # %% ../../nbs/core/02_faces.ipynb #702b4c14

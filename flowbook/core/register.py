@@ -26,13 +26,13 @@ class Register:
 
     def __init__(self,
         kind:str,         # What the names are names of, for messages: `'model'`
-        package:str=None, # Package whose modules enter themselves, `'flowbook.models'`; or a tuple of them; None: there is none
-        mark:str=None     # Name of the function that they call to do so, `'register_model'`; or a tuple of them
+        package:str=None, # Package whose modules enter themselves, or a tuple of them; None: there is none
+        mark:str=None     # Function that they call to do so, `'register_model'`; or a tuple of them
     ):
         if hasattr(self, 'entries'): return
         self.kind, self.package, self.mark = kind, package, mark
         self.entries = {}     # of modules: name to (entry, what is known about it)
-        self.own = {}         # of a notebook or script: name to (entry, what is known about it, reference to the notebook)
+        self.own = {}         # of a notebook or script: the same, and a reference to the notebook
         self.sources = None   # of modules that are not imported yet: name to text; None: nobody has looked
 
 # %% ../../nbs/core/05_register.ipynb #441fb3b1

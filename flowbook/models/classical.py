@@ -109,7 +109,7 @@ def forward(self:Classical,
 @register_model
 def dis(*,
     preset:str='medium',   # 'ultrafast', 'fast', 'medium' or 'fine': from quick to careful
-    finest_scale:int=None  # Halvings of the image at the finest level, 0: full size; None: the preset's own, 1 for 'medium', 0 for 'fine'
+    finest_scale:int=None  # Halvings of the image at the finest level, 0: full size; None: the preset's
 )->Classical:              # In eval mode, as it has to be
     "Dense inverse search, OpenCV's medium preset; no weights"
     if preset not in DIS_PRESETS: raise unknown('preset', preset, DIS_PRESETS)
@@ -141,12 +141,12 @@ def farneback(*,
 @register_model
 def variational(*,
     preset:str='medium', # 'fast', 'medium' or 'fine', see `variational_flow`
-    start:str='dis',     # 'dis': a second climb starts from DIS, and the better flow is taken per pixel; None: one climb
+    start:str='dis',     # 'dis': a second climb from DIS, and the better flow per pixel; None: one climb
     scale:float=None,    # Size of a level relative to the one below, 0.5 to 0.95; None: the preset's
     smallest:int=16,     # Shorter side of the coarsest level at least, pixels
     sigma:float=.4       # Width of the Gaussian that smooths the images first, pixels
 )->Classical:
-    "Variational flow from coarse to fine on a solver of our own: the most exact without a network; no weights"
+    "Variational flow from coarse to fine on our solver: the most exact without a network; no weights"
     if preset not in variational_presets: raise unknown('preset', preset, variational_presets)
     if start not in ('dis', None): raise unknown('start', start, ['dis', None])
     if scale is not None and not .5 <= scale <= .95:

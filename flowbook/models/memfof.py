@@ -213,7 +213,7 @@ def forward(self:MEMFOF,
     all_flows:bool=None,   # Upsample all predictions, not just the last? None: in training mode
     corr:str=None,         # 'auto', 'volume' or 'on_the_fly', see `plan_corr`; None: as the attribute says
     features:list=None     # What an earlier `FlowOutput.features` has of each image, else None; None: nothing
-)->FlowOutput: # `flow` from `img1` to `img2`, `flow_prev` from `img1` to `img0`, pixels; `confidence` of `flow`
+)->FlowOutput: # `flow` (img1 to img2) and `flow_prev` (img1 to img0), pixels; `confidence` of `flow`
     "Estimate the flow from the middle frame to the next and to the one before"
     self.check_images(img0, img1, img2)
     self.refuse_start('it regresses its first flow from the images', flow_init=flow_init)

@@ -116,7 +116,7 @@ class RAPIDFlow(Estimator):
     loss = dict(type='SequenceLoss')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,
-        features:nn.Module,       # Image `(B,3,H,W)` and strides to features to compare, see `RecurrentPyramid`
+        features:nn.Module,       # Image `(B,3,H,W)` and strides to features, see `RecurrentPyramid`
         context:nn.Module,        # Image 1 to state and context `(B,hidden+context,h,w)`, likewise
         update:nn.Module,         # One iteration, see `NeXtUpdate`
         gate:nn.Module,           # From level to level, see `LevelGate`
@@ -157,7 +157,7 @@ def encode(self:RAPIDFlow,
 def start(self:RAPIDFlow,
     skip:Tensor,     # `(B,hidden,h,w)` what this level would begin with
     net:Tensor=None, # `(B,hidden,h/2,w/2)` state of the coarser level; None: this is the first
-    flow:Tensor=None # `(B,2,h/2,w/2)` flow of the coarser level, cells; at the first `(B,2,h,w)`; None: no motion
+    flow:Tensor=None # `(B,2,h/2,w/2)` flow of the coarser level, cells (first: `(B,2,h,w)`); None: no motion
 )->tuple:            # State and flow of this level
     "Begin a level"
     if net is not None: return self.gate(net, skip), bilinear_upsample(flow, 2)

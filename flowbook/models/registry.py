@@ -33,7 +33,7 @@ def register_model(
     build=None,      # Function that builds a model; or a name for it: `@register_model('raft_mine')`
     *,
     listed:bool=True, # In `list_models`? False: something it needs is missing here, and building it says what
-    **about           # What else is to be known, for example how many `parameters` it has, which `check_estimator` counts
+    **about           # What else is to be known, such as `parameters`, which `check_estimator` counts
 ):                    # The function, unchanged
     "Enter a function that builds a model, under its own name or another; used as a decorator"
     if callable(build): return MODELS.enter(build, listed=listed, **about)
@@ -55,7 +55,8 @@ def model_name(
     name:str # One of `list_models()`, perhaps with hyphens
 )->str:      # As the register spells it
     "Spell the name of a model as the register does"
-    return name if name in MODELS.entries or name in MODELS.own else name.replace('-', '_') if name in MODELS else name
+    if name in MODELS.entries or name in MODELS.own or name not in MODELS: return name
+    return name.replace('-', '_')
 
 # %% ../../nbs/models/01_registry.ipynb #c9049435
 def stored_rows(

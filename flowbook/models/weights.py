@@ -16,7 +16,7 @@ from pathlib import Path
 import json, re
 import torch
 from torch import Tensor, nn
-from ..core.errors import FlowbookError, WeightsError, fail, unknown
+from ..core.errors import FlowbookError, WeightsError, fail
 from ..io.files import asset_path, atomic_path, check_file, check_target, check_zip, describe_file
 from .base import bare_model
 from .weights_schemes import Scheme, check_foreign, foreign_schemes, rename
@@ -41,8 +41,9 @@ def _stand_in(path, base):
 _inert = '''numpy.ndarray numpy.dtype numpy.core.multiarray.scalar numpy.core.multiarray._reconstruct
     numpy._core.multiarray.scalar numpy._core.multiarray._reconstruct argparse.Namespace pathlib.PosixPath
     pathlib._local.PosixPath mmengine.logging.history_buffer.HistoryBuffer'''
-_inert_dicts = '''mmcv.utils.config.ConfigDict mmengine.config.config.ConfigDict pytorch_lightning.utilities.parsing.AttributeDict
-    lightning_fabric.utilities.data.AttributeDict lightning.fabric.utilities.data.AttributeDict'''
+_inert_dicts = '''mmcv.utils.config.ConfigDict mmengine.config.config.ConfigDict
+    pytorch_lightning.utilities.parsing.AttributeDict lightning_fabric.utilities.data.AttributeDict
+    lightning.fabric.utilities.data.AttributeDict'''
 _stand_ins = [_stand_in(o, _Inert) for o in _inert.split()] + [_stand_in(o, _InertDict)
     for o in _inert_dicts.split()]
 
@@ -97,7 +98,7 @@ def check_weights(state, where):
         if top <= LARGEST_WEIGHT: continue
         large = top < float('inf')
         found = f'values of up to {top:.2g} in {k}' if large else f'values in {k} that are not finite'
-        expected = f'finite weights within {LARGEST_WEIGHT:.0e}: the file is damaged, or its training diverged'
+        expected = f'finite weights within {LARGEST_WEIGHT:.0e}: the file is damaged, or training diverged'
         raise fail(WeightsError, where, found, expected)
 
 # %% ../../nbs/models/90_weights.ipynb #5d7d2c70
@@ -117,8 +118,13 @@ def read_state_dict(
     return found
 
 # %% ../../nbs/models/90_weights.ipynb #8048c5ac
-def _write(tensors, path, dtype, metadata):
-    "Write `tensors` as safetensors; the SHA-256 of the file"
+def write_tensors(
+    tensors:dict, # Tensor by name
+    path,         # `.safetensors` file
+    dtype,        # As for `save_weights`; None: as they are
+    metadata:dict # To be stored along, as texts
+)->str:           # The SHA-256 of the file
+    "Write `tensors` as safetensors"
     from safetensors.torch import save
     small = lambda t: t.to(dtype) if dtype and t.is_floating_point() else t
     tensors = {k: small(v.detach().cpu()).contiguous().clone() for k,v in tensors.items()}
@@ -140,7 +146,7 @@ def save_weights(
     **metadata             # Short texts to store along, for example `model='raft'`
 )->str:                    # SHA-256 of the file
     "Write the weights of `model` as safetensors"
-    return _write(bare_model(model).state_dict(), path, dtype, metadata)
+    return write_tensors(bare_model(model).state_dict(), path, dtype, metadata)
 
 def read_metadata(
     path   # `.safetensors` file
@@ -205,7 +211,7 @@ def _twins(model):
     return {k: [o for o in ks if o != k] for ks in names.values() if len(ks) > 1 for k in ks}
 
 def _try(model, scheme, state):
-    "`state` under the model's names, and what keeps it from filling `model`: missing, unexpected and wrongly shaped names"
+    "`state` under the model's names, and the names that are missing, unexpected and of another shape"
     own = model.state_dict()
     names = {k: next(iter(rename({k: 0}, scheme.rules))) for k in state}
     new = {names[k]: v for k,v in state.items()}
@@ -220,8 +226,10 @@ def _try(model, scheme, state):
     return new, (sorted(missing), sorted(strange + twice), shapes)
 
 @lru_cache(maxsize=None)
-def _skeleton(build):
-    "What a registered function builds, without numbers: names and shapes"
+def build_empty(
+    build # A registered function
+)->nn.Module: # Names and shapes, without numbers
+    "Build a model on the meta device"
     with torch.device('meta'): return build()
 
 def _few(names): return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
@@ -237,7 +245,8 @@ def _place(model, state, where):
             tries[scheme.name] = min(tries.get(scheme.name, misfit), misfit, key=lambda m: sum(map(len, m)))
     check_foreign(model, variants[0], where)
     scheme = min(tries, key=lambda s: sum(map(len, tries[s])))
-    what = ', '.join(f'{k} {_few(v)}' for k,v in zip(('missing', 'unexpected', 'other shape'), tries[scheme]))
+    kinds = 'missing', 'unexpected', 'other shape'
+    what = ', '.join(f'{k} {_few(v)}' for k,v in zip(kinds, tries[scheme], strict=True))
     kin = _siblings(model, state)
     expected = f'weights of this model (nearest naming scheme: {scheme})'
     if kin: expected = f"weights of this variant, not of {' or '.join(kin)}"
@@ -247,7 +256,7 @@ def _siblings(model, state):
     "Registered variants of the same class that `state` fills"
     from flowbook.models.registry import MODELS
     kin = [n for n in MODELS.names(listed=True) if type(model).__module__ == MODELS[n].__module__]
-    built = ((n, _skeleton(MODELS[n])) for n in kin)
+    built = ((n, build_empty(MODELS[n])) for n in kin)
     fits = lambda m: any(not any(_try(m, s, state)[1]) for s in _known(m))
     return [n for n,m in built if type(m) is type(model) and fits(m)]
 
@@ -265,7 +274,7 @@ def _finish(model, scheme, state, where):
 def load_weights(
     model:nn.Module,  # The model to fill, in place
     source            # Path of a checkpoint, or its state dict
-)->str:               # Whose naming scheme it was: 'flowbook', 'mmflow', 'torchvision', or one of `foreign_schemes`
+)->str:               # Whose naming scheme it was: 'flowbook', 'mmflow', 'torchvision' or a foreign one
     "Fill `model` with weights, recognised by their keys"
     given,model = isinstance(source, dict),bare_model(model)
     scheme,state = _place(model, source if given else read_state_dict(source),
@@ -292,7 +301,7 @@ def identify_weights(
     from flowbook.models.registry import list_models, model_builder
     states,found = list(_unwrapped(source if isinstance(source, dict) else read_state_dict(source))),[]
     for name in list_models():
-        try: model = _skeleton(model_builder(name))
+        try: model = build_empty(model_builder(name))
         except FlowbookError: continue   # a method that this OpenCV does not have
         fits = ((name, s.name) for state in states for s in _known(model)
                 if not any(_try(model, s, state)[1]))
@@ -314,10 +323,13 @@ def _whose(source, state):
     return found[0]
 
 # %% ../../nbs/models/90_weights.ipynb #fbe05090
-def _converted(source, name):
-    "The scheme of a checkpoint and its weights, placed for the registered model `name`"
+def place_checkpoint(
+    source,  # Path of a checkpoint
+    name:str # Of a registered model
+)->tuple:    # The naming scheme, and the weights by the model's names
+    "Read a checkpoint for the model `name`"
     from flowbook.models.registry import model_builder
-    return _place(_skeleton(model_builder(name)), read_state_dict(source), source)
+    return _place(build_empty(model_builder(name)), read_state_dict(source), source)
 
 # %% ../../nbs/models/90_weights.ipynb #961c11ea
 def convert_weights(
@@ -334,9 +346,9 @@ def convert_weights(
                    'a file name that ends in .safetensors')
     check_target(path, source)
     name = _whose(source, read_state_dict(source)) if model is None else model
-    scheme,state = _converted(source, name)
+    scheme,state = place_checkpoint(source, name)
     about = dict(model=name, converted_from=Path(source).name, scheme=scheme) | metadata
-    return dict(model=name, scheme=scheme, sha256=_write(state, path, dtype, about))
+    return dict(model=name, scheme=scheme, sha256=write_tensors(state, path, dtype, about))
 
 # %% ../../nbs/models/90_weights.ipynb #64ec185a
 def model_card(

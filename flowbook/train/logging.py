@@ -56,7 +56,7 @@ class Logger:
 
 # %% ../../nbs/train/38_logging.ipynb #0a1f7dcc
 def create_loggers(
-    names, # Of `runtime.log`: 'csv', 'text', 'tensorboard', 'wandb', 'mlflow', or your own; dictionaries with options
+    names, # Of `runtime.log`: 'csv', 'text', 'tensorboard', 'wandb', 'mlflow' or your own; or dictionaries
     folder,    # Work dir of the run
     say=None   # Called with a line for each that is left out; None: a warning
 )->list:       # `Logger`s

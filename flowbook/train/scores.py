@@ -35,7 +35,8 @@ def angle_map(
     "Angle between the vectors, with time as the third axis"
     (u,v),(x,y) = (o.float().split(1, 1) for o in (pred, flow))
     cross = torch.stack([v - y, x - u, u*y - v*x]).square_().sum(0).sqrt_()   # of (u,v,1) and (x,y,1)
-    return torch.atan2(cross, u*x + v*y + 1).rad2deg_().nan_to_num_(nan=180.)   # exact for small angles, where arccos is not
+    # exact for small angles, where arccos is not
+    return torch.atan2(cross, u*x + v*y + 1).rad2deg_().nan_to_num_(nan=180.)
 
 # %% ../../nbs/train/21_scores.ipynb #7f34dc9a
 def boundary_distance(
