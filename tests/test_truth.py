@@ -53,6 +53,14 @@ def test_pictures():
     assert refresh.outputs_differ(picture(a), text('x'))==['text, stored image/jpeg']
     assert refresh.outputs_differ(picture(a), [])==['0 outputs, stored 1']
 
+def test_cells_left_out():
+    from fastcore.basics import AttrDict
+    cell = lambda said, source='f()': AttrDict(cell_type='code', source=source, outputs=text(said))
+    assert [*refresh.differs([cell('EPE 1.0')], [cell('EPE 2.0')])]==['cell 0: numbers: 1.0 is 2.0 today']
+    assert not [*refresh.differs([cell('EPE 1.0')], [cell('zero\nskipped: real pairs not found')])]
+    for mark in '#| varies: true', '#| eval: false', '#| data':
+        assert not [*refresh.differs([cell('EPE 1.0', f'{mark}\nf()')], [cell('EPE 2.0', f'{mark}\nf()')])]
+
 def test_what_python_reads():
     assert refresh.bare("a = '#1' # one\n\n# two\nb = 2   \n") == "a = '#1'\nb = 2"
     assert refresh.bare('%time f(') == '%time f('

@@ -19,7 +19,8 @@ count. Outputs may be out of date when one of the three has changed since.
 `--check` compares texts word by word. Numbers may differ by 5 % or by one unit of the last printed digit,
 whole numbers by 2 %; below 1e-4 all are equal. Times, dates, addresses, paths and versions are ignored. A
 picture has its stored size and differs by at most 3 of 255 on average, and by at most 40 in any square of
-8 pixels. `#| varies: true` marks a cell whose output is another at every run.
+8 pixels. `#| varies: true` marks a cell whose output is another at every run; one that prints
+`skipped: ...`, for want of a file or a package, is not compared.
 """
 import argparse, ast, base64, copy, hashlib, io, json, os, re, subprocess, sys, tempfile, time, tokenize
 from concurrent.futures import ThreadPoolExecutor
@@ -320,6 +321,7 @@ def differs(stored, run):
     "What a run of a notebook shows in another way than its stored outputs: one line each"
     for i,(a,b) in enumerate(zip(stored, run, strict=True)):
         if a.cell_type!='code' or skipped(a) or 'varies:' in directives(a): continue
+        if any(re.search('^skipped: ', ''.join(o.get('text', '')), re.M) for o in b.get('outputs', [])): continue
         yield from (f'cell {i}: {o}' for o in outputs_differ(a.get('outputs', []), b.get('outputs', [])))
 
 def check(path):
