@@ -232,8 +232,8 @@ def adapt(clip:_Clip, work_dir:_WorkDir, model:Model='flowbook_small', weights:W
 
 def _show_adapted(report, clip, work_dir, name):
     typer.echo(f'{clip}: {report.steps} steps on {report.pairs} pairs, {report.held_out} held out')
-    units = {'census difference': '', 'forward-backward error': ' px'}
-    for (what,unit),a,b in zip(units.items(), report.before, report.after, strict=True):
+    from flowbook.infer.adapt import ERRORS
+    for (what,unit),a,b in zip(ERRORS.items(), report.before, report.after, strict=True):
         typer.echo(f'{what}: {a:.4f} before, {b:.4f}{unit} after')
     typer.echo('these are no errors of the flow, which nobody knows here: look at before_after.png')
     if report.helped:
