@@ -6,7 +6,7 @@
 __all__ = ['ERRORS', 'seen_in_both', 'clip_errors', 'clip_loss', 'known_pair', 'known_error', 'clip_pairs', 'AdaptReport',
            'is_gain', 'adapt_model', 'adapt_clip']
 
-# %% ../../nbs/infer/48_adapt.ipynb #c47b26c2
+# %% ../../nbs/infer/48_adapt.ipynb #3c2a6e91
 import copy, json, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..train.unsupervised import census_loss, smooth_1st_loss
 from ..viz.color import flow_to_color
 from ..viz.frames import hstack
 
-# %% ../../nbs/infer/48_adapt.ipynb #17cb47ee
+# %% ../../nbs/infer/48_adapt.ipynb #439f1fd0
 def seen_in_both(
     flow:Tensor,   # `(B,2,H,W)` pixels, from image 1 to image 2
     flow_bw:Tensor # `(B,2,H,W)` pixels, from image 2 to image 1
@@ -61,7 +61,7 @@ def clip_loss(
         total = total + photo + loop*missed + smooth*smooth_1st_loss(f, a, 10.)
     return total/2
 
-# %% ../../nbs/infer/48_adapt.ipynb #af1dc7a8
+# %% ../../nbs/infer/48_adapt.ipynb #b3ec0ef7
 def known_pair(
     img:Tensor,   # `(B,3,H,W)` RGB in [0,1]
     flow:Tensor   # `(B,2,H,W)` pixels
@@ -79,7 +79,7 @@ def known_error(
     error = (pred - flow.detach()).pow(2).sum(1, keepdim=True).add(1e-6).sqrt()
     return (error*valid).sum()/valid.sum().clamp(min=1)
 
-# %% ../../nbs/infer/48_adapt.ipynb #b904b049
+# %% ../../nbs/infer/48_adapt.ipynb #0fd43b2c
 def clip_pairs(
     source,             # Whatever `read_frames` takes, but for a camera
     most:int=40,        # Pairs to take, at most
@@ -116,7 +116,7 @@ def _crop(pair, size, rng):
     y,x = (int(rng.integers(0, o + 1)) for o in (h - n, w - m))
     return [o[...,y:y+n,x:x+m] for o in pair]
 
-# %% ../../nbs/infer/48_adapt.ipynb #151926a0
+# %% ../../nbs/infer/48_adapt.ipynb #9c3e47be
 ERRORS = {'census difference': '', 'forward-backward error': ' px', 'error of known motion': ' px'}
 
 @dataclass
@@ -159,7 +159,7 @@ def is_gain(
     "Tell a gain from a trade"
     return after[0] < (1 - least)*before[0] and after[1] <= 1.02*before[1] + .01 and after[2] < before[2]
 
-# %% ../../nbs/infer/48_adapt.ipynb #f60ef754
+# %% ../../nbs/infer/48_adapt.ipynb #8b27ceda
 def _check_model(model):
     if model.frames!=2 or not any(True for _ in model.parameters()):
         what = 'a model of three frames' if model.frames!=2 else 'a method without weights'
@@ -221,7 +221,7 @@ def _train(predictor, pairs, steps, lr, crop, seed, known):
         if norm.isfinite(): opt.step()
         yield n
 
-# %% ../../nbs/infer/48_adapt.ipynb #8bbc85fe
+# %% ../../nbs/infer/48_adapt.ipynb #4b9a73ae
 def adapt_clip(
     source,                     # The clip, see `read_frames`; no camera
     work_dir:str|Path,          # Folder for `weights.safetensors`, `adapt.json` and `before_after.png`
