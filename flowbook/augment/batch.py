@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fasttransform import ItemTransform
 from torch import Tensor
 from fastcore.basics import patch
-from .base import Compose, Geometric
+from .base import Compose, Geometric, own_rng
 from .geometry import check_affine, AffineMove, axis_slices
 from .occlusion import Erase, Validation
 from .photometric import ColorJitter, GaussianNoise, Normalize, PhotoMetricDistortion
@@ -453,20 +453,58 @@ def _flags(self:BatchAugment, b):
     if b.valid_bw is not None: full &= b.valid_bw.flatten(1).all(1)
     return (~full).tolist()
 
+# %% ../../nbs/augment/70_batch.ipynb #eadfc065
+def _pairs(batch):
+    "The pair of a batch; and of a triple the pair that leads back, else None"
+    if len(batch) < 3 or batch[2] is None or batch[2].shape[1]!=3: return batch, None
+    if len(batch)!=3 and len(batch) < 7:
+        raise fail(FlowbookError, 'batch', f'{len(batch)} tensors, the first three of them images',
+                   '3, or 7 and more: flow, valid, flow_prev and valid_prev')
+    img0,img1,img2,*truth = batch
+    return (img1,img2,*truth[:2],*truth[4:]),(img1,img0,*truth[2:4])
+
+def _draw_both(tfm, rng, size, triple):
+    "Parameters of a `Compose`, and those for the pair that leads back"
+    if not triple: return (tfm.draw(rng, size),)*2
+    found = [],[]
+    for t in tfm.steps:
+        if isinstance(t, Compose): drawn = _draw_both(t, rng, size, True)
+        else:
+            first = t.draw(rng, size)
+            drawn = first,(t.draw(own_rng(rng), size) if t.own_before else first)
+        for o,p in zip(found, drawn, strict=True): o.append(p)
+        size = t.out_size(size, **drawn[0])
+    return dict(params=found[0]),dict(params=found[1])
+
 # %% ../../nbs/augment/70_batch.ipynb #f3641078
 @patch
 @torch.no_grad()
 def augment(self:BatchAugment,
-    batch:tuple # `(img1, img2[, flow, valid[, *fields]])` as in `FlowBatch`; None: not known
+    batch:tuple # `(img1, img2[, flow, valid[, *fields]])` as in `FlowBatch`, or of three frames as in
+                # `collate_samples`; None where something is not known
 )->tuple: # The same tensors of the changed batch
     "Draw for each sample and apply"
-    b = self._named(batch)
-    params = [self.tfm.draw(self.rng(i), b.size) for i in range(len(b))]
-    for t,sizes in _sizes(self.tfm, b.size, params):
+    pair,back = _pairs(batch)
+    b,twin = self._named(pair),back and self._named(back)
+    drawn = [_draw_both(self.tfm, self.rng(i), b.size, back is not None) for i in range(len(b))]
+    params,before = zip(*drawn, strict=True)
+    self._check_sizes(b.size, params)
+    self.count += 1
+    there = self._changed(b, params, pair)
+    if back is None: return there
+    back = self._changed(twin, before, back)
+    return back[1],*there[:4],*back[2:],*there[4:]
+
+@patch
+def _check_sizes(self:BatchAugment, size, params):
+    for t,sizes in _sizes(self.tfm, size, params):
         if len(set(sizes)) > 1:
             raise fail(FlowbookError, f'BatchAugment, after {t!r}', f"sizes {sorted(set(sizes))}",
                        'one size for the whole batch: let RandomCrop or CenterCrop follow at once')
-    self.count += 1
+
+@patch
+def _changed(self:BatchAugment, b, params, like):
+    "The tensors of `b` after all steps, as many as in the tuple `like`"
     n = self.chunk or (1 if b.img1.device.type=='cpu' else len(b))
     out = _join([_compose(self.tfm, _rows(b, i, i+n), params[i:i+n]) for i in range(0, len(b), n)])
-    return tuple(getattr(out, k) for k in (('img1','img2','flow','valid')+self.fields)[:len(batch)])
+    return tuple(getattr(out, k) for k in (('img1','img2','flow','valid')+self.fields)[:len(like)])
