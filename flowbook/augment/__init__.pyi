@@ -5,6 +5,7 @@ from .base import TRANSFORMS as TRANSFORMS
 from .base import Transform as Transform
 from .base import create_transform as create_transform
 from .base import list_transforms as list_transforms
+from .base import own_rng as own_rng
 from .base import register_transform as register_transform
 from .batch import BatchAugment as BatchAugment
 from .batch import FlowBatch as FlowBatch

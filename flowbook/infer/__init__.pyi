@@ -1,11 +1,14 @@
 # Made by tools/check.py export
 from .adapt import AdaptReport as AdaptReport
+from .adapt import ERRORS as ERRORS
 from .adapt import adapt_clip as adapt_clip
 from .adapt import adapt_model as adapt_model
 from .adapt import clip_errors as clip_errors
 from .adapt import clip_loss as clip_loss
 from .adapt import clip_pairs as clip_pairs
 from .adapt import is_gain as is_gain
+from .adapt import known_error as known_error
+from .adapt import known_pair as known_pair
 from .adapt import seen_in_both as seen_in_both
 from .arrays import ArrayPredictor as ArrayPredictor
 from .arrays import array_predictor as array_predictor
