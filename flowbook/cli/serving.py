@@ -8,14 +8,14 @@ __all__ = ['serve']
 # %% ../../nbs/cli/54_serving.ipynb #0dead5d7
 from typing import Annotated
 import typer
-from .terminal import Device, Imports, Model, Range, Upright, Weights, open_predictor, parse_range, working
+from .terminal import Backend, Device, Imports, Model, Range, Upright, Weights, open_predictor, parse_range, working
 
 
 # %% ../../nbs/cli/54_serving.ipynb #b0ccc309
 def serve(
     model:Model='flowbook_small',
     weights:Weights=None,
-    device:Device='auto',
+    device:Device='auto', backend:Backend=None,
     upright:Upright=False, value_range:Range='full',
     host:Annotated[str, typer.Option(help='Address to listen on; 127.0.0.1: this machine alone, 0.0.0.0: anybody who reaches it.')]='127.0.0.1',
     port:Annotated[int, typer.Option(help='Port; 0: any that is free.')]=8000,
@@ -36,7 +36,7 @@ def serve(
         limits = ServeLimits(max_mb, max_pixels, max_frames, rate, queue, timeout, header_timeout,
             per_address)
         say(f'loading {model}')
-        how = dict(upright=upright, value_range=parse_range(value_range))
+        how = dict(upright=upright, value_range=parse_range(value_range), backend=backend)
         predictor = _warm(model, weights, device, allow_imports, **how)
         app,sock = make_app(predictor, limits),open_port(host, port)
     _announce(predictor, *sock.getsockname()[:2])

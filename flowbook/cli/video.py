@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['run_many', 'video', 'frames_to_video', 'merge']
 
-# %% ../../nbs/cli/50_video.ipynb #2e4b7f54
+# %% ../../nbs/cli/50_video.ipynb #8c3355a8
 import sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
+from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
                                    open_predictor, parse_range, parse_tile, print_json, stops_gently, working)

@@ -12,6 +12,7 @@ from .bench import can_travel, peak_memory
 from .evaluate import dataset_pair, evaluate_methods, method_of
 from .predictor import FlowPredictor
 from ..models.classical import Classical
+from ..models.runtime import FileModel
 from ..models.published import list_weights
 from ..models.summary import num_params
 from ..models.weights import model_card, read_metadata
@@ -90,9 +91,10 @@ def _warm(p, pair):
 def _row(text, p, scores, size, memory):
     name,weights = p.kind,split_model(text)[1]
     part = getattr(p, 'part', None) or dict(name=name)
-    memory = memory and can_travel(part)   # else the process that measures it cannot build it
+    memory = memory and not isinstance(p.model, FileModel) and can_travel(part)   # else the process that measures it cannot build it
     classical = isinstance(p.model, Classical)
-    licence = 'Apache-2.0' if classical else weights_licence(name, weights)
+    if isinstance(p.model, FileModel): licence = 'unknown'   # a file says nothing of it
+    else: licence = 'Apache-2.0' if classical else weights_licence(name, weights)
     return dict(model=text) | scores | dict(memory_mb=peak_memory(part, size, 1, p.device, p.precision) if
         memory else None,
                                             parameters=num_params(p.model), licence=licence)

@@ -76,7 +76,8 @@ def memory_estimate(
 )->int:                   # Bytes, without the weights
     "Estimate what one call of `model` takes, without running it"
     pixels,device = batch*size[0]*size[1],torch.device(device)
-    if isinstance(model, Classical): return pixels*(PICTURE_BYTES + CLASSICAL_BYTES)
+    if not getattr(model, 'network', True):   # other programs do the work
+        return pixels*(PICTURE_BYTES + (CLASSICAL_BYTES if isinstance(model, Classical) else UNKNOWN_BYTES))
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
     weight = max((p.nbytes for p in model.parameters()), default=0)
     with _quiet():
