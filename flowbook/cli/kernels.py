@@ -24,7 +24,7 @@ def doctor(as_json:Json=False):
 
 def _show(found, as_json):
     if as_json: return print_json(found | dict(checks=[vars(c) for c in found['checks']]))
-    for k in ('flowbook', 'system', 'python', 'torch', 'processor', 'gpu', 'compiler'):
+    for k in ('flowbook', 'system', 'python', 'torch', 'processor', 'rates', 'gpu', 'compiler'):
         typer.echo(f'{k:11} {found[k]}')
     typer.echo(f"{'packages':11} {', '.join(f'{k} {v}' for k,v in found['packages'].items())}")
     for k in ('cpu_kernels', 'gpu_kernels'): typer.echo(f"{k.replace('_', ' '):11} {found[k]}")

@@ -100,7 +100,7 @@ def _slurm(tasks, words=None):
     return slurm_array([sys.executable, '-m', 'flowbook.cli', *words], tasks)
 
 # %% ../../nbs/cli/50_video.ipynb #7dfb7b43
-def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='fp32', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
+def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='auto', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
           resume:_Resume=False, gaps:_Gaps=False, polish:Polish=False,

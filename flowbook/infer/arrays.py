@@ -27,7 +27,7 @@ def _plain(path):
 # %% ../../nbs/infer/12_arrays.ipynb #e75149ed
 class ArrayPredictor:
     "A method of OpenCV with two images, already read"
-    device, upright = 'cpu', False
+    device, upright, precision = 'cpu', False, 'fp32'
     def __init__(self,
         method:str, # One of `ARRAY_METHODS`
         imgs:list   # `(H,W,3)` uint8 RGB, two of one size

@@ -208,9 +208,8 @@ def _runs(net, name, iters, size, folder):
         twin = copy.deepcopy(net)
         twin.compile()
         return FlowPredictor(twin, device='cpu', iters=iters)
-    runs = dict.fromkeys(RUNS) | {'pytorch': lambda: FlowPredictor(net, device='cpu', iters=iters), 'torch.compile': compiled}
-    ask = lambda k: lambda: FlowPredictor(file(), device='cpu', backend=k)
-    return {k: v or ask(k) for k, v in runs.items()}
+    own = {'pytorch': lambda: FlowPredictor(net, device='cpu', iters=iters), 'torch.compile': compiled}
+    return {k: own.get(k) or (lambda k=k: FlowPredictor(file(), device='cpu', backend=k)) for k in RUNS}
 
 # %% ../../nbs/infer/29_bench.ipynb #17c6d629
 def bench_backends(

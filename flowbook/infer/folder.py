@@ -40,6 +40,7 @@ class SavedFlow:
     device:str                                 # Where it ran
     orientation:tuple = (1, 1)                 # EXIF tags of the two photos; 1: they are stored upright
     upright:bool = False                       # Were they turned as their tags say?
+    precision:str = 'fp32'                     # What was computed in
     scores:dict = field(default_factory=dict)  # `epe`, `fl_all` and more, see `evaluate_pair`; empty without true flow
 
 # %% ../../nbs/infer/22_folder.ipynb #87964241
@@ -47,7 +48,8 @@ class SavedFlow:
 def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     "What a program or a log wants to know"
     p = self.prediction
-    found = dict(size=list(p.size), model=self.model, device=self.device, ms=self.ms, **flow_motion(p.flow))
+    found = dict(size=list(p.size), model=self.model, device=self.device, precision=self.precision, ms=self.ms,
+                 **flow_motion(p.flow))
     if p.occ is not None: found |= dict(occluded=100*float(p.occ.mean()))
     if p.confidence is not None: found |= dict(confidence=float(p.confidence.mean()))
     if set(self.orientation)!={1}: found |= dict(orientation=list(self.orientation), upright=self.upright)
@@ -122,5 +124,5 @@ def predict_to_folder(
         if prefix != 'flow': files = [o.rename(stage/_prefixed(o.name, prefix)) for o in files]
     tags = tuple(exif_orientation(o) if isinstance(o, (str, Path)) else 1 for o in (img1, img2))
     return SavedFlow(p, [Path(out)/o.name for o in files], ms, predictor.name, str(predictor.device), tags,
-                     predictor.upright, scores)
+                     predictor.upright, predictor.precision, scores)
 

@@ -8,9 +8,11 @@ __all__ = ['PROVIDERS', 'BACKENDS', 'FILE_SUFFIXES', 'need_package', 'onnx_provi
 
 # %% ../../nbs/models/94_runtime.ipynb #2143c0f7
 import json, re
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import is_zipfile
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
@@ -69,11 +71,13 @@ def need_package(
     "Import a package of an extra, or say how to install it"
     try: return import_module(name)
     except ImportError as e:
-        raise fail(FlowbookError, name, f'no package {e.name or name}', f'pip install "flowbook[{extra}]"') from e
+        advice = f'pip install "flowbook[{extra}]"'
+        raise fail(FlowbookError, name, f'no package {e.name or name}', advice) from e
 
 def _open_torch(path, provider, device):
     if provider: raise fail(ConfigError, 'provider', repr(provider), 'None: PyTorch has none')
     said = {'flowbook.json': ''}
+    if not is_zipfile(path): raise fail(FlowbookError, path, 'no file of torch.export', 'one of flowbook export')
     try: module = torch.export.load(path, extra_files=said).module()
     except Exception as e:   # PyTorch raises anything
         why = str(e).strip().split('\n')[0][:80]
@@ -144,11 +148,13 @@ def _open(path, backend, provider, device):
     "A function of tensors, the notes, and the backend"
     check_file(path)
     suffix = Path(path).suffix
-    if suffix not in FILE_SUFFIXES: raise fail(ConfigError, path, f'the suffix {suffix!r}', "'.onnx' or '.pt2'")
+    if suffix not in FILE_SUFFIXES:
+        raise fail(ConfigError, path, f'the suffix {suffix!r}', "'.onnx' or '.pt2'")
     if backend is not None and backend not in BACKENDS: raise unknown('backend', backend, list_backends())
     fits = [k for k, (s, _) in BACKENDS.items() if s == suffix]
     if backend is None: backend = fits[0]
-    if backend not in fits: raise fail(ConfigError, 'backend', f'{backend!r} for {path}', ' or '.join(map(repr, fits)))
+    if backend not in fits:
+        raise fail(ConfigError, 'backend', f'{backend!r} for {path}', ' or '.join(map(repr, fits)))
     run, named, notes = BACKENDS[backend][1](path, provider, device)
     if not notes.get('producer', '').startswith('flowbook'):
         what = f'a file with inputs {_inputs(named)}' if named else 'a file without notes'
@@ -160,7 +166,7 @@ def load_exported(
     backend:str=None,  # One of `list_backends()`; None: onnxruntime, or PyTorch for `.pt2`
     provider:str=None, # Of onnxruntime (see `onnx_providers`) or a device of OpenVINO; None: the CPU's
     device='cpu'       # 'auto' instead: the best provider there is
-):                     # A function: two tensors, or three from the frame before on, `(B,3,H,W)` in [0,1] to flow `(B,2,H,W)`, pixels
+):                     # A function: tensors `(B,3,H,W)` in [0,1], two, or three from the frame before on, to flow `(B,2,H,W)`, pixels
     "Open an exported model, ready to run, for images of the size it takes"
     return _checked(*_open(path, backend, provider, str(device))[:2])
 
@@ -224,10 +230,11 @@ def forward(self:FileModel,
     self.refuse_start(f'{self.path.name} has a fixed number of iterations', iters=iters, flow_init=flow_init)
     size = tuple(imgs[0].shape[-2:])
     inner, resize = self.inner_size(size), self.only is None and self.notes.get('fits') == 'resize'
-    bring = (lambda x: F.interpolate(x, inner, mode='bilinear', align_corners=False)) if resize else (lambda x: _pad(x, inner))
-    xs = [bring(o.detach().float().cpu()) for o in imgs]
+    stretch = lambda x: F.interpolate(x, inner, mode='bilinear', align_corners=False)
+    xs = [(stretch if resize else partial(_pad, inner=inner))(o.detach().float().cpu()) for o in imgs]
     at_once = len(xs[0]) if self.only is None else 1
-    flow = torch.cat([self.run(*(o.contiguous() for o in part)) for part in zip(*(x.split(at_once) for x in xs), strict=True)])
+    parts = zip(*(x.split(at_once) for x in xs), strict=True)
+    flow = torch.cat([self.run(*(o.contiguous() for o in p)) for p in parts])
     (h, w), (H, W) = size, inner
     top, left = (H - h)//2, (W - w)//2
     flow = resize_flow(flow, size) if resize else flow[..., top:top + h, left:left + w].contiguous()

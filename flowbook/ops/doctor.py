@@ -16,6 +16,7 @@ from .backend import cpu_variants, kernel_for, kernel_mode, kernel_note, use_ker
 from .build import find_compiler
 from .correlation import correlation
 from .lookup import all_pairs
+from .precision import conv_rates, faster_precision
 from .upsample import convex_upsample
 from .warp import warp
 
@@ -105,6 +106,12 @@ def _next_steps(checks):
             'flowbook infer a.png b.png --out flow   # of yours',
             'flowbook models   # what else can compute it']
 
+# %% ../../nbs/ops/60_doctor.ipynb #e2621d9a
+def _rates():
+    "What a convolution runs at, in both precisions"
+    found = conv_rates()
+    return f"fp32 {found['fp32']:.0f} GFLOP/s, bf16 {found['bf16']:.0f} GFLOP/s: precision auto takes {faster_precision()}"
+
 # %% ../../nbs/ops/60_doctor.ipynb #4d22709b
 def diagnose()->dict: # Names and one line each; 'checks' holds the `KernelCheck`s, 'advice' a list of lines
     "Examine the installation"
@@ -118,6 +125,7 @@ def diagnose()->dict: # Names and one line each; 'checks' holds the `KernelCheck
         torch=torch.__version__,
         packages={o: _version(o) for o in ('torchvision', 'fastai', 'fastcore', 'numpy')} | opencv_packages(),
         processor=f'{platform.machine()}, {cpu_variants()[0]}, {torch.get_num_threads()} threads',
+        rates=_rates(),
         gpu=names or 'none that PyTorch can use',
         compiler=find_compiler() or 'none',
         kernels=kernel_mode(),

@@ -23,6 +23,7 @@ from ..data.block import ImagePair
 from ..data.loaders import FlowDL, collate_samples, float_images
 from ..models.base import FlowOutput
 from ..models.zoo import create_model
+from ..ops.precision import faster_precision, warn_slow
 from .callbacks import Accumulate, ScaleGrads
 from .losses import loss_for
 from .metrics import EPE, FlAll, sum_over_processes
@@ -242,7 +243,7 @@ def flow_learner(
     lr:float=4e-4,        # Default learning rate
     wd:float=1e-4,        # Weight decay; None: the optimiser's own
     clip=1.,              # Largest norm of the gradients; a dictionary for `GradientClip`; None: any
-    precision:str='fp32', # Of the model's forward pass: 'fp32', 'bf16' or 'fp16'
+    precision:str='fp32', # Of the model's forward pass: 'fp32', 'bf16', 'fp16' or 'auto': bf16 where convolutions are faster in it
     cbs=(),               # More callbacks, one or a list
     name:str='AdamW',     # Optimiser, one of `list_optimizers()`
     args:dict=None,       # More keywords of the optimiser
@@ -251,8 +252,11 @@ def flow_learner(
     **kwargs              # Passed on to fastai's `Learner`
 )->FlowLearner:           # Ready for `fit_one_cycle`
     "Make a fastai `Learner` for the estimator `model`"
-    if precision not in _precisions:
-        raise fail(ConfigError, 'precision', repr(precision), "'fp32', 'bf16' or 'fp16'")
+    if precision not in (*_precisions, 'auto'):
+        raise fail(ConfigError, 'precision', repr(precision), "'fp32', 'bf16', 'fp16' or 'auto'")
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if precision == 'auto': precision = faster_precision(device)
+    warn_slow(precision, device)
     if isinstance(model, str): model = create_model(model)
     param_groups(model, paramwise)       # complain now rather than at the first fit
     dls, opt_func = chain_valid(dls), optimizer_func(name, wd, args)
