@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
-from .terminal import CfgOptions, Changes, Counting, Device, Imports, Iters, Json
+from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
 from .terminal import Model, Precision, Range, Tile, Upright, Weights
 from .terminal import is_recipe, open_predictor, open_recipe, parse_range, parse_tile, reading_options
 from .terminal import print_json, print_table, working
@@ -294,6 +294,12 @@ def spread_words(
         else: out.append(a)
     return out
 
+# %% ../../nbs/cli/52_evaluation.ipynb #77de80ab
+def _open_model(name, weights=None, backend=None, **options):
+    "A predictor; the backend is for files, other models run as they do"
+    file = name.endswith(('.onnx', '.pt2'))
+    return open_predictor(name, weights, backend=backend if file else None, **options)
+
 # %% ../../nbs/cli/52_evaluation.ipynb #5474d599
 def compare(
     models:Annotated[list[str], typer.Argument(metavar='MODEL...',
@@ -307,7 +313,7 @@ def compare(
                                   show_default=False)]=None,
     report:_ReportFile=None, report_n:_ReportN=20, save:_Save=None,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each model.')]=True,
-    precision:Precision='fp32', upright:Upright=False, value_range:Range='full',
+    precision:Precision='auto', backend:Backend=None, upright:Upright=False, value_range:Range='full',
     allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Several models side by side: accuracy, time, memory, size, licence."
     _check_files(save, report, [m.partition(':')[2] for m in models])
@@ -320,7 +326,7 @@ def compare(
             _is_option(o)]) | reading_options(data if data!='scenes' else None, upright, value_range)
         (wanted,_),sets,notes = _wanted(scores, None),evaluation_sets(data, root, split, n,
             **options),Report(report_n, every=True) if report else None
-        opener = partial(open_predictor, allow_imports=allow_imports)
+        opener = partial(_open_model, backend=backend, allow_imports=allow_imports)
     with Counting('measuring') as count:
         found = {k: compare_models(models, d, device, n, precision, memory, count, _label(notes, k), opener)
             for k,d in sets.items()}
@@ -390,12 +396,15 @@ def bench(
     precision:Annotated[list[str],
                         typer.Option(metavar='P...', help='fp32, bf16, fp16: one or several.')]=['fp32'],
     iters:Iters=None,
+    backends:Annotated[Optional[str], typer.Option(show_default=False, metavar='all|NAME,...',
+        help='Each model in several programs: pytorch, torch.compile, onnxruntime, openvino.')]=None,
     runs:Annotated[int, typer.Option(min=1, help='Runs on the clock.')]=5,
     memory:Annotated[bool, typer.Option(help='Measure memory, on a CPU in a process for each row.')]=True,
     save:_Save=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Time, frames per second, memory and operations of models, at your sizes."
     _check_files(save, None)
     sizes = _sizes_of(size)
+    if backends: return _bench_backends(models, backends.split(','), sizes, iters, runs, save, as_json)
     with working('importing PyTorch'): 
         from flowbook.infer.bench import bench_sweep, this_machine
         parts = {m: open_recipe(m, allow_imports)['model'] if is_recipe(m) else m for m in models}
@@ -404,6 +413,23 @@ def bench(
     for path in save or []: save_rows([r | dict(size='x'.join(map(str, r['size']))) for r in rows], path)
     if as_json: return print_json(dict(machine=this_machine(), rows=rows))
     _show_bench(rows, this_machine())
+
+# %% ../../nbs/cli/52_evaluation.ipynb #911b6719
+def _bench_backends(models, backends, sizes, iters, runs, save, as_json):
+    "Each model in several programs: time, and how far their flows are apart"
+    with working('importing PyTorch'): from flowbook.infer.bench import bench_backends, this_machine
+    with Counting('measuring', 'programs') as count:
+        found = [bench_backends(m, backends, s, iters, 1, runs, count) for m in models for s in sizes]
+    rows = [r for o in found for r in o]
+    for path in save or []: save_rows([r | dict(size='x'.join(map(str, r['size']))) for r in rows], path)
+    if as_json: return print_json(dict(machine=this_machine(), rows=rows))
+    cells = [[r['model'], 'x'.join(map(str, r['size'])), r['backend'], f"{r['ms']:.1f}",
+              f"{r['ms_low']:.0f}-{r['ms_high']:.0f}", f"{r['delta']:.1e}", f"{r['delta_max']:.1e}"]
+             for r in rows if 'failed' not in r]
+    heads = ['model', 'size', 'program', 'ms', 'middle half', 'mean difference px', 'largest px']
+    if cells: print_table(', '.join(f'{k} {v}' for k,v in this_machine().items()), heads, cells)
+    for r in rows:
+        if 'failed' in r: typer.echo(f"{r['model']} by {r['backend']}: not run: {r['failed']}")
 
 # %% ../../nbs/cli/52_evaluation.ipynb #031ab1f4
 def _show_bench(rows, on):

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import numpy as np
 import typer
 from ..core.errors import ConfigError, fail
-from .terminal import (Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
+from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
                                    open_predictor, parse_range, parse_tile, print_json, print_table,
@@ -143,9 +143,10 @@ def infer(
     exr:Annotated[Optional[str], typer.Option(show_default=False,
         help='Motion vectors for compositing programs too, motion.exr: nuke, blender or flowbook.')]=None,
     iters:Iters=None,
+    backend:Backend=None,
     scale:Annotated[float, typer.Option(help='Resize the pictures by this factor first; the flow comes back in their own size and pixels.')]=1.,
     tile:Tile=None,
-    precision:Precision='fp32',
+    precision:Precision='auto',
     polish:Polish=False, upright:Upright=False, value_range:Range='full',
     out_prefix:Annotated[str,
         typer.Option(help='What the names of the files begin with, instead of flow.')]='flow',
@@ -153,7 +154,8 @@ def infer(
     device:Device='auto',
     as_json:Json=False):
     "Flow from one picture to the next, or of each pair of a data set, as a file and as pictures."
-    words,how = _pictures(img1, img2, options, data),dict(device=device, iters=iters, precision=precision)
+    words = _pictures(img1, img2, options, data)
+    how = dict(device=device, iters=iters, precision=precision, backend=backend)
     how |= dict(scale=scale, tile=parse_tile(tile), polish=polish, upright=upright,
                 value_range=parse_range(value_range))
     with working('importing PyTorch') as say:
@@ -173,11 +175,14 @@ def infer(
     _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
 
 
+# %% ../../nbs/cli/22_inference.ipynb #5de38ec4
+def _said(res): return '' if res['precision'] == 'fp32' else f" in {res['precision']}"
+
 # %% ../../nbs/cli/22_inference.ipynb #118a3e88
 def _show_infer(pair, res, files, as_json):
     if as_json: return print_json(res | dict(files=files))
     h,w = res['size']
-    typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}, {res['ms']:.0f} ms")
+    typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}{_said(res)}, {res['ms']:.0f} ms")
     if 'orientation' in res:
         typer.echo(f"photos {'turned upright' if res['upright'] else 'as they are stored, not upright'} (EXIF orientation {res['orientation'][0]}, {res['orientation'][1]})")
     if 'plan' in res: typer.echo(res['plan'])

@@ -8,7 +8,8 @@ __all__ = ['serve']
 # %% ../../nbs/cli/54_serving.ipynb #0dead5d7
 from typing import Annotated
 import typer
-from .terminal import Backend, Device, Imports, Model, Range, Upright, Weights, open_predictor, parse_range, working
+from .terminal import Backend, Device, Imports, Model, Range, Upright, Weights
+from .terminal import open_predictor, parse_range, working
 
 
 # %% ../../nbs/cli/54_serving.ipynb #b0ccc309

@@ -100,7 +100,8 @@ def _slurm(tasks, words=None):
     return slurm_array([sys.executable, '-m', 'flowbook.cli', *words], tasks)
 
 # %% ../../nbs/cli/50_video.ipynb #7dfb7b43
-def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto', precision:Precision='auto', tile:Tile=None, scale:_Scale=1., iters:Iters=None,
+def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto',
+          precision:Precision='auto', tile:Tile=None, scale:_Scale=1., iters:Iters=None, backend:Backend=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
           resume:_Resume=False, gaps:_Gaps=False, polish:Polish=False,
@@ -110,7 +111,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
     "Flow of a film, as a film: frame by frame, in constant memory. With --engine: of many films."
     limit,cut = _parse_scale(max_flow, fixed_scale),parse_tile(tile)
     if engine:
-        chosen = dict(model=model, weights=weights, device=device, precision=precision)
+        chosen = dict(model=model, weights=weights, device=device, precision=precision, backend=backend)
         chosen |= dict(tile=cut, scale=scale, iters=iters, upright=upright, polish=polish,
                       value_range=parse_range(value_range))
         options = dict(layout=layout, max_flow=limit, every=every, stop=frames, fps=fps, codec=codec)
@@ -120,9 +121,9 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         from flowbook.infer.video import process_video, unfinished_video
         from flowbook.io.video import read_frames
         with read_frames(source, every, 0, frames) as film: camera,total = film.kind=='camera',film.count and film.count - 1
-        predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision, tile=cut, scale=scale,
-                                   iters=iters, upright=upright, polish=polish,
-                      value_range=parse_range(value_range))
+        predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision, tile=cut,
+                                   scale=scale, iters=iters, upright=upright, polish=polish, backend=backend,
+                                   value_range=parse_range(value_range))
     with Counting(source, 'pairs') as progress, stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
         try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec,

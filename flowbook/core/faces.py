@@ -28,8 +28,8 @@ HELPERS = '''
     sequence_pairs choose_rows directed_pair check_directions check_crop normal_quantiles start_loader
     check_affine AffineMove axis_slices place_checkpoint build_empty write_tensors
     silence_notices NOTICES
-    register_gradient register_shape source_folder source_section cuda_platform only_by_name
-    kind_of_flow kind_to_write
+    register_gradient register_shape need_package warn_slow source_folder source_section cuda_platform
+    only_by_name kind_of_flow kind_to_write
 '''.split()
 # Names found in other ways: recipes by `get_recipe`, CUDA kernels by `kernel_for`; checks are for chapters
 APART = 'recipes.scenes', 'ops.cuda_kernels', 'core.array_checks', 'core.lazy', 'io.checks', 'io.png'

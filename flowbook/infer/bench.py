@@ -213,21 +213,22 @@ def _runs(net, name, iters, size, folder):
 
 # %% ../../nbs/infer/29_bench.ipynb #17c6d629
 def bench_backends(
-    model:str,             # Name for `create_model`; or a file of `export_model`, which the runtimes of its kind run
+    model:str,             # Name for `create_model`; or a file of `export_model`
     backends='all',        # 'all', or some of `RUNS`
     size:tuple=(448,1024), # `(H,W)` of the images, pixels
     iters:int=None,        # See `FlowPredictor`
     warmup:int=1,          # See `time_model`
     runs:int=5,            # See `time_model`
     progress=None          # Called with (done, n) before each
-)->list:                   # A dictionary for each: `model`, `backend`, `size`, what `time_model` gives, `delta` and `delta_max`, px from the first; or `failed`
+)->list:                   # A dictionary each: what `time_model` gives; `delta`, px from the first; or `failed`
     "Time one network on the CPU in several programs, and compare their flows"
     known = [k for k, (s, _) in BACKENDS.items() if model.endswith(s)] if _is_file(model) else list(RUNS)
     wanted = known if backends in ('all', ['all']) else list(backends)
     for o in wanted:
         if o not in known: raise unknown('backend', o, known)
     with tempfile.TemporaryDirectory() as tmp:
-        if _is_file(model): ways = {k: lambda k=k: FlowPredictor(model, device='cpu', backend=k) for k in known}
+        ask = lambda k: lambda: FlowPredictor(model, device='cpu', backend=k)
+        if _is_file(model): ways = {k: ask(k) for k in known}
         else:
             net = create_model(model).eval()
             if not net.network: raise fail(ConfigError, model, 'a method of other programs', 'a network')
@@ -238,7 +239,8 @@ def bench_backends(
             if progress: progress(i, len(wanted))
             row = dict(model=model, backend=k, size=list(size))
             try: rows.append(row | _time_way(ways[k], size, warmup, runs, first))
-            except Exception as e: rows.append(row | dict(failed=' '.join(str(e).split())[:200]))   # a compiler raises anything
+            except Exception as e:   # a compiler raises anything
+                rows.append(row | dict(failed=' '.join(str(e).split())[:200]))
     return rows
 
 def _time_way(make, size, warmup, runs, first):
@@ -246,4 +248,5 @@ def _time_way(make, size, warmup, runs, first):
     flow = predictor.batch(*pair)
     first.append(flow)
     off = (flow - first[0]).norm(dim=1)
-    return time_model(predictor, size, 1, warmup, runs) | dict(delta=off.mean().item(), delta_max=off.max().item())
+    took = time_model(predictor, size, 1, warmup, runs)
+    return took | dict(delta=off.mean().item(), delta_max=off.max().item())

@@ -91,7 +91,8 @@ def _warm(p, pair):
 def _row(text, p, scores, size, memory):
     name,weights = p.kind,split_model(text)[1]
     part = getattr(p, 'part', None) or dict(name=name)
-    memory = memory and not isinstance(p.model, FileModel) and can_travel(part)   # else the process that measures it cannot build it
+    # else the process that measures it cannot build it
+    memory = memory and not isinstance(p.model, FileModel) and can_travel(part)
     classical = isinstance(p.model, Classical)
     if isinstance(p.model, FileModel): licence = 'unknown'   # a file says nothing of it
     else: licence = 'Apache-2.0' if classical else weights_licence(name, weights)

@@ -48,8 +48,8 @@ class SavedFlow:
 def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     "What a program or a log wants to know"
     p = self.prediction
-    found = dict(size=list(p.size), model=self.model, device=self.device, precision=self.precision, ms=self.ms,
-                 **flow_motion(p.flow))
+    found = dict(size=list(p.size), model=self.model, device=self.device, precision=self.precision)
+    found |= dict(ms=self.ms, **flow_motion(p.flow))
     if p.occ is not None: found |= dict(occluded=100*float(p.occ.mean()))
     if p.confidence is not None: found |= dict(confidence=float(p.confidence.mean()))
     if set(self.orientation)!={1}: found |= dict(orientation=list(self.orientation), upright=self.upright)

@@ -110,7 +110,8 @@ def _next_steps(checks):
 def _rates():
     "What a convolution runs at, in both precisions"
     found = conv_rates()
-    return f"fp32 {found['fp32']:.0f} GFLOP/s, bf16 {found['bf16']:.0f} GFLOP/s: precision auto takes {faster_precision()}"
+    rates = ', '.join(f'{k} {found[k]:.0f} GFLOP/s' for k in ('fp32', 'bf16'))
+    return f'{rates}: precision auto takes {faster_precision()}'
 
 # %% ../../nbs/ops/60_doctor.ipynb #4d22709b
 def diagnose()->dict: # Names and one line each; 'checks' holds the `KernelCheck`s, 'advice' a list of lines

@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from fastcore.basics import patch
 from ..models.published import figures_text, list_weights
-from ..io.files import asset_path
 from ..models.methods import missing_methods
 from ..models.registry import MODELS, RECIPES, model_builder
 from ..models.summary import model_table
@@ -97,6 +96,7 @@ def make_index()->str: # Text of `index.json`
     MODELS.discover(), RECIPES.discover()
     lacks = missing_methods()   # of this machine's OpenCV, perhaps not of the user's
     models = model_table([n for n in own(MODELS) if n not in lacks], size=None) + [*map(_missing, lacks)]
-    rows = dict(models=sorted(models, key=lambda o: o['name']), recipes=[_summary(n) for n in sorted(own(RECIPES))])
+    recipes = [_summary(n) for n in sorted(own(RECIPES))]
+    rows = dict(models=sorted(models, key=lambda o: o['name']), recipes=recipes)
     lines = [f'{json.dumps(k)}: [\n' + ',\n'.join(map(json.dumps, v)) + ']' for k, v in rows.items()]
     return '{' + ',\n'.join(lines) + '}\n'

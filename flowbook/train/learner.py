@@ -243,7 +243,7 @@ def flow_learner(
     lr:float=4e-4,        # Default learning rate
     wd:float=1e-4,        # Weight decay; None: the optimiser's own
     clip=1.,              # Largest norm of the gradients; a dictionary for `GradientClip`; None: any
-    precision:str='fp32', # Of the model's forward pass: 'fp32', 'bf16', 'fp16' or 'auto': bf16 where convolutions are faster in it
+    precision:str='fp32', # Of the forward pass: 'fp32', 'bf16', 'fp16' or 'auto', see `faster_precision`
     cbs=(),               # More callbacks, one or a list
     name:str='AdamW',     # Optimiser, one of `list_optimizers()`
     args:dict=None,       # More keywords of the optimiser
