@@ -36,7 +36,7 @@ def conv_rates(
         for p in pairs.values(): _time_conv(*p)   # the first call plans
         for _ in range(rounds):
             for k, p in pairs.items(): best[k] = min(best[k], _time_conv(*p))
-            if best['bf16'] > 4*best['fp32']: break   # that much is no accident
+            if best['bf16'] > 4*best['fp32']: break   # far too slow to be chance
     return {k: _WORK/v for k, v in best.items()}
 
 def bf16_gain(
