@@ -19,8 +19,10 @@ from .inference import infer as infer
 from .kernels import build_ops as build_ops
 from .kernels import doctor as doctor
 from .main import app as app
+from .main import set_threads as set_threads
 from .progress import TrainProgress as TrainProgress
 from .serving import serve as serve
+from .terminal import Backend as Backend
 from .terminal import CfgOptions as CfgOptions
 from .terminal import Changes as Changes
 from .terminal import Counting as Counting

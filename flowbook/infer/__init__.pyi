@@ -12,6 +12,8 @@ from .adapt import known_pair as known_pair
 from .adapt import seen_in_both as seen_in_both
 from .arrays import ArrayPredictor as ArrayPredictor
 from .arrays import array_predictor as array_predictor
+from .bench import RUNS as RUNS
+from .bench import bench_backends as bench_backends
 from .bench import bench_model as bench_model
 from .bench import bench_sweep as bench_sweep
 from .bench import can_travel as can_travel
@@ -71,13 +73,17 @@ from .occlusion import occlusion_estimation as occlusion_estimation
 from .occlusion import range_map as range_map
 from .occlusion import splat as splat
 from .occlusion import temper as temper
+from .predictor import BF16_SHIFT as BF16_SHIFT
 from .predictor import FlowPredictor as FlowPredictor
+from .predictor import MOST_SHIFT as MOST_SHIFT
+from .predictor import bf16_shift as bf16_shift
 from .predictor import bundled_models as bundled_models
 from .predictor import classical_flow as classical_flow
 from .predictor import describe_models as describe_models
 from .predictor import estimate_flow as estimate_flow
 from .predictor import fill_model as fill_model
 from .predictor import pick_device as pick_device
+from .predictor import pick_precision as pick_precision
 from .propagate import Labels as Labels
 from .propagate import PropagateReport as PropagateReport
 from .propagate import Propagated as Propagated

@@ -31,7 +31,6 @@ from .export import FitSize as FitSize
 from .export import FlowOnly as FlowOnly
 from .export import PlainOps as PlainOps
 from .export import export_model as export_model
-from .export import load_exported as load_exported
 from .export import plain_correlation as plain_correlation
 from .export import trace_model as trace_model
 from .flownet import CorrEncoder as CorrEncoder
@@ -143,6 +142,13 @@ from .registry import list_models as list_models
 from .registry import model_builder as model_builder
 from .registry import register_model as register_model
 from .registry import stored_rows as stored_rows
+from .runtime import BACKENDS as BACKENDS
+from .runtime import FILE_SUFFIXES as FILE_SUFFIXES
+from .runtime import FileModel as FileModel
+from .runtime import PROVIDERS as PROVIDERS
+from .runtime import list_backends as list_backends
+from .runtime import load_exported as load_exported
+from .runtime import onnx_providers as onnx_providers
 from .schedules import PLANS as PLANS
 from .schedules import recipe_row as recipe_row
 from .sea_raft import SEARAFT as SEARAFT

@@ -45,6 +45,9 @@ from .nvrtc import cuda_arch as cuda_arch
 from .nvrtc import cuda_extension_sources as cuda_extension_sources
 from .nvrtc import cuda_kernels_missing as cuda_kernels_missing
 from .nvrtc import nvrtc_missing as nvrtc_missing
+from .precision import bf16_gain as bf16_gain
+from .precision import conv_rates as conv_rates
+from .precision import faster_precision as faster_precision
 from .upsample import bilinear_upsample as bilinear_upsample
 from .upsample import convex_upsample as convex_upsample
 from .upsample import convex_upsample_ref as convex_upsample_ref
