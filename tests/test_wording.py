@@ -19,6 +19,10 @@ def test_found(text, word, better): assert [(w, b) for w,b,_ in check.wording(te
     'There is no error.', 'What is behind an object is hidden.', 'Present it.', 'The picture shows the flow.', 'It is no longer slow.', 'things-film'])
 def test_left_alone(text): assert [*check.wording(text)]==[]
 
+def test_sentences():
+    text = '## Of films\nOne is long. A film\nis short:\n- no film'
+    assert [s for _,_,s in check.wording(text)]==['## Of films', 'A film is short:', '- no film']
+
 def test_where(tmp_path):
     cells = [dict(cell_type='markdown', source=['A film.']),
              dict(cell_type='code', source=['#| export\n', 'def f(\n', '    a, # A film, or none\n', "    b='# no'\n", '):\n', '    "Read a film"\n', '    raise E("found no film here")\n', '    x = "film"\n']),

@@ -306,6 +306,7 @@ def said(source):
 def without_quotes(text):
     "Text without code, formulas, addresses and quotations, which keep their words"
     text = re.sub(r'^(`{3,}).*?^\1$|\$\$.*?\$\$', '', text, flags=re.M|re.S)
+    text = re.sub(r'^(#+ .*)$', r'\1\n', text, flags=re.M) # a heading is a sentence
     text = re.sub(r'`[^`]*`|\$[^$\n]+\$|\]\([^)]*\)|<[^>\n]+>|https?://\S+|^>.*', ' ', text, flags=re.M)
     return re.sub(r'"[^"\n]*"|\u201c[^\u201d]*\u201d', ' ', text)
 
