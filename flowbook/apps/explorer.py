@@ -10,7 +10,7 @@ from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
 from ..viz.color import flow_to_color, max_motion
-from ..viz.frames import add_label, hstack, vstack, warp_blink
+from ..viz.frames import add_key, add_label, hstack, vstack, warp_blink
 from .widgets import Still, _canvas_type, _png, need_jupyter
 
 # %% ../../nbs/apps/30_explorer.ipynb #52f93b59
@@ -155,8 +155,8 @@ def _sheet(s, scale):
     frames = label([s.img1, s.img2], ['frame 1', 'frame 2'])
     if s.flow is None: return frames
     back = warp_blink(s.img1, s.img2, s.flow, s.valid)[1]
-    return vstack([frames, label([flow_to_color(s.flow, scale, s.valid), back],
-                                 ['flow', 'frame 2 warped back'])])
+    colors = add_key(flow_to_color(s.flow, scale, s.valid), scale)
+    return vstack([frames, label([colors, back], ['flow', 'frame 2 warped back'])])
 
 # %% ../../nbs/apps/30_explorer.ipynb #277234ff
 def _say(after, scale):

@@ -200,14 +200,15 @@ def _wheel_on_white(side):
 # %% ../../nbs/viz/14_frames.ipynb #1a485b9d
 def add_key(
     img:np.ndarray, # `(H,W,3)` uint8 RGB
-    max_flow:float  # Speed at the rim, pixels
+    max_flow:float  # Speed at the rim, pixels; None: the wheel alone, where colour is direction only
 )->np.ndarray:      # `(H,W,3)` uint8 RGB
     "Put the colour wheel and the speed of its rim into the lower right corner of a copy of `img`"
     img,side = _check_frame(img).copy(),int(np.clip(min(img.shape[:2])//5, 16, 128))
-    wheel,text = _wheel_on_white(side),format_px(full_speed(max_flow, None))
+    wheel,text = _wheel_on_white(side),'' if max_flow is None else format_px(full_speed(max_flow, None))
     n,height = len(wheel),max(7, side//7)
     if min(img.shape[:2]) < n + 2*height: return img # no room
     img[-n:,-n:] = wheel
+    if not text: return img
     width = text_width(text, height) + 6
     img[-n-height-6:-n,-max(n, width):] = 255
     draw_text(img, text, img.shape[1] - max(n, width) + 3, img.shape[0] - n - 3, height)

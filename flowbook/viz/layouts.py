@@ -18,7 +18,7 @@ from ..io.images import read_image, write_image
 from ..io.rows import check_row
 from ..io.video import VideoWriter, check_frames, list_frames, read_frames
 from .color import flow_error, known_flow
-from .frames import add_key, draw_arrows, error_to_color, flow_overlay, hstack
+from .frames import add_key, add_label, draw_arrows, error_key, error_to_color, flow_overlay, hstack
 from .frames import occlusion_overlay, paint_flow, vstack
 
 # %% ../../nbs/viz/26_layouts.ipynb #d5d9485d
@@ -78,12 +78,12 @@ def paint_pair(
     if layout=='flow': return colors(pair.flow)
     if layout=='side': return hstack([pair.img1, colors(pair.flow)])
     if layout=='overlay': return add_key(flow_overlay(pair.img1, pair.flow, scale), scale)
-    if layout=='arrows': return draw_arrows(pair.img1, pair.flow, max(12, min(pair.img1.shape[:2])//24))
+    if layout=='arrows': return add_key(draw_arrows(pair.img1, pair.flow, None), None)
     if layout=='occlusion':
         if pair.prediction is None or pair.prediction.occ is None:
             expected = 'a pair of `stream_flow(..., bidirectional=True)`'
             raise fail(ConfigError, 'layout occlusion', 'no occlusions', expected)
-        return occlusion_overlay(pair.img1, pair.prediction.occ)
+        return add_label(occlusion_overlay(pair.img1, pair.prediction.occ), 'red: occluded')
     return _error_sheet(pair, colors, flow_gt, valid)
 
 # %% ../../nbs/viz/26_layouts.ipynb #ff718ad9
@@ -93,7 +93,8 @@ def _error_sheet(pair, colors, flow_gt, valid):
     figures = f"EPE {score['epe']:.2f} px, Fl {score['fl_all']:.1f} %" if score['n'] else 'no truth'
     errors = error_to_color(pair.flow, flow_gt, valid)
     top = hstack([pair.img1, colors(pair.flow)], [f'frame {pair.index}', 'flow'])
-    return vstack([top, hstack([colors(flow_gt, valid), errors], ['truth', f'error: {figures}'])])
+    below = hstack([colors(flow_gt, valid), errors], ['truth', f'error: {figures}'])
+    return vstack([top, below, error_key(max(200, top.shape[1]))])
 
 # %% ../../nbs/viz/26_layouts.ipynb #fe01c360
 def score_pair(

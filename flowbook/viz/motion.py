@@ -13,7 +13,7 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from .color import flow_error, flow_to_color, full_speed, known_flow, render_color_wheel
 from .frames import KITTI_ERROR_BINS, KITTI_ERROR_COLORS, error_to_color
 from .frames import occlusion_overlay, warp_blink
-from .plots import new_axes, picture_array
+from .plots import add_wheel, new_axes, picture_array
 
 # %% ../../nbs/viz/24_motion.ipynb #3680f0c2
 def show_wheel(
@@ -57,7 +57,8 @@ def show_arrows(
     step=None,   # Distance between arrows, pixels; `None`: 24 along the longer side
     scale=1.,    # Length of an arrow relative to the motion
     ax=None,     # Matplotlib axes; `None`: a new figure
-    valid=None   # `(H,W)` bool, True = known; no arrow elsewhere
+    valid=None,  # `(H,W)` bool, True = known; no arrow elsewhere
+    legend=True  # Draw the wheel of directions?
 ): # The axes
     "Draw the motion of every step-th pixel as an arrow in the colour of its direction"
     x,known = known_flow(flow, valid)
@@ -71,6 +72,7 @@ def show_arrows(
     u,v = (scale*uv).T
     true_length = dict(angles='xy', scale_units='xy', scale=1)
     ax.quiver(xs, ys, u, v, color=hues, width=.004, edgecolor='k', linewidth=.4, **true_length)
+    if legend: add_wheel(ax, known.shape)
     return ax
 
 # %% ../../nbs/viz/24_motion.ipynb #dc3454a7
@@ -195,6 +197,7 @@ def show_occlusion(
         for mask,color in (a&b,(0,200,60)),(b&~a,(230,0,40)),(a&~b,(255,220,0)):
             x = occlusion_overlay(x, mask, color)
         title = f'occlusion, F1 {200*(a&b).sum()/max(a.sum()+b.sum(), 1):.0f} %'
+        ax.text(0, -.02, 'green: found, red: missed, yellow: false', transform=ax.transAxes, va='top', fontsize=8)
     ax.imshow(x)
     ax.set_title(title)
     ax.axis('off')
@@ -214,6 +217,8 @@ def show_warp(
     diff = a.astype(np.float32) - b
     if ax is None: ax = new_axes(inside.shape)
     ax.imshow(np.uint8(np.clip(128 + diff, 0, 255))*inside[...,None])
+    key = 'grey: equal, black: nothing to compare'
+    ax.text(0, -.02, key, transform=ax.transAxes, va='top', fontsize=8)
     if inside.any(): ax.set_title(f'mean difference {np.abs(diff[inside]).mean():.1f} of 255')
     else: ax.set_title('nothing to compare')
     ax.axis('off')

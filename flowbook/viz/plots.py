@@ -13,10 +13,11 @@ from ..core.array_checks import to_numpy
 from ..core.errors import ConfigError, FlowbookError, fail
 from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, known_flow, max_motion
 from .color import render_color_wheel, save_picture, text_width, wheel_disc
+from .frames import draw_arrows
 
 # %% ../../nbs/viz/20_plots.ipynb #62980327
-def _legend(ax, size, max_flow):
-    "Put the wheel with its speed into the lower right corner of `ax`"
+def add_wheel(ax, size, max_flow=None):
+    "Put the wheel, with the speed at its rim, into the lower right corner of `ax`"
     from matplotlib.patheffects import withStroke
     h,w = size
     side = .28*min(h, w)
@@ -24,7 +25,7 @@ def _legend(ax, size, max_flow):
     rgb,cover = wheel_disc(121)
     box.imshow(np.dstack([rgb, np.uint8(255*cover)]))
     outline = withStroke(linewidth=3, foreground='w')
-    box.set_title(format_px(max_flow), fontsize=11, pad=2, path_effects=[outline])
+    if max_flow: box.set_title(format_px(max_flow), fontsize=11, pad=2, path_effects=[outline])
     box.axis('off')
 
 # %% ../../nbs/viz/20_plots.ipynb #9cd39c36
@@ -61,7 +62,7 @@ def show_flow(
     if ax is None: ax = new_axes(known.shape)
     ax.imshow(flow_to_color(x, max_flow, known))
     if quiver: _arrows(ax, x, known, quiver)
-    if legend: _legend(ax, known.shape, max_flow)
+    if legend: add_wheel(ax, known.shape, max_flow)
     ax.axis('off')
     return ax
 
@@ -80,7 +81,8 @@ def show_error(
     flow_gt,       # Truth, likewise
     valid=None,    # `(H,W)` bool, True = truth is known; the rest is grey
     ax=None,       # Matplotlib axes; `None`: a new figure
-    max_error=None # End of the colour scale, pixels; `None`: the largest error
+    max_error=None, # End of the colour scale, pixels; `None`: the largest error
+    contours=False # Draw lines of equal error too, with their pixels? They survive grey printing
 ): # The axes
     "Show the end-point error of `flow` with a colour bar in pixels"
     epe,_,known = flow_error(flow, flow_gt, valid)
@@ -90,6 +92,7 @@ def show_error(
     if ax is None: ax = new_axes(known.shape)
     picture = ax.imshow(np.ma.masked_array(epe, ~good), cmap=_error_colors(), vmin=0, vmax=limit)
     _color_bar(ax, picture, largest > limit)
+    if contours and largest: _contours(ax, np.ma.masked_array(epe, ~good), largest)
     ax.set_title(f'EPE {epe[known].mean():.2f} px' if known.any() else 'EPE: no truth')
     ax.axis('off')
     return ax
@@ -111,6 +114,13 @@ def _error_colors():
     cmap = colormaps['magma'].copy()
     cmap.set_bad('.6')
     return cmap
+
+# %% ../../nbs/viz/20_plots.ipynb #6280d8d3
+def _contours(ax, epe, largest):
+    "Lines of equal error, labelled with their pixels, at 1, 3, 10, ... and half of the largest"
+    levels = sorted({o for o in (.3, 1., 3., 10., 30., 100.) if o < largest} or {largest/2})
+    lines = ax.contour(epe, levels, colors='w', linewidths=.8)
+    ax.clabel(lines, fmt='%g px', fontsize=7)
 
 # %% ../../nbs/viz/20_plots.ipynb #f4ec35ff
 def _color_bar(ax, picture, beyond):
@@ -180,15 +190,17 @@ def side_by_side(
     flow_gt=None, # Truth, likewise; `None`: unknown
     valid=None,   # `(H,W)` bool, True = truth is known
     path=None,    # Picture to write as well
-    title=''      # Line above everything
+    title='',     # Line above everything
+    grey=False    # Draw arrows over flow and contours over the error too, for grey printing?
 ): # Matplotlib `Figure`
     "Draw the frames beside `flow` and, if given, the truth and the error"
     frames = picture_array(img1, 'img1'),picture_array(img2, 'img2')
     size = _one_size(frames, known_flow(flow)[0])
     fig,axs = _sheet(1 if flow_gt is None else 2, size, title)
     for ax,img,name in zip(axs[0], frames, ('frame 1','frame 2'), strict=False): _panel(ax, img, name)
-    if flow_gt is None: show_flow(flow, axs[0,2], valid=valid).set_title('flow')
-    else: _truth_panels(axs, flow, flow_gt, valid)
+    step = grey and max(4, max(size)//14)
+    if flow_gt is None: show_flow(flow, axs[0,2], valid=valid, quiver=int(step)).set_title('flow')
+    else: _truth_panels(axs, flow, flow_gt, valid, int(step))
     if path is not None: _save_figure(fig, path)
     return fig
 
@@ -202,16 +214,16 @@ def _one_size(frames, flow):
     return size
 
 # %% ../../nbs/viz/20_plots.ipynb #c150bd51
-def _truth_panels(axs, flow, flow_gt, valid):
+def _truth_panels(axs, flow, flow_gt, valid, step):
     "Fill the key, the flow, the truth and the error"
     scale = max_motion(flow_gt, valid) or max_motion(flow) or 1.
     _panel(axs[0,2], render_color_wheel(241), f'key, rim {format_px(scale)}')
     h,w = known_flow(flow)[1].shape
     reach = 120.5*np.maximum(1, [w/h,h/w]) # as wide or high as the frame below, so that rows line up
     axs[0,2].set(xlim=120+reach[0]*np.array([-1,1]), ylim=120+reach[1]*np.array([1,-1]))
-    show_error(flow, flow_gt, valid, axs[1,2])
-    show_flow(flow, axs[1,0], scale, legend=False).set_title('flow')
-    show_flow(flow_gt, axs[1,1], scale, valid, legend=False).set_title('truth')
+    show_error(flow, flow_gt, valid, axs[1,2], contours=step > 0)
+    show_flow(flow, axs[1,0], scale, legend=False, quiver=step).set_title('flow')
+    show_flow(flow_gt, axs[1,1], scale, valid, legend=False, quiver=step).set_title('truth')
 
 # %% ../../nbs/viz/20_plots.ipynb #f9438d84
 def _notes(x, known, scale):
@@ -238,7 +250,8 @@ def _key(notes, height):
 def flow_figure(
     flow,          # `(H,W,2)` array, or `(2,H,W)`/`(1,2,H,W)` tensor, pixels
     max_flow=None, # Speed of full colour, pixels; `None`: the fastest known pixel
-    valid=None     # `(H,W)` bool, True = known; the rest is black
+    valid=None,    # `(H,W)` bool, True = known; the rest is black
+    arrows=False   # Draw arrows too? They survive grey printing
 )->np.ndarray: # `(H',W',3)` uint8 RGB: the flow at the top left, its key at the right
     "Paint `flow` with the wheel and its speed beside it, without matplotlib"
     x,known = known_flow(flow, valid)
@@ -247,5 +260,6 @@ def flow_figure(
     key = _key(_notes(x, known, scale), h)
     img = np.full((len(key),w+key.shape[1],3), 255, np.uint8)
     img[:h,:w] = flow_to_color(x, scale, known)
+    if arrows: img[:h,:w] = draw_arrows(img[:h,:w].copy(), x, None, color=(0,0,0), valid=known)
     img[:,w:] = key
     return img
