@@ -180,6 +180,11 @@ def _kitti_key(ax):
     ax.set(yticks=[])
     ax.set_xlabel('error (px); of a fast pixel: in 60ths of its speed', fontsize=8)
 
+# %% ../../nbs/viz/24_motion.ipynb #10eae0d6
+def _say(ax, key):
+    "Write what the colours mean under a picture"
+    ax.text(0, -.02, key, transform=ax.transAxes, va='top', fontsize=8)
+
 # %% ../../nbs/viz/24_motion.ipynb #be554f7c
 def show_occlusion(
     img,         # Frame 1: `(H,W,3)` array, uint8 or float in [0, 1], or `(3,H,W)` tensor
@@ -197,7 +202,7 @@ def show_occlusion(
         for mask,color in (a&b,(0,200,60)),(b&~a,(230,0,40)),(a&~b,(255,220,0)):
             x = occlusion_overlay(x, mask, color)
         title = f'occlusion, F1 {200*(a&b).sum()/max(a.sum()+b.sum(), 1):.0f} %'
-        ax.text(0, -.02, 'green: found, red: missed, yellow: false', transform=ax.transAxes, va='top', fontsize=8)
+        _say(ax, 'green: found, red: missed, yellow: false')
     ax.imshow(x)
     ax.set_title(title)
     ax.axis('off')
@@ -217,8 +222,7 @@ def show_warp(
     diff = a.astype(np.float32) - b
     if ax is None: ax = new_axes(inside.shape)
     ax.imshow(np.uint8(np.clip(128 + diff, 0, 255))*inside[...,None])
-    key = 'grey: equal, black: nothing to compare'
-    ax.text(0, -.02, key, transform=ax.transAxes, va='top', fontsize=8)
+    _say(ax, 'grey: equal, black: nothing to compare')
     if inside.any(): ax.set_title(f'mean difference {np.abs(diff[inside]).mean():.1f} of 255')
     else: ax.set_title('nothing to compare')
     ax.axis('off')

@@ -13,7 +13,6 @@ from ..core.array_checks import to_numpy
 from ..core.errors import ConfigError, FlowbookError, fail
 from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, known_flow, max_motion
 from .color import render_color_wheel, save_picture, text_width, wheel_disc
-from .frames import draw_arrows
 
 # %% ../../nbs/viz/20_plots.ipynb #62980327
 def add_wheel(ax, size, max_flow=None):
@@ -254,6 +253,7 @@ def flow_figure(
     arrows=False   # Draw arrows too? They survive grey printing
 )->np.ndarray: # `(H',W',3)` uint8 RGB: the flow at the top left, its key at the right
     "Paint `flow` with the wheel and its speed beside it, without matplotlib"
+    from flowbook.viz.frames import draw_arrows   # imports OpenCV, which a figure does not need
     x,known = known_flow(flow, valid)
     h,w = known.shape
     scale = full_speed(max_flow, np.sqrt((x*x).sum(-1)))
