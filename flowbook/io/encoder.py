@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['H264', 'H264_SUFFIXES', 'h264_encoder', 'H264Writer', 'join_packets']
 
-# %% ../../nbs/io/31_encoder.ipynb #0b0217ef
+# %% ../../nbs/io/31_encoder.ipynb #3000af1d
 from fractions import Fraction
 from functools import lru_cache
 import numpy as np
 from .decoders import has_av
 from .files import decoder_path
 
-# %% ../../nbs/io/31_encoder.ipynb #138fe78a
+# %% ../../nbs/io/31_encoder.ipynb #b77428dd
 H264 = 'libx264', 'libopenh264'                   # encoders, best first
 H264_SUFFIXES = '.mp4', '.m4v', '.mov', '.mkv'   # files that may hold it
 
@@ -23,7 +23,7 @@ def h264_encoder()->str: # Name in FFmpeg; None: there is none
     import av
     return next((o for o in H264 if o in av.codecs_available), None)
 
-# %% ../../nbs/io/31_encoder.ipynb #3aaef1ab
+# %% ../../nbs/io/31_encoder.ipynb #1764ed27
 class H264Writer:
     "A video written by PyAV, with the methods of OpenCV's writer"
     def __init__(self,
@@ -55,7 +55,7 @@ class H264Writer:
         self.box.mux(self.stream.encode())
         self.box.close()
 
-# %% ../../nbs/io/31_encoder.ipynb #67f23f10
+# %% ../../nbs/io/31_encoder.ipynb #e718f49c
 def join_packets(
     parts:list, # Videos of one size, codec and rate, in order
     out         # Video to write

@@ -132,7 +132,7 @@ def error_to_color(
     if occ is not None: rgb = np.where(mask_array(occ, n.shape, 'occ')[...,None], rgb//2, rgb)
     return rgb*known[...,None]
 
-# %% ../../nbs/viz/14_frames.ipynb #ac165538
+# %% ../../nbs/viz/14_frames.ipynb #887dd318
 def error_key(
     width:int=320 # Pixels, 200 or more
 )->np.ndarray:    # `(H,width,3)` uint8 RGB

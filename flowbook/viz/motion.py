@@ -180,7 +180,7 @@ def _kitti_key(ax):
     ax.set(yticks=[])
     ax.set_xlabel('error (px); of a fast pixel: in 60ths of its speed', fontsize=8)
 
-# %% ../../nbs/viz/24_motion.ipynb #10eae0d6
+# %% ../../nbs/viz/24_motion.ipynb #bf1c5ce9
 def _say(ax, key):
     "Write what the colours mean under a picture"
     ax.text(0, -.02, key, transform=ax.transAxes, va='top', fontsize=8)

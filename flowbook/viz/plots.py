@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['show_flow', 'error_map', 'show_error', 'side_by_side', 'flow_figure']
 
-# %% ../../nbs/viz/20_plots.ipynb #344de335
+# %% ../../nbs/viz/20_plots.ipynb #ac36afe9
 import io
 import numpy as np
 from functools import lru_cache
@@ -14,7 +14,7 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, known_flow, max_motion
 from .color import render_color_wheel, save_picture, text_width, wheel_disc
 
-# %% ../../nbs/viz/20_plots.ipynb #62980327
+# %% ../../nbs/viz/20_plots.ipynb #87889782
 def add_wheel(ax, size, max_flow=None):
     "Put the wheel, with the speed at its rim, into the lower right corner of `ax`"
     from matplotlib.patheffects import withStroke
@@ -114,7 +114,7 @@ def _error_colors():
     cmap.set_bad('.6')
     return cmap
 
-# %% ../../nbs/viz/20_plots.ipynb #6280d8d3
+# %% ../../nbs/viz/20_plots.ipynb #d32d5190
 def _contours(ax, epe, largest):
     "Lines of equal error, labelled with their pixels, at 1, 3, 10, ... and half of the largest"
     levels = sorted({o for o in (.3, 1., 3., 10., 30., 100.) if o < largest} or {largest/2})
@@ -142,7 +142,7 @@ def picture_array(img, name):
         raise fail(FlowbookError, name, f'{x.dtype} from {x.min()} to {x.max()}', 'uint8, or float in [0, 1]')
     return np.uint8(255*np.clip(x, 0, 1)+.5)
 
-# %% ../../nbs/viz/20_plots.ipynb #7ab7e3c3
+# %% ../../nbs/viz/20_plots.ipynb #e10e9411
 @lru_cache
 def _figure_type():
     "A `Figure` that notebooks show whether or not pyplot is there; made late: matplotlib is slow to import"
@@ -212,7 +212,7 @@ def _one_size(frames, flow):
             raise fail(FlowbookError, name, f'size {x.shape[:2]}', f'{size}, the size of img1')
     return size
 
-# %% ../../nbs/viz/20_plots.ipynb #c150bd51
+# %% ../../nbs/viz/20_plots.ipynb #7f38c1a4
 def _truth_panels(axs, flow, flow_gt, valid, step):
     "Fill the key, the flow, the truth and the error"
     scale = max_motion(flow_gt, valid) or max_motion(flow) or 1.
