@@ -82,7 +82,7 @@ def _join(values):
             part['translates'] = tuple(part['translates'][a] for a in 'xy')
     return res
 
-# %% ../../nbs/apps/30_explorer.ipynb #38e87751
+# %% ../../nbs/apps/30_explorer.ipynb #62c4ec24
 class AugmentExplorer(Still):
     "Sliders for a transform, and a pair before and after it"
     def __init__(self,
