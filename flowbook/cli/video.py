@@ -44,7 +44,7 @@ _Fixed = Annotated[bool, typer.Option('--fixed-scale', help='Find one scale for 
 _Every = Annotated[int, typer.Option(min=1, help='Take one frame of so many.')]
 _Stop = Annotated[Optional[int], typer.Option('--frames', min=2, help='End before this frame of the source; default: its end.', show_default=False)]
 _Fps = Annotated[Optional[float], typer.Option(help='Frames per second of the video; default: as the source, else 25.', show_default=False)]
-_Codec = Annotated[Optional[str], typer.Option(help='Four letters: mp4v, avc1, vp09, MJPG, XVID, FFV1 ...; default: the usual one for the suffix.', show_default=False)]
+_Codec = Annotated[Optional[str], typer.Option(help='Four letters: avc1 (H.264), vp09, mp4v, MJPG, XVID, FFV1 ...; default: what browsers play, H.264 with PyAV, else VP9.', show_default=False)]
 _Scale = Annotated[float, typer.Option(help='Compute at this fraction of the size.')]
 _Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 000000.flo too: into the folder, or to OUT_flo beside a video.')]
 _Exr = Annotated[Optional[str], typer.Option(show_default=False, help=(
