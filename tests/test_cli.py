@@ -39,9 +39,10 @@ def test_demo_is_quick_and_good(tmp_path):
 
 def test_version(tmp_path): assert finish(start('--version', cwd=tmp_path))==(0, f'flowbook {__version__}\n', '')
 
-def test_no_arguments_is_help(tmp_path):
+def test_no_arguments_is_an_overview(tmp_path):
     code, out, err = finish(start(cwd=tmp_path))
-    assert (code, err)==(0, '') and 'flowbook demo' in out
+    assert (code, err)==(0, '') and 'Begin with    flowbook demo' in out
+    for shelf in ('See', 'Train', 'Measure', 'Data', 'Serve'): assert f'\n{shelf} ' in out, out
 
 def test_mistake(tmp_path):
     code, out, err = finish(start('infer', 'a.png', 'b.png', '--out', 'o', cwd=tmp_path))

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Counting, Device, Iters, Json, Model, Range, Tile, Upright, Weights
+from .terminal import Counting, Device, Iters, Json, Model, Out, Range, Tile, Upright, Weights
 from .terminal import parse_range, parse_tile, print_json, print_table, stops_gently, working
 from ..core.errors import ConfigError, FlowbookError, fail
+
 
 # %% ../../nbs/cli/58_answers.ipynb #180f9978
 _Source = Annotated[str, typer.Argument(metavar='VIDEO', help='Video, folder of pictures, or quoted pattern.',
@@ -52,14 +53,14 @@ _Points = Annotated[Optional[Path],
     typer.Option(help='CSV file of points in the first frame: columns x and y, pixels.', show_default=False)]
 _Grid = Annotated[Optional[int], typer.Option(min=1,
     help='Track a grid instead, of so many points along the longer side.', show_default=False)]
-_TrackOut = Annotated[Path,
-    typer.Option(show_default=False, help='Table (.csv), arrays (.npz) or a film with tails '
-                 '(.mp4 .mov .avi .mkv .webm); with --exr a folder.')]
+_TrackOut = Annotated[Path, Out('Table (.csv), arrays (.npz) or a film with tails '
+                                '(.mp4 .mov .avi .mkv .webm); with --exr a folder.')]
 _Exr = Annotated[Optional[str], typer.Option(show_default=False,
     help='Instead of points, the motion of all pixels to and from a reference frame, as OpenEXR files: '
          'stmap, nuke, blender or flowbook.')]
 _Ref = Annotated[Optional[int], typer.Option(min=0, show_default=False,
     help='With --exr: the reference frame, counted from 0; default: the first.')]
+
 
 # %% ../../nbs/cli/58_answers.ipynb #fcc6d119
 def _check_dense(points, grid, resume):
@@ -115,8 +116,7 @@ def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, m
 # %% ../../nbs/cli/58_answers.ipynb #52f5ba69
 _Clips = Annotated[list[str], typer.Argument(metavar='CLIP...',
     help='Videos, folders of pictures, or folders of these.', show_default=False)]
-_ScoreOut = Annotated[Optional[Path],
-    typer.Option(help='Table (.csv) or list (.json) to write, a row per clip.', show_default=False)]
+_ScoreOut = Annotated[Optional[Path], Out('Table (.csv) or list (.json) to write, a row per clip.')]
 _Original = Annotated[Optional[str],
     typer.Option(help='Where CLIPs were processed: their original, or a folder with one of the same name.',
         show_default=False)]
@@ -167,8 +167,7 @@ _Mask = Annotated[Path, typer.Argument(metavar='MASK',
     help='Mask or labels (PNG, 0 is nothing), or a picture in colour.', show_default=False)]
 _Clip = Annotated[str, typer.Argument(metavar='CLIP', help='Video, folder of pictures, or quoted pattern.',
     show_default=False)]
-_Folder = Annotated[Path, typer.Option(help='Folder for a PNG per frame and confidence.csv.',
-    show_default=False)]
+_Folder = Annotated[Path, Out('Folder for a PNG per frame and confidence.csv.')]
 _Frame = Annotated[int, typer.Option(min=0,
     help='The frame MASK was drawn in, counted from 0; those before it get masks as well.')]
 _Threshold = Annotated[float, typer.Option(min=0, max=1, help='Stop where the confidence falls below it.')]

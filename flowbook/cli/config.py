@@ -9,7 +9,8 @@ __all__ = ['config']
 import typer
 from pathlib import Path
 from typing import Annotated
-from .terminal import CfgOptions, Changes, Imports, Json, Program, example, print_json, print_table, working
+from .completion import complete_recipe
+from .terminal import CfgOptions, Changes, Imports, Json, Program, example, print_json, say_next, working
 from ..core.errors import FlowbookError, fail
 
 # %% ../../nbs/cli/46_config.ipynb #ace81c5b
@@ -19,7 +20,7 @@ config = typer.Typer(cls=Program, no_args_is_help=True, rich_markup_mode='rich')
 def _start(): "Recipes and config files: show, list, diff, export."
 
 # %% ../../nbs/cli/46_config.ipynb #80e4b2af
-_Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE',
+_Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE', autocompletion=complete_recipe,
                                         help="One of flowbook config list, or a config file: flowbook's or MMFlow's.",
                                         show_default=False)]
 
@@ -50,8 +51,13 @@ def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For exa
     rows = stored_rows('recipes', pattern)
     if not rows: raise fail(FlowbookError, 'config list', f"no recipe like {pattern}", 'another pattern')
     if as_json: return print_json(rows)
-    print_table('', ['name', 'model', 'iterations', 'description'],
-                [[r['name'], r['model'], _thousands(r), r['data']] for r in rows])
+    typer.echo('name, iterations, data of each recipe, by model')
+    for model in dict.fromkeys(r['model'] for r in rows):
+        typer.echo(f'\n{model}')
+        for r in rows:
+            if r['model']==model: typer.echo(f"  {r['name']}\n      {_thousands(r)}, {r['data']}")
+    typer.echo()
+    say_next(f"flowbook config show {rows[0]['name']}", 'all its values')
 
 def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterations']/1000:g}k"
 

@@ -7,9 +7,12 @@ __all__ = ['data']
 
 # %% ../../nbs/cli/30_data.ipynb #442248c8
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Optional
 import typer
-from .terminal import Counting, Json, Program, example, print_json, print_table, working
+from .completion import complete_dataset
+from .terminal import Counting, Json, Program, Size, example, parse_size
+from .terminal import print_json, print_table, say_next, working
 from ..core.errors import FlowbookError, fail
 
 # %% ../../nbs/cli/30_data.ipynb #d81d6aa6
@@ -19,7 +22,8 @@ data = typer.Typer(cls=Program, no_args_is_help=True, rich_markup_mode='rich')
 def _start(): "Data sets: list, make, check, convert, prepare."
 
 # %% ../../nbs/cli/30_data.ipynb #1e614b30
-_Name = Annotated[str, typer.Argument(metavar='NAME', help='One of flowbook data list.', show_default=False)]
+_Name = Annotated[str, typer.Argument(metavar='NAME', autocompletion=complete_dataset,
+                                      help='One of flowbook data list.', show_default=False)]
 _Root = Annotated[Path, typer.Argument(metavar='ROOT', help='Folder of the data set.', show_default=False)]
 
 # %% ../../nbs/cli/30_data.ipynb #46883952
@@ -44,20 +48,21 @@ def make(
     out:Annotated[Path, typer.Argument(metavar='OUT', help='Folder to make; it must be new or empty.',
                                        show_default=False)],
     n:Annotated[int, typer.Option(min=1, max=1000, help='Pairs in the default split, at least.')]=8,
-    size:Annotated[tuple[int,int], typer.Option(help='Height and width of the frames, px.')]=(96,128),
+    size:Size='96x128',
     seed:Annotated[int, typer.Option(min=0, help='Other seeds, other scenes.')]=0,
     displacement:Annotated[float, typer.Option(min=0., max=200., help='Largest step of a shape, px.')]=6.,
     as_json:Json=False):
     "Write a small tree in a data set's layout and formats, with procedural frames and true flow."
+    shape = parse_size(size)
     with working('importing PyTorch') as say:
         from flowbook.data.make import make_dataset
         say('rendering')
-        ds = make_dataset(name, out, n, size, seed, displacement)
+        ds = make_dataset(name, out, n, shape, seed, displacement)
     files = sum(p.is_file() for p in Path(out).rglob('*'))
     if as_json: return print_json(dict(name=name, root=out, pairs=len(ds), files=files))
     typer.echo(f"wrote {files} files to {out}")
     typer.echo(repr(ds))
-    typer.echo(f"next: flowbook data check {name} {out}")
+    say_next(f"flowbook data check {name} {quote(str(out))}{_own_words(name)}")
 
 # %% ../../nbs/cli/30_data.ipynb #d1fa56b2
 @data.command(epilog=example('flowbook data check sintel data/Sintel', 'flowbook data check flyingchairs data/FlyingChairs_release --full --index'))
@@ -75,9 +80,18 @@ def check(
         chosen = parse_options(options or [])
     with Counting(f'checking {name}', 'files') as progress: report = check_dataset(name, root, full, index, workers, chosen, progress)
     if as_json: print_json({k: getattr(report, k) for k in ('name', 'root', 'files', 'rows', 'absent', 'problems')})
-    else: _show(report)
+    else:
+        _show(report)
+        if not report.problems: _say_train(name, root, options or [])
     if report.problems:
         raise fail(FlowbookError, root, f"{len(report.problems)} files or folders that are wrong, first {report.problems[0]}", 'a whole data set')
+
+def _own_words(name): return " 'images=*.png' 'flow=*.flo'"*(name=='folder')   # as `make` writes them
+
+def _say_train(name, root, options):
+    "The next step: the bundled network fine-tuned on these data"
+    words = ' '.join(map(quote, ['--data', name, '--root', str(root), *options]))
+    say_next(f'flowbook train flowbook_small --load-from flowbook-small {words} --work-dir run', 'fine-tune')
 
 def _show(report):
     for r in report.rows:

@@ -11,16 +11,18 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Imports, Iters, Json, Weights, is_recipe, open_recipe, print_json, working
+from .completion import complete_model
+from .terminal import Imports, Iters, Json, Out, Size, Weights, is_recipe, open_recipe
+from .terminal import parse_size, print_json, say_next, working
 
 # %% ../../nbs/cli/42_export.ipynb #76dbdd9c
 def export(
-    model:Annotated[str, typer.Argument(metavar='MODEL',
+    model:Annotated[str, typer.Argument(metavar='MODEL', autocompletion=complete_model,
         help='One of flowbook models; or a recipe, or a config file.', show_default=False)],
-    out:Annotated[Path, typer.Option(help='File to write: .onnx or, for torch_export, .pt2.', show_default=False)],
-    size:Annotated[tuple[int,int], typer.Option(help='Height and width of the images, px.')]=(448,1024),
+    out:Annotated[Path, Out('File to write: .onnx or, for torch_export, .pt2.')],
+    size:Size='448x1024',
     format:Annotated[Optional[str],
-                     typer.Option(help='onnx or torch_export; default: by the suffix of FILE.',
+                     typer.Option(help='onnx or torch_export; default: by the suffix of --out.',
                                   show_default=False)]=None,
     dynamic:Annotated[bool, typer.Option('--dynamic',
                                          help="Take any batch, height and width; in a .pt2 file sides must be multiples of the model's stride.")]=False,
@@ -32,6 +34,7 @@ def export(
     as_json:Json=False):
     "Write a network as one file that runs without flowbook, and run that beside the model."
     if untrained and weights: raise typer.BadParameter('both', param_hint='--weights --untrained')
+    shape = parse_size(size)
     with working('importing PyTorch') as say:
         from flowbook.models.export import export_model
         from flowbook.io.files import check_target
@@ -39,9 +42,9 @@ def export(
         net,iters = _network(model, weights, untrained, iters, allow_imports)
         say(f'recording {model} and running the file: a minute or more')
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):   # the exporters talk to their developers
-            found = export_model(net, out, size, format or ('torch_export' if out.suffix=='.pt2' else 'onnx'),
-                                 dynamic, iters)
-    _show(found, model, as_json)
+            kind = format or ('torch_export' if out.suffix=='.pt2' else 'onnx')
+            found = export_model(net, out, shape, kind, dynamic, iters)
+    _show(found, model, as_json, weights)
 
 # %% ../../nbs/cli/42_export.ipynb #b3e3aeed
 def _network(model, weights, untrained, iters, allow_imports):
@@ -60,7 +63,7 @@ def _network(model, weights, untrained, iters, allow_imports):
     return net,iters or part.get('test_iters')
 
 # %% ../../nbs/cli/42_export.ipynb #b440a332
-def _show(found, model, as_json):
+def _show(found, model, as_json, weights=None):
     runs = [dict(batch=b, size=[h, w], delta=d, largest=m) for b,h,w,d,m in found.checks]
     if as_json:
         return print_json(dict(model=model, path=found.path, format=found.format, dynamic=found.dynamic,
@@ -68,3 +71,5 @@ def _show(found, model, as_json):
     for r in runs:
         typer.echo(f"{r['batch']} pair{'s'*(r['batch']>1)} of {r['size'][1]}x{r['size'][0]}: file and model differ by at most {r['delta']:.1e} px, flow up to {r['largest']:.1f} px")
     typer.echo(f'wrote {found.path}, {found.bytes/1e6:.1f} MB')
+    mine = f' --weights {weights}' if weights else ''
+    say_next(f'flowbook serve --model {model}{mine}', 'the same network over HTTP')

@@ -6,27 +6,31 @@
 __all__ = ['demo', 'infer']
 
 # %% ../../nbs/cli/22_inference.ipynb #442248c8
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Optional
 import numpy as np
 import typer
 from ..core.errors import ConfigError, fail
-from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
+from .completion import complete_dataset
+from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
                                    open_predictor, parse_range, parse_tile, print_json, print_table,
-                                   reading_options, working)
+                                   reading_options, say_next, working)
 
 
 # %% ../../nbs/cli/22_inference.ipynb #dad03358
 _First = Annotated[Optional[Path], typer.Argument(metavar='IMG1',
-    help='First picture: png, jpg, ppm, bmp, tiff or webp.', show_default=False)]
+    help='First image: png, jpg, ppm, bmp, tiff or webp; or a folder of frames, for all its pairs.',
+    show_default=False)]
 _Second = Annotated[Optional[Path], typer.Argument(metavar='IMG2',
-    help='Second picture, as large as the first.', show_default=False)]
+    help='Second image, as large as the first.', show_default=False)]
 _Options = Annotated[Optional[list[str]], typer.Argument(metavar='[IMG3]|KEY=VALUE', show_default=False,
     help='Third picture, for models of three frames, such as memfof: the flow leads from the second to it. '
          'With --data, in the place of pictures: options of the data set, such as images= and img2= of a folder.')]
-_Data = Annotated[Optional[str], typer.Option(help='The pairs of a data set instead: folder, sintel, ...',
+_Data = Annotated[Optional[str], typer.Option(autocompletion=complete_dataset,
+    help='The pairs of a data set instead: folder, sintel, ...',
     show_default=False)]
 _Root = Annotated[Optional[Path], typer.Option(help='Folder of the data set.', show_default=False)]
 _Split = Annotated[Optional[str], typer.Option(help='Part of the data set.', show_default=False)]
@@ -53,7 +57,8 @@ def demo(
     img2:Annotated[Optional[Path],
                    typer.Argument(metavar='IMG2', help='Second frame, as large as the first.',
                                   show_default=False)]=None,
-    out:Annotated[Path, typer.Option(help='Folder for flow.flo, flow.png and side_by_side.png.')]=Path('flowbook-demo'),
+    out:Annotated[Path, typer.Option('--out', '-o',
+        help='Folder for flow.flo, flow.png and side_by_side.png.')]=Path('flowbook-demo'),
     upright:Upright=False, value_range:Range='full',
     device:Device='auto',
     as_json:Json=False):
@@ -91,40 +96,101 @@ def _show_demo(sample, predictor, found, files, as_json):
     _print_methods(f'{sample.name}, {w}x{h} pixels, on {predictor.device}: {what}',
                    found if known else {k: v for k,v in found.items() if k!='zero flow'})
     typer.echo(f"wrote {files[0]}, {', '.join(o.name for o in files[1:])}")
-    typer.echo('next: flowbook infer a.png b.png --out flow, with two frames of your own'
-               if sample.name=='demo' else 'next: flowbook models, for other networks')
+    if sample.name=='demo': say_next('flowbook infer a.png b.png --out flow', 'two images of your own')
+    else: say_next('flowbook video walk.mp4 --out flow.mp4', 'a whole video')
 
 # %% ../../nbs/cli/22_inference.ipynb #1e4adf29
 def _pictures(img1, img2, options, data):
-    "The words in the place of pictures, with --data; without, two pictures, or three for a model of three frames"
+    "The words in the place of images, with --data; without, two images, or three for a model of three frames"
     words = [str(o) for o in (img1, img2, *(options or [])) if o is not None]
-    if data: return words
-    if len(words) not in (2, 3): raise typer.BadParameter(f'{len(words)} of them', param_hint='IMG1 IMG2')
-    return words
+    if data or len(words) in (2, 3): return words
+    from flowbook.io.video import VIDEO_SUFFIXES, is_folder
+    if len(words)==1 and is_folder(words[0]): return words
+    if len(words)==1 and Path(words[0]).suffix.lower() in VIDEO_SUFFIXES:
+        raise fail(ConfigError, words[0], 'a video',
+                   f'two images; for a video: flowbook video {words[0]} --out flow.mp4')
+    raise typer.BadParameter(f'found {len(words)}, expected two images, or a folder of frames',
+                             param_hint='IMG1 IMG2')
 
-def _infer_set(predictor, out, data, root, split, n, words, as_json, value_range):
-    "The flow of each pair of a data set: NAME.flo and NAME.png"
-    from flowbook.data.base import create_dataset
+
+# %% ../../nbs/cli/22_inference.ipynb #n029998b
+def _write_pairs(flows, out, legend):
+    "Write `(name, flow)` as NAME.flo and NAME.png; returns the files"
+    from flowbook.infer.results import flow_picture
     from flowbook.io.files import ensure_dir
     from flowbook.io.flowfiles import write_flow
     from flowbook.io.images import write_image
+    files = []
+    for name,flow in flows:
+        both = [ensure_dir(out)/f'{name}{o}' for o in ('.flo', '.png')]
+        write_flow(flow, both[0])
+        write_image(flow_picture(flow, legend), both[1])
+        files += both
+    return files
+
+def _set_flows(predictor, data, root, split, n, words, value_range):
+    "Name and flow of each pair of a data set"
+    from flowbook.data.base import create_dataset
     from flowbook.recipes.base import parse_options
-    from flowbook.viz.color import flow_to_color
     if root is None: raise fail(ConfigError, '--root', 'nothing', f'the folder of {data}')
     how = reading_options(data, predictor.upright, value_range)
     ds = create_dataset(data, root, **how | parse_options(words) | (dict(split=split) if split else {}))
-    files,total = [],min(n or len(ds), len(ds))
+    total = min(n or len(ds), len(ds))
     with Counting(data) as count:
         for i in range(total):
             s = ds[i]
-            flow,name = np.asarray(predictor(s.img1, s.img2)),out/f"{i:06d}_{str(s.name).replace('/', '_')}"
-            for write,what,suffix in (write_flow, flow, '.flo'), (write_image, flow_to_color(flow), '.png'):
-                write(what, ensure_dir(out)/f'{name.name}{suffix}')
-                files.append(out/f'{name.name}{suffix}')
+            yield f"{i:06d}_{str(s.name).replace('/', '_')}",np.asarray(predictor(s.img1, s.img2))
             count(i + 1, total)
-    if as_json: return print_json(dict(model=predictor.name, device=predictor.device, pairs=total,
-        files=files))
-    typer.echo(f'{total} pairs of {data}: {predictor.name} on {predictor.device}, wrote {len(files)} files to {out}')
+
+def _folder_flows(predictor, folder, n):
+    "Name of the first frame and flow, of each two consecutive frames of a folder"
+    from flowbook.infer.stream import stream_flow
+    from flowbook.io.video import list_frames
+    names = [p.stem for p in list_frames(folder)]
+    total = min(n or len(names), len(names) - 1)
+    if total < 1: raise fail(ConfigError, folder, 'one image', 'two or more')
+    with Counting(folder) as count:
+        for name,pair in zip(names[:total], stream_flow(folder, predictor), strict=False):
+            yield name,np.asarray(pair.flow)
+            count(pair.index + 1, total)
+
+
+# %% ../../nbs/cli/22_inference.ipynb #n062be52
+def _is_file(out):
+    "Does `--out` name a file to write, by its suffix, and not a folder?"
+    from flowbook.io.formats import flow_suffixes
+    from flowbook.io.images import IMAGE_WRITERS
+    return out.suffix.lower() in (*IMAGE_WRITERS, *flow_suffixes()) and not out.is_dir()
+
+def _infer_file(a, b, out, legend, predict):
+    "One file alone, a picture or flow, by the suffix of `out`"
+    from tempfile import TemporaryDirectory
+    from flowbook.infer.results import flow_picture
+    from flowbook.io.files import check_target
+    from flowbook.io.flowfiles import write_flow
+    from flowbook.io.images import IMAGE_WRITERS, write_image
+    check_target([out], a, b)
+    with TemporaryDirectory() as tmp: saved = predict(tmp)
+    flow = saved.prediction.flow
+    if out.suffix.lower() in IMAGE_WRITERS: write_image(flow_picture(flow, legend), out)
+    else: write_flow(flow, out)
+    saved.files = [out]
+    return saved
+
+
+# %% ../../nbs/cli/22_inference.ipynb #n03a2425
+def _infer_many(predictor, out, data, root, split, n, words, legend, value_range, as_json):
+    "The pairs of a data set or of a folder: NAME.flo and NAME.png"
+    flows = _folder_flows(predictor, words[0], n)
+    if data: flows = _set_flows(predictor, data, root, split, n, words, value_range)
+    files = _write_pairs(flows, out, legend)
+    total,name = len(files)//2,data or words[0]
+    if as_json:
+        return print_json(dict(model=predictor.name, device=predictor.device, pairs=total, files=files))
+    by = f'{predictor.name} on {predictor.device}'
+    typer.echo(f'{total} pairs of {name}: {by}, wrote {len(files)} files to {out}')
+    if not data: say_next(f'flowbook video {name} --out flow.mp4', 'the same as a video')
+
 
 # %% ../../nbs/cli/22_inference.ipynb #448f8102
 def infer(
@@ -132,7 +198,9 @@ def infer(
     img2:_Second=None,
     options:_Options=None,
     *,
-    out:Annotated[Path, typer.Option(help='Folder for flow.flo, flow.png and side_by_side.png.', show_default=False)],
+    out:Annotated[Path, Out(
+        'Folder for flow.flo, flow.png and side_by_side.png; '
+        'or one file: a picture (.png, .jpg, ...) or the flow (.flo, .pfm, .npy, ...).')],
     data:_Data=None, root:_Root=None, split:_Split=None, n:_N=None,
     model:Model='flowbook_small',
     weights:Weights=None,
@@ -142,6 +210,8 @@ def infer(
                                                help='The flow back, occlusion and confidence too: flow_bw.flo, occ.png, occ_bw.png, confidence.png.')]=False,
     exr:Annotated[Optional[str], typer.Option(show_default=False,
         help='Motion vectors for compositing programs too, motion.exr: nuke, blender or flowbook.')]=None,
+    legend:Annotated[bool, typer.Option('--legend',
+        help='The key to the colors next to the flow; without it the picture has the size of the images.')]=False,
     iters:Iters=None,
     backend:Backend=None,
     scale:Annotated[float, typer.Option(help='Resize the pictures by this factor first; the flow comes back in their own size and pixels.')]=1.,
@@ -153,25 +223,30 @@ def infer(
     allow_imports:Imports=False,
     device:Device='auto',
     as_json:Json=False):
-    "Flow from one picture to the next, or of each pair of a data set, as a file and as pictures."
+    "Flow from one image to the next, or of each pair of a folder or a data set, as files and as pictures."
     words = _pictures(img1, img2, options, data)
     how = dict(device=device, iters=iters, precision=precision, backend=backend)
     how |= dict(scale=scale, tile=parse_tile(tile), polish=polish, upright=upright,
                 value_range=parse_range(value_range))
+    many,alone = bool(data) or len(words)==1,_is_file(out)
+    if alone and (many or bidirectional or exr or out_prefix!='flow'):
+        raise fail(ConfigError, '--out', out, 'a folder: there are several files to write')
     with working('importing PyTorch') as say:
         from flowbook.infer.arrays import array_predictor
         from flowbook.infer.folder import predict_to_folder
         from flowbook.io.files import new_folder
-        with new_folder(out):
+        with nullcontext() if alone else new_folder(out):
             light = None if data or gt else array_predictor(model, *words, weights=weights, **how, exr=exr,
                                                               bidirectional=bidirectional) if len(words)==2 else None
             predictor = light or open_predictor(model, weights, allow_imports, **how)
             say(f'{predictor.name} on {predictor.device}')
-            if data: return _infer_set(predictor, out, data, root, split, n, words, as_json, value_range)
+            if many: return _infer_many(predictor, out, data, root, split, n, words, legend,
+                                         value_range, as_json)
             tick = lambda i, n: say(f'tile {i} of {n}')
             *before,a,b = words
-            saved = predict_to_folder(a, b, out, predictor, gt, bidirectional, tick, *(before or [None]),
-                                      out_prefix, exr)
+            predict = lambda folder: predict_to_folder(a, b, folder, predictor, gt, bidirectional, tick,
+                                                       *(before or [None]), out_prefix, exr, legend)
+            saved = _infer_file(a, b, out, legend, predict) if alone else predict(out)
     _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
 
 
@@ -191,4 +266,5 @@ def _show_infer(pair, res, files, as_json):
     said = [text.format(res[k]) for k,text in known.items() if k in res]
     if said: typer.echo('; '.join(said))
     if 'epe' in res: typer.echo(f"error: EPE {res['epe']:.2f} px, Fl-all {res['fl_all']:.1f} %")
-    typer.echo(f"wrote {files[0]}, {', '.join(o.name for o in files[1:])}")
+    typer.echo('wrote ' + ', '.join([str(files[0]), *(o.name for o in files[1:])]))
+    say_next('flowbook video walk.mp4 --out flow.mp4', 'a whole video')

@@ -7,14 +7,15 @@ __all__ = ['app', 'set_threads', 'main']
 
 # %% ../../nbs/cli/10_main.ipynb #f0882b67
 import os, sys
+from fnmatch import fnmatch
 from typing import Annotated
 import typer
-from ..core.errors import ConfigError, fail
+from .completion import complete_model
 from .answers import adapt, propagate, score, track
 from .book import book
 from .config import config
 from .data import data
-from .evaluation import Spread, bench, compare, submit, test
+from .evaluation import Comparing, bench, compare, submit, test
 from .export import export
 from .inference import demo, infer
 from .kernels import build_ops, doctor
@@ -22,25 +23,43 @@ from .serving import serve
 from .training import curves, slurm, train
 from .video import frames_to_video, merge, video
 from .weights import convert, fetch, show_weights
-from .terminal import Json, Program, example, print_json, print_table, spare_console, working
+from .terminal import Json, Program, example, print_json, print_table, say_next, spare_console, working
+from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/10_main.ipynb #7aef8d96
 _session = [
-    '[bold]A first session[/bold]',
-    '[cyan]flowbook demo[/cyan]   flow of a pair that comes with the package',
-    '[cyan]flowbook demo a.png b.png[/cyan]   the same for two frames of yours',
-    '[cyan]flowbook infer a.png b.png --out flow[/cyan]   the flow alone, written to flow/',
-    '[cyan]flowbook video walk.mp4 --out flow.mp4[/cyan]   the flow of a whole video',
-    '[cyan]flowbook models[/cyan]   what else could compute it',
-    '[cyan]flowbook train quickstart --work-dir run[/cyan]   a small network from nothing, about five minutes',
-    '[cyan]flowbook test quickstart --weights run/weights.safetensors[/cyan]   how good it is',
-    '[cyan]flowbook data make sintel sintel-small[/cyan]   a small data set in the layout of a large one; flowbook data --help',
+    '[bold]One evening[/bold]; each command names the next',
+    '[cyan]flowbook demo[/cyan]   the flow of a pair that comes with the package',
+    '[cyan]flowbook infer a.png b.png --out flow[/cyan]   of two photos of yours',
+    '[cyan]flowbook video walk.mp4 --out flow.mp4[/cyan]   of a video',
+    "[cyan]flowbook data check folder mine 'images=*.png' 'flow=*.flo'[/cyan]   your own data, in the folder mine",
+    "[cyan]flowbook train flowbook_small --load-from flowbook-small --data folder --root mine 'images=*.png' 'flow=*.flo' --work-dir run[/cyan]   fine-tuned on it",
+    "[cyan]flowbook compare flowbook_small flowbook_small:run/weights.safetensors --data folder --root mine 'images=*.png' 'flow=*.flo'[/cyan]   before and after",
+    '[cyan]flowbook export flowbook_small --weights run/weights.safetensors --out flow.onnx[/cyan]   for other programs',
     'flowbook COMMAND --help says more. Exit codes: 0 done, 2 a mistake in what you gave, 1 a bug, 130 stopped by Ctrl-C.']
 
+
 # %% ../../nbs/cli/10_main.ipynb #8a43159a
-app = typer.Typer(cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode='rich')
+app = typer.Typer(cls=Program, pretty_exceptions_enable=False, rich_markup_mode='rich',
+                  context_settings=dict(help_option_names=['--help', '-h']))
 
 # %% ../../nbs/cli/10_main.ipynb #4f27a664
+_shelves = dict(
+    See='flow of images and videos, points followed, masks carried along',
+    Train='from rendered scenes, published data sets or your own data',
+    Measure='errors, time and memory, next to other methods',
+    Data='data sets to check, make and convert; models and their weights',
+    Serve='a model over HTTP, or as one file for other programs',
+    Installation='is it whole, and the tutorials')
+
+def _overview(ctx):
+    "The shelves with their commands, and where to begin"
+    program,found = ctx.command,{k: [] for k in _shelves}
+    for name in program.list_commands(ctx): found[program.get_command(ctx, name).rich_help_panel].append(name)
+    lines = [l for k,names in found.items() for l in (f'{k:14}{_shelves[k]}', f"{'':14}{'  '.join(names)}", '')]
+    return '\n'.join([program.help, '', *lines, 'Begin with    flowbook demo',
+                      'Then          flowbook COMMAND --help; flowbook --help says what each does'])
+
 def _version(wanted):
     if not wanted: return
     from flowbook import __version__
@@ -51,8 +70,8 @@ def _version(wanted):
 def _start(ctx:typer.Context,
            version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True,
                                                 help='Print the version and leave.')]=False):
-    "Optical flow: how far, and where to, did each pixel move between two pictures?"
-    if ctx.invoked_subcommand is None: typer.echo(ctx.get_help())
+    "Optical flow: how far, and where to, does each pixel move between two images?"
+    if ctx.invoked_subcommand is None: typer.echo(_overview(ctx))
 
 # %% ../../nbs/cli/10_main.ipynb #1541d3f0
 def _list_models():
@@ -65,45 +84,51 @@ def _count_models():
 
 # %% ../../nbs/cli/10_main.ipynb #98dd63d6
 def models(
+    pattern:Annotated[str, typer.Argument(metavar='PATTERN', autocompletion=complete_model, show_default=False,
+                                          help="Of names, for example 'raft*'; default: all.")]='*',
     weights:Annotated[bool, typer.Option('--weights',
                                          help='Their published weights instead: figures and licences.')]=False,
     flops:Annotated[bool, typer.Option('--flops',
                                        help='Count operations at 448x1024 too; takes half a minute.')]=False,
     as_json:Json=False):
     "The models there are, networks and classical methods."
-    if weights: return show_weights(as_json=as_json)
+    if weights: return show_weights(pattern, as_json)
     with working('importing PyTorch' if flops else 'reading'):
         found = _count_models() if flops else _list_models()
+    found = [o for o in found if fnmatch(o['name'], pattern)]
+    if not found: raise fail(ConfigError, 'models', f'no model like {pattern}', 'one of flowbook models')
     if as_json: return print_json(found)
     count = lambda o: [f"{o['gflops']:.0f}" if o['gflops'] else '-']*flops
     print_table('', ['name', 'parameters', *['GFLOPs']*flops, 'weights', 'description'],
                  [[o['name'], f"{o['parameters']/1e6:.2f} M", *count(o), 'bundled' if o['bundled'] else '-',
                    o['description']] for o in found])
+    say_next('flowbook models MODEL --weights', 'published weights, which flowbook fetch downloads')
 
 # %% ../../nbs/cli/10_main.ipynb #a4417d5a
 def _add(shelf, **commands):
     "Register functions on a shelf of the help: `name=(function, example lines)`"
     for name,(func,lines) in commands.items():
-        kind = dict(cls=Spread) if func is bench else {}   # several words after one option
+        kind = dict(cls=Comparing) if func is compare else {}
         app.command(name.replace('_', '-'), epilog=example(*lines), rich_help_panel=shelf, **kind)(func)
 
+
 # %% ../../nbs/cli/10_main.ipynb #0031940c
-_add('Flow of your pictures',
+_add('See',
     demo=(demo, ['flowbook demo', 'flowbook demo frame1.png frame2.png --out my-flow']),
-    infer=(infer, ['flowbook infer a.png b.png --out flow',
+    infer=(infer, ['flowbook infer a.png b.png --out flow', 'flowbook infer a.png b.png -o flow.png --legend',
+                   'flowbook infer frames/ --out flow',
                    'flowbook infer a.png b.png --out flow --gt truth.flo --json',
-                   'flowbook infer a.png b.png --out flow --bidirectional --tile auto',
+                   'flowbook infer a.png b.png --out flow --bidirectional --tile 512x768',
                    'flowbook infer a.png b.png --out flow --model raft --weights raft.pth']),
     video=(video, ['flowbook video walk.mp4 --out flow.mp4',
                    'flowbook video frames/ --out flow/ --layout side --save-flo',
                    'flowbook video 0 --out camera.mp4 --model dis']),
     frames2video=(frames_to_video, ['flowbook frames2video frames/ --out clip.mp4 --fps 24']),
-    merge=(merge, ['flowbook merge frames/ flow/ --out both.mp4']),
-    serve=(serve, ['flowbook serve', 'flowbook serve --model dis --port 9000',
-                   'curl -F img1=@a.png -F img2=@b.png -F format=png http://127.0.0.1:8000/flow -o flow.png']))
+    merge=(merge, ['flowbook merge frames/ flow/ --out both.mp4']))
+
 
 # %% ../../nbs/cli/10_main.ipynb #4f63c2f7
-_add('From flow to answers',
+_add('See',
     track=(track, [
         'flowbook track walk.mp4 --grid 20 --out tracks.mp4',
         'flowbook track walk.mp4 --points eyes.csv --out walk.csv',
@@ -115,41 +140,49 @@ _add('From flow to answers',
         'flowbook score clips/ --out scores.csv --workers 4 --resume']),
     propagate=(propagate, [
         'flowbook propagate mask.png walk.mp4 --out masks',
-        'flowbook propagate labels.png walk.mp4 --frame 120 --threshold 0.5 --out masks']),
-    adapt=(adapt, [
-        'flowbook adapt cells.tif --work-dir cells',
-        'flowbook adapt street.mp4 --work-dir street --model raft --weights sintel --steps 500']))
+        'flowbook propagate labels.png walk.mp4 --frame 120 --threshold 0.5 --out masks']))
+
 
 # %% ../../nbs/cli/10_main.ipynb #c45bfef7
-_add('Training and evaluation',
+_add('Train',
     train=(train, ['flowbook train quickstart --work-dir run',
                    'flowbook train quickstart schedule.epochs=20 data.bs=4 --work-dir run2',
                    'flowbook train quickstart --work-dir run --resume',
                    'flowbook train raft_8x2_100k_flyingchairs_368x496 data.root=data --gpus 8 --amp']),
+    adapt=(adapt, [
+        'flowbook adapt cells.tif --work-dir cells',
+        'flowbook adapt street.mp4 --work-dir street --model raft --weights sintel --steps 500']),
     curves=(curves, ['flowbook curves run']),
-    slurm=(slurm, ['flowbook slurm raft_8x2_100k_flyingchairs_368x496 data.root=/data --partition gpu --gpus 8 --out job.sh']),
+    slurm=(slurm, ['flowbook slurm raft_8x2_100k_flyingchairs_368x496 data.root=/data --partition gpu --gpus 8 --out job.sh']))
+app.add_typer(config, name='config', rich_help_panel='Train')
+
+_add('Measure',
     test=(test, ['flowbook test flowbook_small', 'flowbook test quickstart --weights run/weights.safetensors',
                  'flowbook test flowbook_small --data sintel --root data/Sintel --report report.html',
                  'flowbook test raft --weights raft.pth --n 16 --eval EPE Fl --out-dir flows --show-dir pictures']),
     compare=(compare, ['flowbook compare flowbook_small dis farneback',
                        'flowbook compare flowbook_small dis --data middlebury --root data/Middlebury']),
     submit=(submit, ['flowbook submit sintel --model flowbook_small --root data/Sintel --out sintel.zip']),
-    bench=(bench, ['flowbook bench flowbook_small --size 448 1024',
-                   'flowbook bench raft dis --size 448 1024 --size 1080 1920 --batch 1 4 --precision fp32 bf16']))
+    bench=(bench, ['flowbook bench flowbook_small --size 448x1024',
+                   'flowbook bench raft dis --size 448x1024 --size 1080x1920 --batch 1 4 --precision fp32 bf16']))
 
 # %% ../../nbs/cli/10_main.ipynb #a256c419
-app.add_typer(config, name='config', rich_help_panel='Training and evaluation')
-app.add_typer(data, name='data', rich_help_panel='Training and evaluation')
+app.add_typer(data, name='data', rich_help_panel='Data')
 
-_add('Models',
-    models=(models, ['flowbook models', 'flowbook models --weights']),
-    fetch=(fetch, ['flowbook models --weights', 'flowbook fetch raft flyingthings3d']),
-    convert=(convert, ['flowbook convert old.pth new.safetensors']),
-    export=(export, ['flowbook export flowbook_small --out small.onnx --size 448 1024',
+_add('Data',
+    models=(models, ['flowbook models', "flowbook models 'raft*' --weights"]),
+    fetch=(fetch, ['flowbook models raft --weights', 'flowbook fetch raft flyingthings3d']),
+    convert=(convert, ['flowbook convert old.pth new.safetensors']))
+
+_add('Serve',
+    serve=(serve, ['flowbook serve', 'flowbook serve --model dis --port 9000',
+                   'curl -F img1=@a.png -F img2=@b.png -F format=png http://127.0.0.1:8000/flow -o flow.png']),
+    export=(export, ['flowbook export flowbook_small --out small.onnx --size 448x1024',
                      'flowbook export raft --weights flyingthings3d --out raft.onnx --dynamic']))
 
+
 # %% ../../nbs/cli/10_main.ipynb #4586fd51
-_add('This installation',
+_add('Installation',
     doctor=(doctor, ['flowbook doctor']),
     build_ops=(build_ops, ['flowbook build-ops', 'flowbook build-ops --native']),
     book=(book, ['flowbook book flowbook-tutorials']))

@@ -11,13 +11,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import CfgOptions, Changes, Device, Imports, Json, Range, Upright
-from .terminal import print_json, reading_options, working
+from .completion import complete_dataset, complete_recipe
+from .terminal import CfgOptions, Changes, Device, Imports, Json, Out, Range, Upright
+from .terminal import print_json, reading_options, say_next, working
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.processes import join_processes, launched_number, leave_processes
 
 # %% ../../nbs/cli/44_training.ipynb #24f00cff
-_Recipe = Annotated[str, typer.Argument(metavar='RECIPE|FILE',
+_Recipe = Annotated[str, typer.Argument(metavar='RECIPE|FILE', autocompletion=complete_recipe,
                                         help='One of flowbook config list, or a config file.',
                                         show_default=False)]
 _WorkDir = Annotated[Optional[Path],
@@ -39,7 +40,7 @@ Port = Annotated[Optional[int], typer.Option(min=1, max=65535,
 _ResumeFrom = Annotated[Optional[Path],
     typer.Option(help='Go on from this checkpoint, in this or in a new work dir.', show_default=False)]
 _Data = Annotated[Optional[str],
-    typer.Option(help='Train on this data set instead, of which a part is held out: folder, sintel, ...',
+    typer.Option(autocompletion=complete_dataset, help='Train on this data set instead, of which a part is held out: folder, sintel, ...',
         show_default=False)]
 _Root = Annotated[Optional[Path],
     typer.Option(help='Folder of that data set; words images=, img2=, flow= are options of folder.',
@@ -165,7 +166,9 @@ def train(recipe:_Recipe, changes:Changes=None, cfg_options:CfgOptions=None, dat
                                        'device': device, 'json': as_json}, port)
     with nullcontext() if launched_number()[0] else new_folder(work_dir): learn = _run(plan, work_dir,
         device, resume_from or resume, not no_validate)
-    if not launched_number()[0]: _show_run(learn, plan, work_dir, as_json)
+    own = [o.removeprefix('data.options.') for o in changes if o.startswith('data.options.')]
+    words = ['--data', data, *(['--root', str(root)] if root else []), *own] if data else []
+    if not launched_number()[0]: _show_run(learn, plan, work_dir, as_json, words)
 
 # %% ../../nbs/cli/44_training.ipynb #f4147fb2
 def _run(plan, work_dir, device, resume, validate):
@@ -187,7 +190,7 @@ def _run(plan, work_dir, device, resume, validate):
         leave_processes()
 
 # %% ../../nbs/cli/44_training.ipynb #bf16178b
-def _show_run(learn, plan, work_dir, as_json):
+def _show_run(learn, plan, work_dir, as_json, words=()):
     values = getattr(learn.recorder, 'values', None)
     scores = {k: v for k,v in zip(learn.recorder.metric_names[1:], values[-1])} if values else {}
     name,weights = plan['model']['name'],work_dir/'weights.safetensors'
@@ -202,14 +205,18 @@ def _show_run(learn, plan, work_dir, as_json):
             typer.echo(f"{k[:-4]}: EPE {v:.2f} px, Fl-all {scores[k[:-3] + 'fl_all']:.1f} %")
     typer.echo(f"wrote {weights}, log.csv, recipe.json, last.pth")
     q,imports = (lambda o: shlex.quote(str(o))),' --allow-imports' if plan.get('custom_imports') else ''
-    typer.echo(f"next: flowbook infer a.png b.png --out flow --model {q(work_dir/'recipe.json')} --weights {q(weights)}{imports}")
+    if words:   # data of one's own: was it worth it?
+        first = [name] if name=='flowbook_small' else ['flowbook_small']
+        after = [*first, f'{name}:{weights}', *words]
+        return say_next(f"flowbook compare {' '.join(map(q, after))}", 'before and after')
+    say_next(f"flowbook infer a.png b.png --out flow --model {q(work_dir/'recipe.json')} --weights {q(weights)}{imports}")
+
 
 # %% ../../nbs/cli/44_training.ipynb #3a805a18
 def curves(
     work_dir:Annotated[Path, typer.Argument(metavar='WORK_DIR', help='Folder of a run.', show_default=False)],
     out:Annotated[Optional[Path],
-                  typer.Option(help='Picture to write; default: curves.png in the work dir.',
-                               show_default=False)]=None):
+                  Out('Picture to write; default: curves.png in the work dir.')]=None):
     "Draw the curves of a run from its table."
     from flowbook.io.files import check_target
     if out: check_target(out, [p for p in work_dir.glob('*') if p.is_file() and p.suffix != '.png'])
@@ -280,7 +287,7 @@ def slurm(
     scores:Annotated[Optional[list[str]], typer.Option('--eval', help='With --test: scores to show.',
         show_default=False)]=None,
     out:Annotated[Optional[Path],
-                  typer.Option(help='Script to write; default: print it.', show_default=False)]=None):
+                  Out('Script to write; default: print it.')]=None):
     "Write a Slurm script that trains a recipe, is requeued, and resumes; or with --test one that evaluates it."
     changes,stem = list(changes or []),Path(recipe).stem
     for k,v in dict(weights=weights, eval=scores).items():

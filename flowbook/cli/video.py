@@ -10,10 +10,10 @@ import sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Polish, Precision, Range,
+from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
-                                   open_predictor, parse_range, parse_tile, print_json, stops_gently, working)
+                                   open_predictor, parse_range, parse_tile, print_json, say_next, stops_gently, working)
 from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/50_video.ipynb #c3f7c45a
@@ -36,7 +36,8 @@ def _parse_scale(text, fixed):
 
 # %% ../../nbs/cli/50_video.ipynb #e10235ac
 _Source = Annotated[str, typer.Argument(metavar='IN', help='Video, folder of pictures, quoted pattern, or number of a camera.', show_default=False)]
-_Out = Annotated[Path, typer.Option(help='Video (.mp4 .mov .avi .mkv .webm) or .gif to write; without a suffix: folder for pictures.', show_default=False)]
+_Out = Annotated[Path, Out('Video (.mp4 .mov .avi .mkv .webm) or .gif to write; '
+                           'without a suffix: folder for pictures.')]
 _Layout = Annotated[str, typer.Option(help='flow, side, overlay, arrows, occlusion, or error (needs --gt).')]
 _Gt = Annotated[Optional[Path], typer.Option(help='Folder of true flow, one file for each pair: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it; or a video of its colours, to be shown beside.', show_default=False)]
 _MaxFlow = Annotated[str, typer.Option(metavar='PX|auto', help='Speed of full colour; auto follows the film in steps.')]
@@ -154,12 +155,12 @@ def _show(report, source, predictor, layout, notes, as_json):
     if report.padded:
         typer.echo('odd sides became even, as codecs want them: the last row or column stands twice')
     typer.echo(f'wrote {report.out}, {report.pairs} frames')
+    say_next("flowbook data check folder mine 'images=*.png' 'flow=*.flo'", 'frames with true flow of your own')
 
 # %% ../../nbs/cli/50_video.ipynb #433f9f6d
 def frames_to_video(
     source:_Source,
-    out:Annotated[Path, typer.Option(help='Video (.mp4 .mov .avi .mkv .webm) or .gif to write.',
-                                     show_default=False)],
+    out:Annotated[Path, Out('Video (.mp4 .mov .avi .mkv .webm) or .gif to write.')],
     fps:_Fps=None,
     scale:Annotated[float, typer.Option(help='Factor on height and width.')]=1.,
     every:_Every=1,

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Json, print_json, print_table, working
+from .completion import complete_model, complete_weights
+from .terminal import Json, print_json, print_table, say_next, working
+from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/40_weights.ipynb #f3bbf706
 def show_weights(
@@ -22,17 +24,21 @@ def show_weights(
         from dataclasses import asdict
         from flowbook.models.published import figures_text, list_weights
         found = list_weights(pattern)
+    if not found:
+        raise fail(ConfigError, 'weights', f'none published for {pattern}',
+                   'a model of flowbook models --weights')
     if as_json: return print_json([asdict(w) for w in found])
     print_table('', ['model', 'weights', 'description'],
                 [[w.model, w.name, f"{w.trained_on}: {figures_text(w)}. Licence: {w.licence}"]
                  for w in found])
     typer.echo('EPE in pixels, Fl in %; * = the weights have seen these data')
-    typer.echo('next: flowbook fetch MODEL NAME, or --weights NAME wherever weights are wanted')
+    say_next(f'flowbook fetch {found[0].model} {found[0].name}', 'then --weights NAME wherever weights are wanted')
 
 # %% ../../nbs/cli/40_weights.ipynb #acb1ac00
 def fetch(
-    model:Annotated[str, typer.Argument(metavar='MODEL', help='One of flowbook models.', show_default=False)],
-    name:Annotated[str, typer.Argument(metavar='NAME',
+    model:Annotated[str, typer.Argument(metavar='MODEL', autocompletion=complete_model,
+                                        help='One of flowbook models.', show_default=False)],
+    name:Annotated[str, typer.Argument(metavar='NAME', autocompletion=complete_weights,
                                        help='One of its weights in flowbook models --weights.',
                                        show_default=False)],
     as_json:Json=False):
@@ -45,7 +51,7 @@ def fetch(
     if as_json: return print_json(dict(path=path, **about))
     typer.echo(f"{path}")
     typer.echo(f"{about['source']}, trained on {about['trained_on']}. Licence: {about['licence']}, see {about['page']}")
-    typer.echo(f"next: flowbook infer a.png b.png --out flow --model {model} --weights {name}")
+    say_next(f'flowbook infer a.png b.png --out flow --model {model} --weights {name}')
 
 # %% ../../nbs/cli/40_weights.ipynb #05e871ea
 def convert(
@@ -66,4 +72,4 @@ def convert(
         res = convert_weights(source, out, model=model, dtype=torch.float16 if half else None)
     if as_json: return print_json(dict(path=out, **res))
     typer.echo(f"wrote {out}: {res['model']}, from the names of {res['scheme']}, SHA-256 {res['sha256'][:16]}...")
-    typer.echo(f"next: flowbook infer a.png b.png --out flow --model {res['model']} --weights {out}")
+    say_next(f"flowbook infer a.png b.png --out flow --model {res['model']} --weights {out}")

@@ -103,7 +103,8 @@ def predict_to_folder(
     progress=None,               # Called with (done, n) after each tile
     img0=None,                   # The frame before, for a model of three frames
     prefix:str='flow',           # What the names of the files begin with
-    exr:str=None                 # Write `motion.exr` too, in this of `EXR_CONVENTIONS`; None: do not
+    exr:str=None,                # Write `motion.exr` too, in this of `EXR_CONVENTIONS`; None: do not
+    legend:bool=False            # See `save_results`
 )->SavedFlow:                    # Numbers and files
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
     if exr is not None: check_exr(exr)
@@ -119,7 +120,8 @@ def predict_to_folder(
         p = predict(bidirectional, progress)
         ms = 1000*(time.perf_counter() - start)
         scores = {} if truth is None else _scores(p.flow, truth, valid)
-        files = save_results(stage, x, y, p.flow, truth, valid) + save_extras(stage, p)
+        files = save_results(stage, x, y, p.flow, truth, valid, legend=legend)
+        files += save_extras(stage, p)
         if exr is not None: files += save_motion(stage, p, exr)
         if prefix != 'flow': files = [o.rename(stage/_prefixed(o.name, prefix)) for o in files]
     tags = tuple(exif_orientation(o) if isinstance(o, (str, Path)) else 1 for o in (img1, img2))

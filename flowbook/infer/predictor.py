@@ -33,7 +33,7 @@ from ..models.registry import model_name
 from ..models.runtime import FILE_SUFFIXES, FileModel
 from ..models.zoo import create_model
 from ..models.classical import opencv_flow
-from ..models.published import fill_weights
+from ..models.published import fill_weights, list_weights
 from ..models.summary import model_table
 from ..ops.coarse_to_fine import polish_flow
 from ..ops.precision import faster_precision, warn_slow
@@ -68,8 +68,9 @@ def fill_model(
     elif name in bundled_models(): load_bundled(model, name)
     elif not any(True for _ in model.parameters()): pass   # a classical method
     else:
-        raise fail(ConfigError, 'weights',
-                   f"none for {name}", f"a file: the package has weights of {', '.join(bundled_models()) or 'no model'} only")
+        names = [o.name for o in list_weights(name)]
+        published = f"published ones (flowbook fetch {name} {names[0]}, then --weights {names[0]}), or " if names else ''
+        raise fail(ConfigError, 'weights', f'none for {name}', f'{published}a file')
     return model
 
 # %% ../../nbs/infer/10_predictor.ipynb #b7fe1482

@@ -164,9 +164,9 @@ def load_config(
 )->dict:                      # A complete recipe
     "Load a recipe, wherever it comes from"
     if isinstance(config, dict): return _complete(dict(config), '', overrides, say)
-    if str(config) in list_recipes(): return get_recipe(str(config), _in_our_words(_texts(overrides)))
     path = Path(config)
-    if not path.suffix and not path.exists(): raise unknown('recipe', config, list_recipes())
+    if str(config) in list_recipes() or not (path.suffix or path.exists()):
+        return get_recipe(str(config), _in_our_words(_texts(overrides)))
     found = read_mmconfig(path, allow_imports)
     recipe = _complete(found, path.stem, overrides, say)
     custom = found.get('custom_imports')

@@ -113,11 +113,13 @@ def apply_overrides(
 )->dict:            # A changed copy
     "Set single values of `recipe` by their dotted names"
     recipe = deepcopy(recipe)
-    first = lambda o: not o.startswith(('data=', 'model.name='))   # another dataset or model, then its values
+    # another dataset or model, then its values
+    first = lambda o: not o.startswith(('data=', 'model=', 'model.name='))
     for item in sorted(overrides, key=first):
         key, eq, text = item.partition('=')
         if not eq: raise fail(ConfigError, f"option {item}", 'no =', 'key.sub=value')
         if key == 'data': recipe['data'] = data_part(text, recipe['data'])
+        elif key == 'model' and text.isidentifier(): recipe['model'] = _model_part(text)
         else: _set(recipe, key, text)
     return recipe
 
@@ -134,6 +136,11 @@ def _set(recipe, key, text):
 
 # %% ../../nbs/recipes/10_base.ipynb #f541a282
 _free = 'options', 'args', 'paramwise', 'ema', 'lr', 'momentum'   # whose content is checked by whom it is for
+
+def _model_part(name):
+    "The `model` part of a recipe that says to train the model `name`"
+    if name not in list_models(): raise unknown('model', name, list_models())
+    return dict(name=name)
 
 def _check_number(model, key):
     "Refuse a key of `model` that the model does not have"
@@ -203,6 +210,8 @@ def get_recipe(
     overrides:list=() # Strings `'key.sub=value'`
 )->dict:              # The recipe, complete and yours to change
     "Look up a recipe by `name` and apply `overrides`"
+    if name not in RECIPES and name in list_models():
+        raise fail(ConfigError, 'recipe', f'the model {name!r}', f'a recipe: flowbook train quickstart model={name}')
     return apply_overrides(with_defaults(expand_recipe(RECIPES[name]())), overrides)
 
 def flat_recipe(
