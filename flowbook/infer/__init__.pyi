@@ -97,6 +97,7 @@ from .propagate import unfinished_masks as unfinished_masks
 from .propagate import write_labels as write_labels
 from .results import FlowArray as FlowArray
 from .results import Prediction as Prediction
+from .results import flow_picture as flow_picture
 from .results import result_files as result_files
 from .results import save_extras as save_extras
 from .results import save_results as save_results
