@@ -63,7 +63,7 @@ def _peek_picture(path, head, n):
 @dataclass
 class CheckReport:
     "What `check_dataset` found"
-    name:str                # Data set
+    name:str                # Dataset
     root:Path               # Its folder
     rows:list               # A dictionary per variant: `options`, `pairs`, `published`, `truth`, `sizes`
     absent:list             # Splits and options that are not there at all, with the reason
@@ -80,7 +80,7 @@ class CheckReport:
 
 # %% ../../nbs/data/85_check.ipynb #f9201ada
 def _open_all(cls, root, options):
-    "The data set in each variant, and what cannot be opened"
+    "The dataset in each variant, and what cannot be opened"
     opened, absent, problems, first = [], [], [], None
     variants = [v | options for v in cls.variants()]
     for options in [v for i, v in enumerate(variants) if v not in variants[:i]]:
@@ -115,10 +115,10 @@ def check_dataset(
     full:bool=False,   # Decode every pair? Else headers only
     index:bool=False,  # Write the index of every choice?
     workers:int=None,  # Threads; None: twice the cores, at most 32
-    options:dict=None, # Options for the data set, such as `dict(pass_style='final')`; None: all there are
+    options:dict=None, # Options for the dataset, such as `dict(pass_style='final')`; None: all there are
     progress=None      # Called with (done, n) from time to time
 )->CheckReport:        # What is there, and what is wrong
-    "Look at every file of the data set `name` in `root`"
+    "Look at every file of the dataset `name` in `root`"
     cls, root = dataset_class(name), Path(root)
     if workers is not None and workers < 1: raise fail(ConfigError, 'workers', workers, '1 or more')
     (root/'flowbook-index.json').unlink(missing_ok=True)      # the folders are the truth now

@@ -53,8 +53,8 @@ def make_dataset(
     size:tuple=(96,128),   # `(H,W)` of the frames
     seed:int=0,            # Other seeds, other scenes
     displacement:float=6.  # Largest step of a shape, px
-)->FlowDataset:            # The data set, opened
-    "Write a small tree in the layout and formats of the data set `name`"
+)->FlowDataset:            # The dataset, opened
+    "Write a small tree in the layout and formats of the dataset `name`"
     cls, out = dataset_class(name), Path(out)
     if not 1 <= n <= 1000: raise fail(ConfigError, 'n', n, '1 to 1000 pairs')
     if min(size) < 64 or max(size) > 4096:

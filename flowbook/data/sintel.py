@@ -36,7 +36,7 @@ def sequence_pairs(
 
 # %% ../../nbs/data/44_sintel.ipynb #dba4bcb4
 def choose_rows(
-    name:str,  # Of the data set, for the error
+    name:str,  # Of the dataset, for the error
     rows:list, # What is on disk: a tuple of names for each sequence
     **asked    # For each column of `rows`: one name, several, or None for all
 )->list:       # The rows that fit

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PART_KINDS', 'PARTS', 'register_part', 'list_parts']
 
-# %% ../../nbs/layers/05_parts.ipynb #5a9e0003
+# %% ../../nbs/layers/05_parts.ipynb #d7fa6c92
 from ..core.errors import unknown
 from ..core.register import Register
 
-# %% ../../nbs/layers/05_parts.ipynb #5a9e0005
+# %% ../../nbs/layers/05_parts.ipynb #4db65dee
 PART_KINDS = 'encoder', 'decoder', 'correlation', 'context', 'refinement', 'update'
 PARTS = Register('part', ('flowbook.layers', 'flowbook.models'), 'register_part')
 
@@ -20,7 +20,7 @@ def register_part(
     if kind not in PART_KINDS: raise unknown('kind of part', kind, PART_KINDS)
     return lambda build: PARTS.enter(build, kind=kind)
 
-# %% ../../nbs/layers/05_parts.ipynb #5a9e0006
+# %% ../../nbs/layers/05_parts.ipynb #d4f7f3dd
 def list_parts(
     kind:str=None # One of `PART_KINDS`; None: all
 )->list:          # Names, sorted

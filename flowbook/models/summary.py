@@ -60,7 +60,7 @@ def flops_by_op(
     img,kw = torch.empty(1, 3, *size, device='meta'),{} if iters is None else dict(iters=iters)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         _on_meta(model)(*[img]*model.frames, **kw)
-    return {str(k): v for k,v in counter.get_flop_counts()['Global'].items()}
+    return {str(k): v for k,v in counter.get_flop_counts().get('Global', {}).items()}
 
 def flops(
     model:Estimator,          # A network
