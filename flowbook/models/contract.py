@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['texture_pair', 'check_estimator']
 
-# %% ../../nbs/models/86_contract.ipynb #f997abcb
+# %% ../../nbs/models/86_contract.ipynb #283e2dc3
 import copy, pickle
 import torch
 import torch.nn.functional as F
@@ -105,7 +105,7 @@ def _check_keywords(model, size):
         assert refused, 'takes_init is not declared, and flow_init is accepted'
     assert len(_call(model, pair, all_flows=True).flows) >= 1, 'all_flows=True leaves no flow'
 
-# %% ../../nbs/models/86_contract.ipynb #6cf84beb
+# %% ../../nbs/models/86_contract.ipynb #75520d6e
 @torch.no_grad()
 def _check_features(model, pair, out):
     "Features that are given again change nothing; those of other images do"
