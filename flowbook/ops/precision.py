@@ -22,11 +22,8 @@ def _time_conv(x, weight):
     return time.perf_counter() - start
 
 @lru_cache(None)
-def conv_rates(
-    device:str='cpu', # 'cpu' or 'cuda'
-    rounds:int=5      # Of each, in turns; the best counts
-)->dict:              # 'fp32' and 'bf16' to GFLOP/s; measured once a process
-    "Time a 3x3 convolution in both precisions"
+def _measure(device, rounds=5):
+    "Both rates, in turns; the best of each counts"
     g = torch.Generator().manual_seed(0)
     draw = lambda *size: torch.randn(*size, generator=g).to(device)
     x, w = draw(1, _CHANNELS, *_SIDE), draw(_CHANNELS, _CHANNELS, 3, 3)
@@ -38,6 +35,12 @@ def conv_rates(
             for k, p in pairs.items(): best[k] = min(best[k], _time_conv(*p))
             if best['bf16'] > 4*best['fp32']: break   # far too slow to be chance
     return {k: _WORK/v for k, v in best.items()}
+
+def conv_rates(
+    device:str='cpu' # 'cpu' or 'cuda'
+)->dict:             # 'fp32' and 'bf16' to GFLOP/s; measured once a process
+    "Time a 3x3 convolution in both precisions"
+    return _measure(str(device))
 
 def bf16_gain(
     device:str='cpu' # 'cpu' or 'cuda'
