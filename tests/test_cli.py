@@ -51,8 +51,8 @@ def test_mistake(tmp_path):
 
 def test_a_bug_has_a_traceback(monkeypatch):
     "Anything that is not the user's mistake: exit code 1, and the exception is not hidden"
-    def broken(**kwargs): raise RuntimeError('a bug')
-    monkeypatch.setattr('flowbook.models.summary.model_table', broken)
+    def broken(*args, **kwargs): raise RuntimeError('a bug')
+    monkeypatch.setattr('flowbook.models.registry.stored_rows', broken)
     res = CliRunner().invoke(app, ['models'])
     assert (res.exit_code, str(res.exception))==(1, 'a bug')
 
