@@ -195,7 +195,7 @@ def picture(self:FlowViews,
     if view not in self.views_of(i): raise unknown('view', view, self.views_of(i))
     return np.ascontiguousarray(_painters[view](self, self.samples[i], i, model))
 
-# %% ../../nbs/apps/10_views.ipynb #f8758008
+# %% ../../nbs/apps/10_views.ipynb #a34ee7f1
 @patch
 def key(self:FlowViews,
     i:int,    # Number of the pair

@@ -111,7 +111,7 @@ class _VideoOutput(_Output):
     @property
     def padded(self): return bool(self.writer and self.writer.padded)
 
-# %% ../../nbs/infer/32_video.ipynb #1f73d991
+# %% ../../nbs/infer/32_video.ipynb #ee040403
 @patch
 def write(self:_VideoOutput, img):
     if self.writer is None or self.writer.stack is None:
@@ -133,7 +133,7 @@ def _end_part(self):
     self.done += self.writer.count
     self.save()
 
-# %% ../../nbs/infer/32_video.ipynb #638b0396
+# %% ../../nbs/infer/32_video.ipynb #d1df39ec
 @patch
 def finish(self:_VideoOutput, complete):
     "Give what is done the final name; if nothing is left to do the parts have served"
