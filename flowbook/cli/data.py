@@ -62,7 +62,8 @@ def make(
     if as_json: return print_json(dict(name=name, root=out, pairs=len(ds), files=files))
     typer.echo(f"wrote {files} files to {out}")
     typer.echo(repr(ds))
-    say_next(f"flowbook data check {name} {quote(str(out))}{_own_words(name)}")
+    own = " 'images=*.png' 'flow=*.flo'"*(name=='folder')   # as they are written
+    say_next(f'flowbook data check {name} {quote(str(out))}{own}')
 
 # %% ../../nbs/cli/30_data.ipynb #d1fa56b2
 @data.command(epilog=example('flowbook data check sintel data/Sintel', 'flowbook data check flyingchairs data/FlyingChairs_release --full --index'))
@@ -85,8 +86,6 @@ def check(
         if not report.problems: _say_train(name, root, options or [])
     if report.problems:
         raise fail(FlowbookError, root, f"{len(report.problems)} files or folders that are wrong, first {report.problems[0]}", 'a whole data set')
-
-def _own_words(name): return " 'images=*.png' 'flow=*.flo'"*(name=='folder')   # as `make` writes them
 
 def _say_train(name, root, options):
     "The next step: the bundled network fine-tuned on these data"

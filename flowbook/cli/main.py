@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'set_threads', 'main']
 
-# %% ../../nbs/cli/10_main.ipynb #f0882b67
+# %% ../../nbs/cli/10_main.ipynb #4c92afb4
 import os, sys
 from fnmatch import fnmatch
 from typing import Annotated
@@ -39,11 +39,11 @@ _session = [
     'flowbook COMMAND --help says more. Exit codes: 0 done, 2 a mistake in what you gave, 1 a bug, 130 stopped by Ctrl-C.']
 
 
-# %% ../../nbs/cli/10_main.ipynb #8a43159a
+# %% ../../nbs/cli/10_main.ipynb #7bea3b83
 app = typer.Typer(cls=Program, pretty_exceptions_enable=False, rich_markup_mode='rich',
                   context_settings=dict(help_option_names=['--help', '-h']))
 
-# %% ../../nbs/cli/10_main.ipynb #4f27a664
+# %% ../../nbs/cli/10_main.ipynb #855664ad
 _shelves = dict(
     See='flow of images and videos, points followed, masks carried along',
     Train='from rendered scenes, published data sets or your own data',
@@ -73,7 +73,7 @@ def _start(ctx:typer.Context,
     "Optical flow: how far, and where to, does each pixel move between two images?"
     if ctx.invoked_subcommand is None: typer.echo(_overview(ctx))
 
-# %% ../../nbs/cli/10_main.ipynb #1541d3f0
+# %% ../../nbs/cli/10_main.ipynb #71c92401
 def _list_models():
     from flowbook.models.registry import stored_rows
     return stored_rows('models')
@@ -112,7 +112,7 @@ def _add(shelf, **commands):
         app.command(name.replace('_', '-'), epilog=example(*lines), rich_help_panel=shelf, **kind)(func)
 
 
-# %% ../../nbs/cli/10_main.ipynb #0031940c
+# %% ../../nbs/cli/10_main.ipynb #fbc224b7
 _add('See',
     demo=(demo, ['flowbook demo', 'flowbook demo frame1.png frame2.png --out my-flow']),
     infer=(infer, ['flowbook infer a.png b.png --out flow', 'flowbook infer a.png b.png -o flow.png --legend',
@@ -127,7 +127,7 @@ _add('See',
     merge=(merge, ['flowbook merge frames/ flow/ --out both.mp4']))
 
 
-# %% ../../nbs/cli/10_main.ipynb #4f63c2f7
+# %% ../../nbs/cli/10_main.ipynb #a548edd1
 _add('See',
     track=(track, [
         'flowbook track walk.mp4 --grid 20 --out tracks.mp4',
@@ -143,7 +143,7 @@ _add('See',
         'flowbook propagate labels.png walk.mp4 --frame 120 --threshold 0.5 --out masks']))
 
 
-# %% ../../nbs/cli/10_main.ipynb #c45bfef7
+# %% ../../nbs/cli/10_main.ipynb #afaadda0
 _add('Train',
     train=(train, ['flowbook train quickstart --work-dir run',
                    'flowbook train quickstart schedule.epochs=20 data.bs=4 --work-dir run2',
@@ -166,7 +166,7 @@ _add('Measure',
     bench=(bench, ['flowbook bench flowbook_small --size 448x1024',
                    'flowbook bench raft dis --size 448x1024 --size 1080x1920 --batch 1 4 --precision fp32 bf16']))
 
-# %% ../../nbs/cli/10_main.ipynb #a256c419
+# %% ../../nbs/cli/10_main.ipynb #d035e0ae
 app.add_typer(data, name='data', rich_help_panel='Data')
 
 _add('Data',
@@ -181,13 +181,13 @@ _add('Serve',
                      'flowbook export raft --weights flyingthings3d --out raft.onnx --dynamic']))
 
 
-# %% ../../nbs/cli/10_main.ipynb #4586fd51
+# %% ../../nbs/cli/10_main.ipynb #418286f6
 _add('Installation',
     doctor=(doctor, ['flowbook doctor']),
     build_ops=(build_ops, ['flowbook build-ops', 'flowbook build-ops --native']),
     book=(book, ['flowbook book flowbook-tutorials']))
 
-# %% ../../nbs/cli/10_main.ipynb #7609f869
+# %% ../../nbs/cli/10_main.ipynb #bace8535
 def set_threads()->None:
     "Check `OMP_NUM_THREADS`, and let idle threads sleep"
     wanted = os.environ.get('OMP_NUM_THREADS', '1')
