@@ -111,7 +111,7 @@ def run(*args):
     "Which of the slow ones are imported after a command"
     res = CliRunner().invoke(app, args)
     assert res.exit_code==0, (args, res.output)
-    slow = 'torch', 'torch._dynamo', 'torchvision', 'fastai', 'sympy', 'matplotlib', 'cv2', 'nbdev'
+    slow = 'torch', 'torch._dynamo', 'torchvision', 'fastai', 'sympy', 'matplotlib', 'nbdev'
     return [o for o in slow if o in sys.modules]
 
 def commands(command, *path):
@@ -124,12 +124,11 @@ for path in paths: assert run(*path, '--help')==[], path
 assert run('--version')==run('config', 'list')==[]
 from flowbook.data.pair import demo_paths
 a, b, _ = map(str, demo_paths())
-assert run('models')==run('data', 'list')==['cv2']
-assert run('data', 'make', '--help')==run('config', 'list', 'raft*')==['cv2']
-for model in 'dis', 'farneback': assert run('infer', a, b, '--model', model, '--out', model)==['matplotlib', 'cv2']
-assert run('data', 'check', 'folder', 'pair', 'images=*.png')==['matplotlib', 'cv2']
+assert run('models')==run('data', 'list')==run('config', 'list', 'raft*')==[]
+for model in 'dis', 'farneback': assert run('infer', a, b, '--model', model, '--out', model)==['matplotlib']
+assert run('data', 'check', 'folder', 'pair', 'images=*.png')==['matplotlib']
 for model in 'variational', 'flowbook_small':
-    assert run('infer', a, b, '--model', model, '--out', model)==['torch', 'matplotlib', 'cv2'], model
+    assert run('infer', a, b, '--model', model, '--out', model)==['torch', 'matplotlib'], model
 """
 
 def test_a_command_imports_what_it_needs(tmp_path):
