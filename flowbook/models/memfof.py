@@ -93,7 +93,6 @@ class MEMFOF(Estimator):
     paper = 'Bargatin et al., ICCV 2025'
     frames = 3
     stride = 16
-    fits = 'pad'
     iterates = confidence = reuses = True
     loss = dict(type='TripleMixture')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise

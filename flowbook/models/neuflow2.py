@@ -195,7 +195,6 @@ class NeuFlow2(Estimator):
     family = 'NeuFlow v2'
     paper = 'Zhang, Gupta, Jiang and Singh, arXiv 2024'
     stride, min_size = 16, 32
-    fits = 'pad'
     iterates = True
     loss = dict(type='SequenceLoss', gamma=.9)
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise

@@ -111,7 +111,6 @@ class RAPIDFlow(Estimator):
     "Recurrent adaptable pyramids with iterative decoding"
     family = 'RAPIDFlow'
     paper = 'Morimitsu et al., ICRA 2024'
-    fits = 'pad'
     iterates = takes_init = True
     loss = dict(type='SequenceLoss')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise

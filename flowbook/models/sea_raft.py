@@ -51,7 +51,6 @@ class SEARAFT(Estimator):
     family = 'SEA-RAFT'
     paper = 'Wang, Lipson and Deng, ECCV 2024'
     stride = 8
-    fits = 'pad'
     iterates = confidence = True
     loss = dict(type='MixtureOfLaplace')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise

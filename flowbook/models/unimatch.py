@@ -160,7 +160,6 @@ class GMFlow(Estimator):
     "Flow by global matching, at one scale or two"
     family = 'GMFlow'
     paper = 'Xu et al., CVPR 2022'
-    fits = 'pad'
     bidirectional = takes_both = True
     loss = dict(type='SequenceLoss', gamma=.9)
     def __init__(self, *,
