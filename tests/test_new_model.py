@@ -83,7 +83,6 @@ found['contract'] = 'toyflow' in test_zoo.NAMES and 'toyflow' in test_zoo.lighte
 from typer.testing import CliRunner
 from flowbook.cli.main import app
 run = lambda *args: CliRunner().invoke(app, args)
-found['cli'] = 'toyflow' in run('models').output
 res = run('bench', 'toyflow', '--size', '64', '64', '--runs', '1', '--no-memory', '--json', '--device', 'cpu')
 assert res.exit_code==0, (res.output, res.exception)
 found['bench'] = [r['model'] for r in json.loads(res.stdout[res.stdout.index('{'):])['rows']]
@@ -121,5 +120,5 @@ def copy(tmp_path_factory):
 @pytest.mark.slow
 def test_five_places(copy):
     assert copy.pop('index')==['| [Toy flow](models/58_toyflow.ipynb) | `toyflow` | - |']
-    assert copy==dict(models=True, weights=['chairs'], recipe='toyflow', contract=True, cli=True, bench=['toyflow'],
+    assert copy==dict(models=True, weights=['chairs'], recipe='toyflow', contract=True, bench=['toyflow'],
                       docs=['Toy flow', True, True])
