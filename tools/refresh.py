@@ -326,10 +326,8 @@ def differs(stored, run):
 
 def check(path):
     "Run one notebook and compare; returns what differs as a text, or None"
-    import warnings
     from execnb.nbio import read_nb
     from nbdev.clean import clean_nb
-    warnings.simplefilter('ignore')
     start, path = time.time(), Path(path).resolve()
     nb = read_nb(path)
     stored = copy.deepcopy(nb.cells)
@@ -358,11 +356,9 @@ def check_many(names, minutes=None):
 
 def refresh(path):
     "Name, export, run, store and clean one notebook; returns an error text or None"
-    import warnings
     from execnb.nbio import read_nb, write_nb
     from nbdev.clean import clean_nb
     from nbdev.export import nb_export
-    warnings.simplefilter('ignore')
     start, path = time.time(), Path(path).resolve()
     os.chdir(root)
     nb = read_nb(path)

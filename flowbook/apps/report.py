@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['thumbnail', 'Report', 'write_report']
 
-# %% ../../nbs/apps/40_report.ipynb #5ea0fe4c
+# %% ../../nbs/apps/40_report.ipynb #c071ffca
 import base64, html, io, math, sys, time
 from pathlib import Path
 import cv2
@@ -107,14 +107,14 @@ def worst(self:Report,
     return [dict(set=r['set'], name=r['name']) | next(iter(r['scores'].values()))
             for r in sorted(self.rows, key=_rank)[:n]]
 
-# %% ../../nbs/apps/40_report.ipynb #691be889
+# %% ../../nbs/apps/40_report.ipynb #c58b4736
 _HEADINGS = {k: tuple(v.split(' | ')) for k,v in dict(
     epe='mean error (EPE) | px', px1='off by more than 1 px | %', px3='off by more than 3 px | %',
     px5='off by more than 5 px | %', fl='off by more than 3 px and 5 % (Fl) | %',
     wauc='accuracy within 5 px (WAUC) | %', aae='mean angle error | °',
     ms='time per pair | ms', memory_mb='memory | MB', occ_f1='occlusion found (F1) | %').items()}
 _PARTS = dict(all='', occ='occluded pixels', noc='visible pixels', bg='background', fg='objects',
-    s0_10='motion below 10 px', s10_40='motion of 10 to 40 px', s40='motion above 40 px', d0_10='within 10 px of an occlusion',
+    static='what stands still', s0_10='motion below 10 px', s10_40='motion of 10 to 40 px', s40='motion above 40 px', d0_10='within 10 px of an occlusion',
     d10_60='10 to 60 px from an occlusion', d60_140='60 to 140 px from an occlusion')
 
 def _heading(key):
@@ -166,7 +166,7 @@ if(s)s.onchange=()=>order(document.getElementById("pairs"),
 '''
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
-# %% ../../nbs/apps/40_report.ipynb #40ae0906
+# %% ../../nbs/apps/40_report.ipynb #bc10a1f8
 _e = html.escape
 
 def _number(v):
@@ -208,7 +208,7 @@ def _key():
     return (f'<div class=key><div>{_image(wheel, "png", "colour wheel")}<span>{flow}</span></div>'
             f'<div class=scale><span>{error}</span><div class=bins>{bins}</div></div></div>')
 
-# %% ../../nbs/apps/40_report.ipynb #8eea7327
+# %% ../../nbs/apps/40_report.ipynb #89f32c9d
 def _figure(data, caption, alt, under=None):
     "A picture with its caption, and another one that shows while the pointer or the focus is on it"
     pictures,extra = _image(data, 'jpeg', alt),''
@@ -227,7 +227,7 @@ def _row_of_pictures(r):
     if len(shown) == 1: return ''.join([frame, *flows, truth, *errors])
     return ''.join([frame, truth, *(o for both in zip(flows, errors, strict=True) for o in both)])
 
-# %% ../../nbs/apps/40_report.ipynb #30b5a38a
+# %% ../../nbs/apps/40_report.ipynb #13aa812d
 def _article(i, r, sets):
     "Heading, numbers and pictures of one pair"
     said = ''.join(f'<span>{_e(m)}: mean error {_digits(s["epe"])} px, wrong {_digits(s["fl_all"])} %</span>'
@@ -244,7 +244,7 @@ def _pair_row(i, r, methods, sets):
     cells = ''.join(_number(r['scores'].get(m, {}).get(k)) for m in methods for k in ('epe', 'fl_all'))
     return f'<tr><td class=n>{name}</td>{place}{cells}</tr>'
 
-# %% ../../nbs/apps/40_report.ipynb #801f62d6
+# %% ../../nbs/apps/40_report.ipynb #b7a074f9
 def _made():
     "What made the page: command, version, date"
     import flowbook
@@ -254,7 +254,7 @@ def _made():
     return command | {'Version': f'flowbook {flowbook.__version__}, PyTorch {torch.__version__}',
                       'Date': time.strftime('%Y-%m-%d %H:%M')}
 
-# %% ../../nbs/apps/40_report.ipynb #4f955055
+# %% ../../nbs/apps/40_report.ipynb #0235bd4f
 def _trust(label, trust):
     "Reliability and sparsification of one data set"
     from flowbook.infer.trust import trust_figure
@@ -268,7 +268,7 @@ def _trust(label, trust):
     picture = _image(data.getvalue(), 'jpeg', 'reliability and sparsification', 'full')
     return f'<h3>Confidence{_e(f" on {label}" if label else "")}</h3><p class=note>{told}.</p>{picture}' 
 
-# %% ../../nbs/apps/40_report.ipynb #65c6f4cf
+# %% ../../nbs/apps/40_report.ipynb #a63a7897
 _PAGE = '''<!doctype html><html lang=en><meta charset=utf-8>
 <meta http-equiv=Content-Security-Policy content="{policy}"><meta name=viewport content="width=device-width">
 <title>{title}</title><style>{style}</style><h1>{title}</h1>

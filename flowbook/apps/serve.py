@@ -6,7 +6,7 @@
 __all__ = ['ServeLimits', 'Refused', 'refuse', 'RateLimit', 'decode_upload', 'decode_clip', 'encode_answer', 'make_app',
            'open_port', 'run_server']
 
-# %% ../../nbs/apps/50_serve.ipynb #6f624e07
+# %% ../../nbs/apps/50_serve.ipynb #e5bd3ad0
 import asyncio, base64, hashlib, io, socket, tempfile, time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -99,7 +99,7 @@ def decode_upload(
     img = decode_pillow(im, name, deep=True)
     return turn_exif(img, image_turn(im)) if upright else img
 
-# %% ../../nbs/apps/50_serve.ipynb #0ed1e9ea
+# %% ../../nbs/apps/50_serve.ipynb #46eef2d2
 _containers = {'.mp4': lambda d: d[4:8]==b'ftyp', '.avi': lambda d: d[:4]==b'RIFF' and d[8:12]==b'AVI ',
                '.mkv': lambda d: d[:4]==b'\x1aE\xdf\xa3'}
 
@@ -228,7 +228,7 @@ class _Door:
     async def send(self, part):
         if not self.refused: await self._send(part) # else the gate answers
 
-# %% ../../nbs/apps/50_serve.ipynb #98355341
+# %% ../../nbs/apps/50_serve.ipynb #98c37142
 @patch
 async def answer(self:_Door, scope, error):
     "Send `error` as JSON and close"
@@ -249,7 +249,7 @@ async def _swallow(self:_Door):
         n += len(part.get('body', b''))
         if part['type']!='http.request' or not part.get('more_body'): return
 
-# %% ../../nbs/apps/50_serve.ipynb #1bf176fb
+# %% ../../nbs/apps/50_serve.ipynb #f7c8634a
 _page = """<!doctype html><html lang=en><meta charset=utf-8>
 <meta name=viewport content="width=device-width"><title>flowbook: optical flow</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:1.5rem auto;padding:0 1rem;color:#222;
@@ -284,7 +284,7 @@ figcaption,.small{font-size:.87rem;color:#555} form .row img{width:100%}
 direction of motion, as from the middle of the wheel outwards; the stronger, the faster. <b></b></span></div></template>
 <script>SCRIPT</script></html>"""
 
-# %% ../../nbs/apps/50_serve.ipynb #19bebfa3
+# %% ../../nbs/apps/50_serve.ipynb #24201ffe
 _script = '''
 const out = document.getElementById("result")
 const make = (tag, text, more) => Object.assign(document.createElement(tag), text ? {textContent: text} : {}, more)
@@ -350,7 +350,7 @@ for (const form of document.forms) form.onsubmit = async e => {
 }
 '''
 
-# %% ../../nbs/apps/50_serve.ipynb #5ce7ebaf
+# %% ../../nbs/apps/50_serve.ipynb #d4ecbc53
 _POLICY = ("default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; media-src blob:; "
            "connect-src 'self'; form-action 'self'; "
            f"script-src 'sha256-{base64.b64encode(hashlib.sha256(_script.encode()).digest()).decode()}'")
@@ -399,7 +399,7 @@ def _film(flows, scale, fps):
             for f in flows: w.write(flow_to_color(f, scale))
         return (Path(d)/'flow.mp4').read_bytes(),'video/mp4'
 
-# %% ../../nbs/apps/50_serve.ipynb #b86b7218
+# %% ../../nbs/apps/50_serve.ipynb #e62ccc81
 def _sentence(request, e):
     "What is wrong with a request that reached no function"
     path, method = request.url.path[:100], request.method
@@ -496,7 +496,7 @@ def open_port(
         raise fail(ConfigError, f'{host}:{port}', (e.strerror or str(e)).lower(),
                    'an address of this machine and a port that is free') from None
 
-# %% ../../nbs/apps/50_serve.ipynb #2effd408
+# %% ../../nbs/apps/50_serve.ipynb #05b55361
 def _raw_answer(status, error):
     "An answer below HTTP's machinery, for those who did not get that far"
     import json
@@ -510,7 +510,7 @@ def _room(mine, everybody, limits):
     if limits.per_address and len(mine) >= limits.per_address: return mine
     return everybody if len(everybody) >= 4*limits.queue + 16 else []
 
-# %% ../../nbs/apps/50_serve.ipynb #2aaf3083
+# %% ../../nbs/apps/50_serve.ipynb #6c7100ad
 class _Porter:
     "Deadlines and a place in the queue, for a protocol of uvicorn"
     timer,since,asked = None,0.,False   # what comes next; last sign of life; headers complete?
@@ -540,7 +540,7 @@ class _Porter:
 
     def send_400_response(self, msg): self.say(400, 'no HTTP', 'a request of HTTP/1.1')
 
-# %% ../../nbs/apps/50_serve.ipynb #658da75a
+# %% ../../nbs/apps/50_serve.ipynb #45512be0
 @patch
 def between(self:_Porter):
     "Is a request awaited, or still without the end of its headers?"
@@ -567,7 +567,7 @@ def find_room(self:_Porter):
 def late(self:_Porter): self.say(408, f'no end of its headers in {self.limits.header_timeout:g} s',
     'all of them')
 
-# %% ../../nbs/apps/50_serve.ipynb #39c3848d
+# %% ../../nbs/apps/50_serve.ipynb #abd8bb60
 @patch
 def drop(self:_Porter):
     self.connections.discard(self)
@@ -579,7 +579,7 @@ def say(self:_Porter, status, found, expected):
     self.transport.write(_raw_answer(status, refuse(status, 'request', found, expected)))
     self.transport.close()
 
-# %% ../../nbs/apps/50_serve.ipynb #ff80f009
+# %% ../../nbs/apps/50_serve.ipynb #4cdc3866
 def _porter(limits):
     "uvicorn's protocol for one connection, with `limits`"
     from uvicorn.protocols.http.h11_impl import H11Protocol

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['need_jupyter', 'FlowViewer']
 
-# %% ../../nbs/apps/20_widgets.ipynb #d0d4e072
+# %% ../../nbs/apps/20_widgets.ipynb #6cbfff64
 import base64, html, importlib
 import cv2, numpy as np
 from functools import lru_cache
@@ -150,7 +150,7 @@ def _png(img, max_side):
     if scale < 1: img = cv2.resize(img, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return cv2.imencode('.png', img[...,::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
-# %% ../../nbs/apps/20_widgets.ipynb #461ff55a
+# %% ../../nbs/apps/20_widgets.ipynb #b23c635f
 _still = '''<style>
 .jp-OutputArea-child:has(.{id}):has(+ .jp-OutputArea-child .widget-box) {{display: none}}
 .jp-OutputArea-child:has(.{id}) + .jp-OutputArea-child:not(:has(.widget-box)) {{display: none}}
@@ -177,7 +177,7 @@ class Still:
         display(HTML(_still.format(id=f'fb-{uuid4().hex[:8]}', alt=alt, data=data)))
         display(self.box)
 
-# %% ../../nbs/apps/20_widgets.ipynb #3daacefc
+# %% ../../nbs/apps/20_widgets.ipynb #9411ebec
 class FlowViewer(Still):
     "Frames, flow and a pointer, in a notebook"
     def __init__(self,

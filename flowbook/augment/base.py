@@ -27,7 +27,7 @@ def as_rng(
         raise fail(ConfigError, 'rng', repr(rng),
                    'a numpy Generator, whole numbers from 0, or None') from None
 
-# %% ../../nbs/augment/10_base.ipynb #79441f1c
+# %% ../../nbs/augment/10_base.ipynb #99a04a97
 def own_rng(
     rng:np.random.Generator # Of the sample; not advanced: what comes after must not depend on a frame before
 )->np.random.Generator:     # For the frame before the pair
@@ -70,7 +70,7 @@ class Transform:
         names = [n for n in inspect.signature(type(self)).parameters if hasattr(self, n)]
         return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
 
-# %% ../../nbs/augment/10_base.ipynb #fd021f22
+# %% ../../nbs/augment/10_base.ipynb #f516a227
 def _on_triple(t, sample, params, before):
     "Apply `t` to both pairs of a triple; that from the middle frame back with the parameters `before`"
     twin = FlowSample(sample.img1, sample.img0, sample.flow_prev, sample.valid_prev, sparse=sample.sparse,
@@ -144,7 +144,7 @@ def check_range(
     raise fail(ConfigError, name, repr(bounds),
                f"(low, high) with low {'<' if strict else '<='} high,{limits or ' any numbers'}")
 
-# %% ../../nbs/augment/10_base.ipynb #dacc1b3a
+# %% ../../nbs/augment/10_base.ipynb #749a97a0
 TRANSFORMS = Register('transform', 'flowbook.augment', 'register_transform')
 
 def register_transform(
@@ -184,7 +184,7 @@ def _build(name, params):
         raise fail(ConfigError, cls.__name__, e, f"{cls.__name__}({', '.join(sig.parameters)})") from None
     return cls(**params)
 
-# %% ../../nbs/augment/10_base.ipynb #b4374aea
+# %% ../../nbs/augment/10_base.ipynb #893b37ff
 _others = 'fastai', 'fastcore', 'torchvision', 'albumentations', 'kornia', 'monai', 'imgaug', 'mmcv', 'torch'
 
 def _foreign(o):
@@ -258,7 +258,7 @@ def _fuse(transforms):
             else: runs.append([o])
     return [r[0] if len(r)==1 else _Fused(r) for r in runs]
 
-# %% ../../nbs/augment/10_base.ipynb #0e226f56
+# %% ../../nbs/augment/10_base.ipynb #10f9d8bf
 @patch
 def draw(self:Compose, rng, size):
     "Draw for each of `steps`, following the size"
@@ -268,7 +268,7 @@ def draw(self:Compose, rng, size):
         size = t.out_size(size, **drawn[-1])
     return dict(params=drawn)
 
-# %% ../../nbs/augment/10_base.ipynb #0e226f01
+# %% ../../nbs/augment/10_base.ipynb #2901bb4b
 @patch
 def apply(self:Compose,
     sample:FlowSample, # Not written to

@@ -119,7 +119,7 @@ def _hsv(x, steps, scale=1.):
     rgb = torch.cat([(h-3).abs()-1, 2-(h-2).abs(), 2-(h-4).abs()], 1).clamp_(0, 1)
     return torch.addcmul(top-span, rgb, span)
 
-# %% ../../nbs/augment/70_batch.ipynb #af0f3196
+# %% ../../nbs/augment/70_batch.ipynb #2d262da7
 # in the order of `ColorJitter`, with what changes nothing
 _ops = (_brightness, 1.), (_contrast, 1.), (_saturation, 1.), (lambda x, v: _hsv(x, v), 0)
 
@@ -316,7 +316,7 @@ def _truth(flow, valid, sparse, moves, others, read):
                                         [others[i] for i in rows])
     return out, known
 
-# %% ../../nbs/augment/70_batch.ipynb #78c916fd
+# %% ../../nbs/augment/70_batch.ipynb #ae815b8d
 def _leaving(flow, occ, valid):
     "`occ`, and True where `flow` is known and ends beyond the frame"
     h,w = occ.shape[-2:]
@@ -397,7 +397,7 @@ class BatchAugment(ItemTransform):
     ):
         "Do nothing: there is nothing to learn from the data"
 
-# %% ../../nbs/augment/70_batch.ipynb #6e7de7af
+# %% ../../nbs/augment/70_batch.ipynb #e1ba9793
 @patch
 def reset(self:BatchAugment,
     passes:int=0, # Number of the pass that begins
@@ -418,7 +418,7 @@ def load_state_dict(self:BatchAugment,
     "Go on where `state` was taken"
     self.reset(**state)
 
-# %% ../../nbs/augment/70_batch.ipynb #1d8e6984
+# %% ../../nbs/augment/70_batch.ipynb #65e8db0f
 @patch
 def rng(self:BatchAugment,
     i:int                   # Place in the batch
@@ -426,7 +426,7 @@ def rng(self:BatchAugment,
     "Generator of sample `i` of the next batch"
     return np.random.default_rng((self.seed, self.passes, self.count, i, process_number()[0]))
 
-# %% ../../nbs/augment/70_batch.ipynb #667e6abd
+# %% ../../nbs/augment/70_batch.ipynb #f6c748bb
 @patch
 def _named(self:BatchAugment, batch):
     "The tuple `batch` as a `FlowBatch`"
@@ -444,7 +444,7 @@ def _named(self:BatchAugment, batch):
         raise fail(FlowbookError, 'batch img1', b.img1.dtype, 'floats in [0,1]')
     return replace(b, sparse=self._flags(b))
 
-# %% ../../nbs/augment/70_batch.ipynb #c8eef057
+# %% ../../nbs/augment/70_batch.ipynb #2e35143e
 @patch
 def _flags(self:BatchAugment, b):
     "For each sample: are its known pixels scattered points?"
@@ -453,7 +453,7 @@ def _flags(self:BatchAugment, b):
     if b.valid_bw is not None: full &= b.valid_bw.flatten(1).all(1)
     return (~full).tolist()
 
-# %% ../../nbs/augment/70_batch.ipynb #eadfc065
+# %% ../../nbs/augment/70_batch.ipynb #40d2a53f
 def _pairs(batch):
     "The pair of a batch; and of a triple the pair that leads back, else None"
     if len(batch) < 3 or batch[2] is None or batch[2].shape[1]!=3: return batch, None
@@ -476,7 +476,7 @@ def _draw_both(tfm, rng, size, triple):
         size = t.out_size(size, **drawn[0])
     return dict(params=found[0]),dict(params=found[1])
 
-# %% ../../nbs/augment/70_batch.ipynb #f3641078
+# %% ../../nbs/augment/70_batch.ipynb #61d068c5
 @patch
 @torch.no_grad()
 def augment(self:BatchAugment,

@@ -51,7 +51,7 @@ def rotation_map(
     c,s = np.cos(np.deg2rad(angle)),np.sin(np.deg2rad(angle))
     return shift_map(*center) @ np.array([[c,-s,0], [s,c,0], [0,0,1]]) @ shift_map(-center[0], -center[1])
 
-# %% ../../nbs/augment/30_geometry.ipynb #71ee6543
+# %% ../../nbs/augment/30_geometry.ipynb #c79727ce
 def check_affine(
     name:str, # Of the argument
     A         # What the user gave
@@ -66,7 +66,7 @@ def check_affine(
 
 def _tidy(A): return np.where(np.abs(A-A.round())<1e-9, A.round(), A)
 
-# %% ../../nbs/augment/30_geometry.ipynb #cdef8201
+# %% ../../nbs/augment/30_geometry.ipynb #91422949
 class AffineMove:
     "An affine map from a frame into a window, and what is to be known to read through it"
     def __init__(self,
@@ -87,7 +87,7 @@ class AffineMove:
         self.box = slice(lo[1], hi[1]+1),slice(lo[0], hi[0]+1)    # all of the source that is needed
         self.near = self.back[:2] - np.array([[0,0,lo[0]],[0,0,lo[1]]]) # the way back into that box
 
-# %% ../../nbs/augment/30_geometry.ipynb #792397fe
+# %% ../../nbs/augment/30_geometry.ipynb #5c9d049b
 def axis_slices(
     sign:float, # 1, or -1: mirrored
     t:float,    # Whole: `x' = sign*x + t`
@@ -137,7 +137,7 @@ def _mask(x, m):
     "The mask `x` as the window shows it: True where more than half of what is mixed is"
     return _window(x, m) if m.whole else _read(x[m.box].astype(np.uint8)*255, m) > 127
 
-# %% ../../nbs/augment/30_geometry.ipynb #c04750af
+# %% ../../nbs/augment/30_geometry.ipynb #185c017e
 # (h,w,2) floats as (h,w,1) numbers u+iv: NumPy moves these faster than pairs
 def _complex(x): return x.view(np.complex64)
 
@@ -246,7 +246,7 @@ def _warp(sample, m1, m2):
                    flow=flow, valid=valid, flow_bw=flow_bw, valid_bw=valid_bw,
                    sparse=s) # holes may come from the border
 
-# %% ../../nbs/augment/30_geometry.ipynb #78c916fd
+# %% ../../nbs/augment/30_geometry.ipynb #ae815b8d
 def _leaving(flow, occ, valid):
     "`occ`, and True where `flow` is known and ends beyond the frame, half a pixel outside the centres"
     h,w = occ.shape
@@ -289,7 +289,8 @@ def show_samples(
                          layout='constrained', height_ratios=tall)
     for row,s,t in zip(axs, samples, titles or ['']*len(tall), strict=True):
         res = warp_residual(s)
-        for ax,x in zip(row, (s.img1, s.img2, flow_to_color(s.flow, top, s.valid)), strict=True): ax.imshow(x)
+        shown = s.img1, s.img2, flow_to_color(s.flow, top, s.valid)
+        for ax,x in zip(row[:3], shown, strict=True): ax.imshow(x)
         row[3].imshow(res, cmap=_residual_colors(), vmin=0, vmax=40)
         names = f'img1 {t}', 'img2', f'flow, up to {top:.0f} px', f'residual {np.nanmean(res):.1f}'
         for ax,name in zip(row, names, strict=False): ax.set_title(name, fontsize=9); ax.axis('off')

@@ -206,7 +206,7 @@ class RandomGamma(_Photometric):
         "Change the gamma of image `i`"
         return adjust_gamma(img, gamma)
 
-# %% ../../nbs/augment/20_photometric.ipynb #95f48148
+# %% ../../nbs/augment/20_photometric.ipynb #819b6c0a
 @lru_cache(None)
 def normal_quantiles()->np.ndarray: # 65536 values, ascending; the last is 4.3
     "Compute equally likely standard normal values"

@@ -79,7 +79,7 @@ def light_augmentation(
     return Compose([ColorJitter(.1, .2, .2, .2, .05), RandomFlip(.5),
                     None if crop is None else RandomCrop(crop)])
 
-# %% ../../nbs/augment/60_pipelines.ipynb #1df2440b
+# %% ../../nbs/augment/60_pipelines.ipynb #5e477e29
 AUGMENTATIONS = Register('augmentation', 'flowbook.augment', 'register_augmentation')
 
 def register_augmentation(
@@ -166,7 +166,7 @@ for _name,_source,_params in (
 
 register_augmentation('light', light_augmentation, 'flowbook')
 
-# %% ../../nbs/augment/60_pipelines.ipynb #5c46a0c5
+# %% ../../nbs/augment/60_pipelines.ipynb #87b949b1
 _sparse = dict(asymmetric=0., max_flow=None, jitter=.3)
 for _name,_params in dict(
     chairs=dict(crop=(384,512), scale=(-.1,1.)), things=dict(crop=(384,768), scale=(-.4,.8)),

@@ -38,7 +38,7 @@ class SpatialTransform(Geometric):
 SpacialTransform = SpatialTransform # as MMFlow spells it
 register_transform(SpatialTransform, 'SpatialTransform', 'SpacialTransform');
 
-# %% ../../nbs/augment/45_resize.ipynb #5b093402
+# %% ../../nbs/augment/45_resize.ipynb #8a580536
 @patch
 def draw(self:SpatialTransform, rng, size):
     "The stretched size and the window's corner in it; `new` None: nothing happens"
@@ -50,7 +50,7 @@ def draw(self:SpatialTransform, rng, size):
     y,x = (int(rng.integers(n-c)) for n,c in zip(new, self.crop_size, strict=True))
     return dict(new=new, y=y, x=x)
 
-# %% ../../nbs/augment/45_resize.ipynb #f1f4a5ac
+# %% ../../nbs/augment/45_resize.ipynb #054fb2aa
 @patch
 def maps(self:SpatialTransform,
     size:tuple, # `(h,w)` of the sample
@@ -62,7 +62,7 @@ def maps(self:SpatialTransform,
     if new is None: return np.eye(3), np.eye(3), size
     return *[shift_map(-x, -y) @ resize_map(size, new)]*2, self.crop_size
 
-# %% ../../nbs/augment/45_resize.ipynb #6fa0c950
+# %% ../../nbs/augment/45_resize.ipynb #f96c8aed
 @register_transform
 class Enlarge(Geometric):
     "Resize all frames by a fixed factor; flow grows along"
@@ -144,7 +144,7 @@ class InputPad(Transform):
         "Round `size` up to a multiple"
         return tuple(n + -n%self.multiple for n in size)
 
-# %% ../../nbs/augment/45_resize.ipynb #f1d69cdd
+# %% ../../nbs/augment/45_resize.ipynb #ac7a8498
 @patch
 def pad(self:InputPad,
     size:tuple # `(h,w)` of the picture
@@ -155,7 +155,7 @@ def pad(self:InputPad,
     total = [-n%self.multiple for n in size]
     return [[t//2,t-t//2] if f is None else [f*t,t-f*t] for t,f in zip(total, first, strict=True)]
 
-# %% ../../nbs/augment/45_resize.ipynb #6460b4b6
+# %% ../../nbs/augment/45_resize.ipynb #8a4111a7
 @patch
 def pad_image(self:InputPad,
     x:np.ndarray,  # `(H,W,C)`
@@ -167,7 +167,7 @@ def pad_image(self:InputPad,
         found = f"{self.mode!r} {self.pad_options or ''}: {e}"
         raise fail(ConfigError, 'InputPad', found, 'a mode of np.pad with its options') from None
 
-# %% ../../nbs/augment/45_resize.ipynb #cf5f5199
+# %% ../../nbs/augment/45_resize.ipynb #2568efc0
 @patch
 def apply(self:InputPad, sample):
     "`sample` with a border; its flow is 0 and unknown there"
@@ -181,7 +181,7 @@ def apply(self:InputPad, sample):
     return replace(sample, img1=images[0], img2=images[1], **rest, sparse=sample.is_sparse,
                    valid=known(sample.flow, sample.valid), valid_bw=known(sample.flow_bw, sample.valid_bw))
 
-# %% ../../nbs/augment/45_resize.ipynb #daa04dc4
+# %% ../../nbs/augment/45_resize.ipynb #89c65664
 @patch
 def undo(self:InputPad,
     flow:np.ndarray, # `(H,W,2)` of the padded size, pixels

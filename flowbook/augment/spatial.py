@@ -34,7 +34,7 @@ class RandomFlip(Geometric):
         A = flip_map(size, self.direction) if flip else np.eye(3)
         return A, A, size
 
-# %% ../../nbs/augment/40_spatial.ipynb #49d8f93e
+# %% ../../nbs/augment/40_spatial.ipynb #121c8c93
 def check_crop(
     crop_size # What the user gave
 )->tuple:     # `(height, width)`, whole numbers
@@ -150,7 +150,7 @@ class RandomRotation(Geometric):
         A = shift_map((W-w)/2, (H-h)/2) @ rotation_map(angle, ((w-1)/2,(h-1)/2))
         return A, A, (H,W)
 
-# %% ../../nbs/augment/40_spatial.ipynb #a538f5a6
+# %% ../../nbs/augment/40_spatial.ipynb #f8661f3e
 @patch
 def out_size(self:RandomRotation,
     size:tuple, # `(h,w)` of the sample
@@ -212,7 +212,7 @@ class RandomAffine(Geometric):
         self.bounds = [_ranges(n, getattr(self, n)) for n in ('global_transform','relative_transform')]
         if check_bound: self.warp_options = dict(check_bound=True)
 
-# %% ../../nbs/augment/40_spatial.ipynb #5ce9d02c
+# %% ../../nbs/augment/40_spatial.ipynb #a15e74cd
 @patch
 def draw(self:RandomAffine, rng, size):
     "zoom, shear, tx, ty and angle of the global and of the relative map"
@@ -220,7 +220,7 @@ def draw(self:RandomAffine, rng, size):
     second = _draw_inside(rng, self.bounds[1], _theta(*first), self.preserve_valid)
     return {'first': first.tolist(), 'second': second.tolist()}
 
-# %% ../../nbs/augment/40_spatial.ipynb #529f68df
+# %% ../../nbs/augment/40_spatial.ipynb #d631aee2
 @patch
 def maps(self:RandomAffine,
     size:tuple,  # `(h,w)` of the sample

@@ -201,7 +201,7 @@ def propagate(mask:_Mask, clip:_Clip, out:_Folder, frame:_Frame=0, stop:_Stop=No
         typer.echo(f'next: draw a mask there, and go on with --frame {i}')
     typer.echo(f'wrote {report.out}')
 
-# %% ../../nbs/cli/58_answers.ipynb #54a274a5
+# %% ../../nbs/cli/58_answers.ipynb #827b32ee
 _WorkDir = Annotated[Path, typer.Option(show_default=False,
     help='Folder for weights.safetensors, adapt.json and before_after.png.')]
 _Steps = Annotated[int, typer.Option(min=1, help='Steps at most.')]

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['complete_model', 'complete_recipe', 'complete_dataset', 'complete_weights', 'complete_from']
 
-# %% ../../nbs/cli/03_completion.ipynb #c0de0003
+# %% ../../nbs/cli/03_completion.ipynb #b2973bf3
 import csv, typer
 
 
-# %% ../../nbs/cli/03_completion.ipynb #c0de0009
+# %% ../../nbs/cli/03_completion.ipynb #85aa3619
 def complete_model(
     incomplete:str # The beginning of a word
 )->list:           # Models, and recipes, which stand for a model as well

@@ -19,7 +19,7 @@ config = typer.Typer(cls=Program, no_args_is_help=True, rich_markup_mode='rich')
 @config.callback()
 def _start(): "Recipes and config files: show, list, diff, export."
 
-# %% ../../nbs/cli/46_config.ipynb #80e4b2af
+# %% ../../nbs/cli/46_config.ipynb #b67fe1af
 _Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE', autocompletion=complete_recipe,
                                         help="One of flowbook config list, or a config file: flowbook's or MMFlow's.",
                                         show_default=False)]
@@ -30,7 +30,7 @@ def _load(config, changes=None, allow_imports=False):
         return load_config(config, changes or [], allow_imports,
                            lambda text: typer.echo(f'note: {text}', err=True))
 
-# %% ../../nbs/cli/46_config.ipynb #c5e8cab6
+# %% ../../nbs/cli/46_config.ipynb #e172a224
 @config.command('show', epilog=example('flowbook config show quickstart',
                                        'flowbook config show raft_8x2_100k_flyingchairs_368x496 data.bs=4',
                                'flowbook config show configs/raft/raft_8x2_100k_flyingchairs.py'))
@@ -42,7 +42,7 @@ def _show(name:_Config, changes:Changes=None, cfg_options:CfgOptions=None, allow
     from flowbook.recipes.base import format_recipe
     typer.echo(format_recipe(recipe))
 
-# %% ../../nbs/cli/46_config.ipynb #94d746be
+# %% ../../nbs/cli/46_config.ipynb #2ccb4849
 @config.command('list', epilog=example('flowbook config list', "flowbook config list 'raft*'"))
 def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="For example 'raft*'.")]='*',
           as_json:Json=False):
@@ -78,7 +78,7 @@ def _diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False)
 # %% ../../nbs/cli/46_config.ipynb #1ae13c48
 def _plain(v): return [*map(_plain, v)] if isinstance(v, (list, tuple)) else v   # a JSON file has no tuples
 
-# %% ../../nbs/cli/46_config.ipynb #53c02007
+# %% ../../nbs/cli/46_config.ipynb #73a29bb1
 @config.command('export', epilog=example('flowbook config export raft_8x2_100k_flyingchairs_368x496 mine.py',
                                          'flowbook train mine.py --work-dir run'))
 def _export(

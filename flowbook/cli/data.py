@@ -21,7 +21,7 @@ data = typer.Typer(cls=Program, no_args_is_help=True, rich_markup_mode='rich')
 @data.callback()
 def _start(): "Data sets: list, make, check, convert, prepare."
 
-# %% ../../nbs/cli/30_data.ipynb #1e614b30
+# %% ../../nbs/cli/30_data.ipynb #a77ff739
 _Name = Annotated[str, typer.Argument(metavar='NAME', autocompletion=complete_dataset,
                                       help='One of flowbook data list.', show_default=False)]
 _Root = Annotated[Path, typer.Argument(metavar='ROOT', help='Folder of the data set.', show_default=False)]
@@ -40,7 +40,7 @@ def list_(as_json:Json=False):
                 [[r['name'], f"{r['title']}: {r['page']}", '' if r['pairs'] is None else str(r['pairs'])]
                  for r in rows])
 
-# %% ../../nbs/cli/30_data.ipynb #7da0cea1
+# %% ../../nbs/cli/30_data.ipynb #994daafa
 @data.command(epilog=example('flowbook data make sintel sintel-small --n 8',
                              'flowbook train quickstart data=sintel data.root=sintel-small --work-dir run'))
 def make(
@@ -100,7 +100,7 @@ def _show(report):
     for p in report.problems[:20]: typer.echo(f"wrong: {p}")
     typer.echo(f"{report.files} files, {len(report.problems)} problems")
 
-# %% ../../nbs/cli/30_data.ipynb #05e871ea
+# %% ../../nbs/cli/30_data.ipynb #d7f6416c
 @data.command(epilog=example('flowbook data convert data/flyingthings3d',
                              'flowbook data convert data/FlyingChairs_release --to png --delete'))
 def convert(
@@ -123,7 +123,7 @@ def convert(
         typer.echo(f"left {len(left)} files as they are, for example {left[0]}: truth, or more than 8-bit colour", err=True)
     typer.echo(f"wrote {n} .{to} files below {root}")
 
-# %% ../../nbs/cli/30_data.ipynb #a665ddae
+# %% ../../nbs/cli/30_data.ipynb #6e60413f
 @data.command(epilog=example('flowbook data prepare sintel data/Sintel',
                              'flowbook data prepare flyingthings3d data/flyingthings3d --convert flo'))
 def prepare(

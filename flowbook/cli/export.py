@@ -46,7 +46,7 @@ def export(
             found = export_model(net, out, shape, kind, dynamic, iters)
     _show(found, model, as_json, weights)
 
-# %% ../../nbs/cli/42_export.ipynb #b3e3aeed
+# %% ../../nbs/cli/42_export.ipynb #a8ede5b0
 def _network(model, weights, untrained, iters, allow_imports):
     "The network that is written, and its iterations: those of a recipe's tests where nothing else is said"
     from flowbook.infer.predictor import fill_model
@@ -62,7 +62,7 @@ def _network(model, weights, untrained, iters, allow_imports):
         weights)
     return net,iters or part.get('test_iters')
 
-# %% ../../nbs/cli/42_export.ipynb #b440a332
+# %% ../../nbs/cli/42_export.ipynb #f2a901e9
 def _show(found, model, as_json, weights=None):
     runs = [dict(batch=b, size=[h, w], delta=d, largest=m) for b,h,w,d,m in found.checks]
     if as_json:

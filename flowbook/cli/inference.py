@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['demo', 'infer']
 
-# %% ../../nbs/cli/22_inference.ipynb #442248c8
+# %% ../../nbs/cli/22_inference.ipynb #006f4e25
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Optional
@@ -20,7 +20,7 @@ from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, O
                                    reading_options, say_next, working)
 
 
-# %% ../../nbs/cli/22_inference.ipynb #dad03358
+# %% ../../nbs/cli/22_inference.ipynb #d5c01664
 _First = Annotated[Optional[Path], typer.Argument(metavar='IMG1',
     help='First image: png, jpg, ppm, bmp, tiff or webp; or a folder of frames, for all its pairs.',
     show_default=False)]
@@ -37,7 +37,7 @@ _Split = Annotated[Optional[str], typer.Option(help='Part of the data set.', sho
 _N = Annotated[Optional[int], typer.Option(min=1, help='How many pairs; default: all.', show_default=False)]
 
 
-# %% ../../nbs/cli/22_inference.ipynb #ae5d8d25
+# %% ../../nbs/cli/22_inference.ipynb #fa8c85ad
 _units = dict(epe=('EPE px', '.2f'), fl_all=('Fl-all %', '.1f'), mean=('mean px', '.2f'),
               max=('max px', '.1f'), ms=('ms', '.0f'))
 
@@ -99,7 +99,7 @@ def _show_demo(sample, predictor, found, files, as_json):
     if sample.name=='demo': say_next('flowbook infer a.png b.png --out flow', 'two images of your own')
     else: say_next('flowbook video walk.mp4 --out flow.mp4', 'a whole video')
 
-# %% ../../nbs/cli/22_inference.ipynb #1e4adf29
+# %% ../../nbs/cli/22_inference.ipynb #04663b75
 def _pictures(img1, img2, options, data):
     "The words in the place of images, with --data; without, two images, or three for a model of three frames"
     words = [str(o) for o in (img1, img2, *(options or [])) if o is not None]
@@ -113,7 +113,7 @@ def _pictures(img1, img2, options, data):
                              param_hint='IMG1 IMG2')
 
 
-# %% ../../nbs/cli/22_inference.ipynb #n029998b
+# %% ../../nbs/cli/22_inference.ipynb #399704ff
 def _write_pairs(flows, out, legend):
     "Write `(name, flow)` as NAME.flo and NAME.png; returns the files"
     from flowbook.infer.results import flow_picture
@@ -155,7 +155,7 @@ def _folder_flows(predictor, folder, n):
             count(pair.index + 1, total)
 
 
-# %% ../../nbs/cli/22_inference.ipynb #n062be52
+# %% ../../nbs/cli/22_inference.ipynb #8a3a687e
 def _is_file(out):
     "Does `--out` name a file to write, by its suffix, and not a folder?"
     from flowbook.io.formats import flow_suffixes
@@ -178,11 +178,11 @@ def _infer_file(a, b, out, legend, predict):
     return saved
 
 
-# %% ../../nbs/cli/22_inference.ipynb #n03a2425
+# %% ../../nbs/cli/22_inference.ipynb #b0043db4
 def _infer_many(predictor, out, data, root, split, n, words, legend, value_range, as_json):
     "The pairs of a data set or of a folder: NAME.flo and NAME.png"
-    flows = _folder_flows(predictor, words[0], n)
     if data: flows = _set_flows(predictor, data, root, split, n, words, value_range)
+    else: flows = _folder_flows(predictor, words[0], n)
     files = _write_pairs(flows, out, legend)
     total,name = len(files)//2,data or words[0]
     if as_json:
@@ -250,7 +250,7 @@ def infer(
     _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
 
 
-# %% ../../nbs/cli/22_inference.ipynb #5de38ec4
+# %% ../../nbs/cli/22_inference.ipynb #a1d4bc5a
 def _said(res): return '' if res['precision'] == 'fp32' else f" in {res['precision']}"
 
 # %% ../../nbs/cli/22_inference.ipynb #118a3e88

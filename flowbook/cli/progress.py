@@ -77,7 +77,7 @@ def after_train(self:TrainProgress):
     "Add up the time of training"
     self.trained += time.time() - self.epoch_began
 
-# %% ../../nbs/cli/20_progress.ipynb #1d0ec5e6
+# %% ../../nbs/cli/20_progress.ipynb #52d3df0e
 @patch
 def speed(self:TrainProgress,
     extra:float=0. # Seconds of an epoch that is not over

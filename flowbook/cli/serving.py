@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['serve']
 
-# %% ../../nbs/cli/54_serving.ipynb #0dead5d7
+# %% ../../nbs/cli/54_serving.ipynb #f0882b67
 from typing import Annotated
 import typer
 from .terminal import Backend, Device, Imports, Model, Range, Upright, Weights
@@ -44,7 +44,7 @@ def serve(
     try: run_server(app, sock, limits)
     except KeyboardInterrupt: pass   # the usual way to end it
 
-# %% ../../nbs/cli/54_serving.ipynb #c1356359
+# %% ../../nbs/cli/54_serving.ipynb #a08e2cc6
 def _warm(model, weights, device, allow_imports=False, **options):
     "A predictor that has worked once"
     import numpy as np

@@ -8,7 +8,7 @@ __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions
            'reading_options', 'Program', 'Out', 'example', 'parse_size', 'parse_tile', 'is_recipe', 'open_recipe',
            'open_predictor', 'print_json', 'print_table', 'say_next', 'working', 'clock', 'Counting', 'stops_gently']
 
-# %% ../../nbs/cli/05_terminal.ipynb #7bf1c86e
+# %% ../../nbs/cli/05_terminal.ipynb #8b725108
 import os, re, signal, sys, time, warnings
 from contextlib import contextmanager
 from typing import Annotated, Optional
@@ -43,7 +43,7 @@ def spare_console(
         narrow = hasattr(o, 'reconfigure') and not str(o.encoding).lower().startswith('utf')
         if narrow: o.reconfigure(errors='replace')
 
-# %% ../../nbs/cli/05_terminal.ipynb #60524852
+# %% ../../nbs/cli/05_terminal.ipynb #77657991
 def _takes(metavar, words):
     "How many of the next words belong to an option that says `metavar`"
     number = lambda s: s.lstrip('-').replace('.', '', 1).isdigit()
@@ -71,7 +71,7 @@ def join_words(
 
 
 
-# %% ../../nbs/cli/05_terminal.ipynb #n01ad057
+# %% ../../nbs/cli/05_terminal.ipynb #b667647a
 def parse_range(
     text:str # 'full', 'auto', or two numbers such as '0,4095'
 ):           # As `fit_range` takes it
@@ -85,7 +85,7 @@ def parse_range(
                    'auto, full, or two numbers, black and white, such as 0 4095') from None
 
 
-# %% ../../nbs/cli/05_terminal.ipynb #n02111a3
+# %% ../../nbs/cli/05_terminal.ipynb #b0ece25d
 def reading_options(
     data,           # Name of a data set; None: there is none
     upright:bool,   # `--upright`
@@ -149,7 +149,7 @@ def _plain_flags(params):
     return params
 
 
-# %% ../../nbs/cli/05_terminal.ipynb #29a3b1bc
+# %% ../../nbs/cli/05_terminal.ipynb #70c99651
 def Out(
     help:str, # What is written
     **how     # Of `typer.Option`
@@ -194,7 +194,7 @@ Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO,HI',
                                     help='Values of 16-bit images that are black and white: full is 0 and 65535, auto the bits in use, or two numbers.')]
 Json = Annotated[bool, typer.Option('--json', help='Print the figures as JSON, and nothing else, on stdout.')]
 
-# %% ../../nbs/cli/05_terminal.ipynb #9ef3b36d
+# %% ../../nbs/cli/05_terminal.ipynb #102144c8
 def parse_size(
     text:str,            # Height and width: '512x768', '512,768' or '512 768'
     option:str='--size', # Whose value it is, for messages
@@ -213,7 +213,7 @@ def parse_tile(
     return text if text in (None, 'auto') else parse_size(text, '--tile', 'auto, or ')
 
 
-# %% ../../nbs/cli/05_terminal.ipynb #a6a21739
+# %% ../../nbs/cli/05_terminal.ipynb #c01cd600
 def is_recipe(
     name:str # What was given for a model
 )->bool:     # True for the file of a config, and for a recipe that is no model as well
@@ -280,7 +280,7 @@ def print_table(
         console.width = max(console.width, names + 24 if 'COLUMNS' in os.environ else whole)
     console.print(table)
 
-# %% ../../nbs/cli/05_terminal.ipynb #n01e41c1
+# %% ../../nbs/cli/05_terminal.ipynb #f9a04348
 def say_next(
     command:str, # What may come next, for example `flowbook models`
     why:str=''   # What it does
@@ -352,7 +352,7 @@ def _open_bar(self:Counting, total):
     self.task = self.bar.add_task(self.text, total=total, note='')
     self.bar.start()
 
-# %% ../../nbs/cli/05_terminal.ipynb #57c08224
+# %% ../../nbs/cli/05_terminal.ipynb #1e897a8b
 @contextmanager
 def stops_gently():
     "Let SIGTERM do what Ctrl-C does, inside the `with`"

@@ -17,7 +17,7 @@ from .terminal import print_json, reading_options, say_next, working
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.processes import join_processes, launched_number, leave_processes
 
-# %% ../../nbs/cli/44_training.ipynb #24f00cff
+# %% ../../nbs/cli/44_training.ipynb #d722ce9e
 _Recipe = Annotated[str, typer.Argument(metavar='RECIPE|FILE', autocompletion=complete_recipe,
                                         help='One of flowbook config list, or a config file.',
                                         show_default=False)]
@@ -106,7 +106,7 @@ def count_processes(
     if bs and bs % n: raise fail(ConfigError, 'data.bs', bs, f'a multiple of the {n} processes')
     return n,'cpu' if processes else device
 
-# %% ../../nbs/cli/44_training.ipynb #d98879c2
+# %% ../../nbs/cli/44_training.ipynb #5e294717
 def _module(name):
     "A module of flowbook, imported without what other libraries say to their developers"
     import importlib, warnings
@@ -138,7 +138,7 @@ def start_processes(
     except KeyboardInterrupt: code = 130
     if code: raise typer.Exit(code)
 
-# %% ../../nbs/cli/44_training.ipynb #1051534e
+# %% ../../nbs/cli/44_training.ipynb #db121690
 def train(recipe:_Recipe, changes:Changes=None, cfg_options:CfgOptions=None, data:_Data=None,
     root:_Root=None, work_dir:_WorkDir=None, resume:_Resume=False, resume_from:_ResumeFrom=None,
         load_from:_LoadFrom=None, seed:_Seed=None, deterministic:_Deterministic=False,
@@ -189,7 +189,7 @@ def _run(plan, work_dir, device, resume, validate):
         progress.close()
         leave_processes()
 
-# %% ../../nbs/cli/44_training.ipynb #bf16178b
+# %% ../../nbs/cli/44_training.ipynb #1f88984c
 def _show_run(learn, plan, work_dir, as_json, words=()):
     values = getattr(learn.recorder, 'values', None)
     scores = {k: v for k,v in zip(learn.recorder.metric_names[1:], values[-1])} if values else {}
@@ -249,7 +249,7 @@ def slurm_script(
     return '\n'.join(['#!/bin/bash', *(f'#SBATCH {q(s)}' for s in settings), *_body(program,
         q(str(work_dir)), ' '.join(map(q, command)), gpus, port)]) + '\n'
 
-# %% ../../nbs/cli/44_training.ipynb #c2d4d743
+# %% ../../nbs/cli/44_training.ipynb #4af3a181
 def _body(program, work_dir, words, gpus, port):
     head = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
     run = [f'srun {shlex.quote(sys.executable)} -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc_per_node {gpus} --rdzv_id "$SLURM_JOB_ID" \\']
@@ -261,7 +261,7 @@ def _body(program, work_dir, words, gpus, port):
             *run,
             f'  --rdzv_backend c10d --rdzv_endpoint "$head:{port}" -m flowbook.cli train {words} --work-dir {work_dir} --device cuda $resume &', 'wait']
 
-# %% ../../nbs/cli/44_training.ipynb #b1268542
+# %% ../../nbs/cli/44_training.ipynb #256dd317
 def _whole_batch(plan, stem, n):
     "A change for as many GPUs as there are: a name such as `_8x1_` says how many pairs each of them takes"
     import re

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_many', 'video', 'frames_to_video', 'merge']
 
-# %% ../../nbs/cli/50_video.ipynb #8c3355a8
+# %% ../../nbs/cli/50_video.ipynb #2e4b7f54
 import sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
@@ -100,7 +100,7 @@ def _slurm(tasks, words=None):
     for name, value in (('--engine', 'local'), ('--workers', '1')): words = _set_option(words, name, value)
     return slurm_array([sys.executable, '-m', 'flowbook.cli', *words], tasks)
 
-# %% ../../nbs/cli/50_video.ipynb #7dfb7b43
+# %% ../../nbs/cli/50_video.ipynb #3307e466
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto',
           precision:Precision='auto', tile:Tile=None, scale:_Scale=1., iters:Iters=None, backend:Backend=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,

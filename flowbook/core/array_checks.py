@@ -61,7 +61,7 @@ def mask_array(
     x = x.reshape(size)
     return x if x.dtype == bool else x > .5
 
-# %% ../../nbs/core/30_array_checks.ipynb #fc4f7c28
+# %% ../../nbs/core/30_array_checks.ipynb #47cafe05
 def check_unit(
     x,               # Tensor of an image, floats
     name:str='img',  # For the message

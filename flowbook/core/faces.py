@@ -6,7 +6,7 @@
 __all__ = ['HELPERS', 'APART', 'NOTICES', 'public_names', 'submodules', 'offered', 'face', 'everything', 'silence_notices',
            'stub']
 
-# %% ../../nbs/core/02_faces.ipynb #60736647
+# %% ../../nbs/core/02_faces.ipynb #be2643ad
 import ast, re, sys, warnings
 from functools import lru_cache
 from importlib import import_module
@@ -96,7 +96,7 @@ def everything(
         return getattr(import_module(where[name]), name)
     return list(where), load, lambda: sorted(where)
 
-# %% ../../nbs/core/02_faces.ipynb #cf62479c
+# %% ../../nbs/core/02_faces.ipynb #c6e1e7cd
 # Of each warning its beginning, and the module that gives it
 NOTICES = {'`torch.jit.script` is deprecated': r'torch\.jit', "The 'mode.chained_assignment' option": r'fastai\.'}
 

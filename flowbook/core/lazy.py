@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['torch', 'Tensor']
 
-# %% ../../nbs/core/04_lazy.ipynb #6e7c3afa
+# %% ../../nbs/core/04_lazy.ipynb #7fbd7496
 import sys
 from importlib import import_module
 
-# %% ../../nbs/core/04_lazy.ipynb #355071a4
+# %% ../../nbs/core/04_lazy.ipynb #4a5dc4f1
 class _Module:
     "A module that is imported when something of it is used"
     def __init__(self, name): self._name = name

@@ -100,7 +100,7 @@ def old_names(
         return getattr(import_module(new), now)
     return load
 
-# %% ../../nbs/core/03_moved.ipynb #8acbb9ca
+# %% ../../nbs/core/03_moved.ipynb #b3b983cc
 class _WithOldNames(SourceFileLoader):
     "Loads a module that has lost names, and lets it find them"
     def exec_module(self, module):
@@ -122,7 +122,7 @@ def keep_old_paths()->None:
     "Let modules that names have left find them; done once, by `import flowbook`"
     if not any(type(o).__name__ == '_OldPaths' for o in sys.meta_path): sys.meta_path.insert(0, _OldPaths())
 
-# %% ../../nbs/core/03_moved.ipynb #3466b56c
+# %% ../../nbs/core/03_moved.ipynb #4e647b18
 def also_called(
     **names # Other name of a keyword, and the function's own
 ):          # A decorator

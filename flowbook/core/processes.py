@@ -5,24 +5,24 @@
 # %% auto #0
 __all__ = ['process_number', 'launched_number', 'join_processes', 'leave_processes', 'run_child', 'launch', 'own_folder']
 
-# %% ../../nbs/core/15_processes.ipynb #56dde4a6
+# %% ../../nbs/core/15_processes.ipynb #f19aaeb7
 import os, runpy, signal, socket, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager, suppress
 from .errors import ConfigError, fail
 
-# %% ../../nbs/core/15_processes.ipynb #ecca438e
+# %% ../../nbs/core/15_processes.ipynb #fa5ea2a8
 def process_number()->tuple: # `(rank, count)`; the first has rank 0
     "Say which of the connected processes this is; `(0, 1)` for one that works alone"
     import torch.distributed as dist
     if not (dist.is_available() and dist.is_initialized()): return 0, 1
     return dist.get_rank(), dist.get_world_size()
 
-# %% ../../nbs/core/15_processes.ipynb #047cc55f
+# %% ../../nbs/core/15_processes.ipynb #9a78c252
 def launched_number()->tuple: # `(rank, count)`
     "Say which of the processes of a launcher this is, connected or not; `(0, 1)` without a launcher"
     return int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
 
-# %% ../../nbs/core/15_processes.ipynb #b3eea70b
+# %% ../../nbs/core/15_processes.ipynb #6de7dac9
 def join_processes(
     device='cpu' # 'cpu' or 'cuda'
 )->str:          # The device of this process: with 'cuda', the GPU of its number
@@ -41,13 +41,13 @@ def join_processes(
         torch.distributed.init_process_group('nccl' if kind == 'cuda' else 'gloo')
     return f"cuda:{local}" if kind == 'cuda' else 'cpu'
 
-# %% ../../nbs/core/15_processes.ipynb #ab29d3a4
+# %% ../../nbs/core/15_processes.ipynb #fb841cbd
 def leave_processes()->None:
     "Part from the other processes"
     import torch.distributed as dist
     if dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
 
-# %% ../../nbs/core/15_processes.ipynb #5ff3a98d
+# %% ../../nbs/core/15_processes.ipynb #6d9391b0
 def _environment(i, n, port):
     "Environment variables of process `i` of `n`"
     threads = {'OMP_NUM_THREADS': max(1, (os.cpu_count() or 1)//n)}   # what the user has set goes first
@@ -60,7 +60,7 @@ def _free_port():
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-# %% ../../nbs/core/15_processes.ipynb #f08723da
+# %% ../../nbs/core/15_processes.ipynb #6cd75b7a
 _LINE = 'FLOWBOOK_LIFELINE'   # number of the end of a pipe that closes when the parent dies
 
 def run_child()->None:
@@ -81,7 +81,7 @@ def _hold(line):
     except (OSError, AttributeError): pass    # no Linux
     threading.Thread(target=wait, daemon=True).start()
 
-# %% ../../nbs/core/15_processes.ipynb #38520c67
+# %% ../../nbs/core/15_processes.ipynb #c0815f34
 @contextmanager
 def _until_signalled():
     "Turn SIGTERM and SIGHUP into an exit, so that what was started is ended"
@@ -94,7 +94,7 @@ def _until_signalled():
         for n, handler in before.items(): signal.signal(n, handler)
 
 
-# %% ../../nbs/core/15_processes.ipynb #5e9a3a14
+# %% ../../nbs/core/15_processes.ipynb #7bd1df45
 def launch(
     n:int,         # Processes
     args:list,     # What follows `python -m`: a module and its arguments
@@ -122,7 +122,7 @@ def launch(
         _end(found, signal.SIGTERM)
         for o in line,end: os.close(o)
 
-# %% ../../nbs/core/15_processes.ipynb #81ec2620
+# %% ../../nbs/core/15_processes.ipynb #3e8c5ddb
 def _end(found, number, grace=10):
     "Send a signal to those that still run, and after a while one that nobody survives"
     for p in found:
@@ -141,7 +141,7 @@ def _stopped(p):
     except OSError: return False
     return state is not None and state.si_code == os.CLD_STOPPED
 
-# %% ../../nbs/core/15_processes.ipynb #5325e016
+# %% ../../nbs/core/15_processes.ipynb #857c8cef
 def _wait(found, logs, patience):
     "Until all are done, or one has failed, was killed or is stopped for long"
     idle,before = [0.]*len(found),time.monotonic()
@@ -161,7 +161,7 @@ def _say(text, code):
     sys.stderr.write(f'flowbook: {text}; the others were ended\n')
     return code
 
-# %% ../../nbs/core/15_processes.ipynb #a01d0f58
+# %% ../../nbs/core/15_processes.ipynb #d3f0af17
 def _explain(found, logs):
     "Say what went wrong first, and the exit code for it"
     time.sleep(.2)
@@ -178,7 +178,7 @@ def _explain(found, logs):
         sys.stderr.write(logs[bad].read().decode(errors='replace')[-4000:])
     return found[0].poll() or found[bad].poll()
 
-# %% ../../nbs/core/15_processes.ipynb #573d5236
+# %% ../../nbs/core/15_processes.ipynb #00e8fe28
 @contextmanager
 def own_folder(
     path # A folder that is there; a hidden file in it is the lock
@@ -192,7 +192,7 @@ def own_folder(
             with suppress(FileNotFoundError): os.unlink(lock)
             f.close()
 
-# %% ../../nbs/core/15_processes.ipynb #09e1bce4
+# %% ../../nbs/core/15_processes.ipynb #405fe500
 def _locked(lock, path):
     "The lock's open file, or None where the file system has no locks"
     try: from fcntl import LOCK_EX, LOCK_NB, lockf

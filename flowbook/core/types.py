@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FlowSample', 'apply_tfm']
 
-# %% ../../nbs/core/10_types.ipynb #bc25ea3b
+# %% ../../nbs/core/10_types.ipynb #ca5910af
 from dataclasses import dataclass, fields, replace
 import numpy as np
 from fastcore.basics import patch
@@ -49,7 +49,7 @@ class FlowSample:
         if self.sparse is not None: return self.sparse
         return any(v is not None and not v.all() for v in (self.valid, self.valid_bw))
 
-# %% ../../nbs/core/10_types.ipynb #a8aeabd1
+# %% ../../nbs/core/10_types.ipynb #0cf8e2f6
 @patch
 def masked(self:FlowSample)->FlowSample: # `self` where all flow is finite, else a copy
     "Put 0 where flow is NaN or infinite, and False into its mask"
@@ -73,7 +73,7 @@ def __repr__(self:FlowSample):
     sparse = ', sparse' if self.is_sparse else ''
     return f"FlowSample({self.name or 'unnamed'}: {size}, {', '.join(known) or 'no truth'}{sparse})"
 
-# %% ../../nbs/core/10_types.ipynb #05f8e0dd
+# %% ../../nbs/core/10_types.ipynb #4d8f57d8
 def apply_tfm(
     tfm,                # Transform `tfm(sample, rng)`, or None
     sample:FlowSample,  # What to change

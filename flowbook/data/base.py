@@ -136,7 +136,7 @@ class FlowDataset:
         return [dict(split=s) for s in cls.splits]
     def __len__(self): return len(self.records)
 
-# %% ../../nbs/data/10_base.ipynb #8aa2c099
+# %% ../../nbs/data/10_base.ipynb #67fa5aad
 @patch
 def wrong(self:FlowDataset,
     found:str  # What is wrong with the folder
@@ -166,7 +166,7 @@ def listing(self:FlowDataset,
     for s in reversed(suffixes): stems.update((n[:-len(s)], n) for n in names if n.endswith(s))
     return [f"{folder}/{stems[k]}" for k in sorted(stems)]
 
-# %% ../../nbs/data/10_base.ipynb #b8cb6e01
+# %% ../../nbs/data/10_base.ipynb #eddb7e9b
 @patch
 def folders(self:FlowDataset,
     folder:str,           # Below the root
@@ -180,7 +180,7 @@ def folders(self:FlowDataset,
         if missing_ok: return []
         raise self.wrong(f"no folder {folder}") from None
 
-# %% ../../nbs/data/10_base.ipynb #b8cb6e02
+# %% ../../nbs/data/10_base.ipynb #026a9d07
 @patch
 def match(self:FlowDataset,
     where:str,   # What the lists belong to, for the message
@@ -191,7 +191,7 @@ def match(self:FlowDataset,
     if len(set(sizes.values())) > 1:
         raise self.wrong(f"in {where} {', '.join(f'{n} {k}' for k, n in sizes.items())}: half downloaded?")
 
-# %% ../../nbs/data/10_base.ipynb #b8cb6e03
+# %% ../../nbs/data/10_base.ipynb #3fe5dcb8
 @patch
 def numbered(self:FlowDataset,
     folder:str,           # Below the root
@@ -203,7 +203,7 @@ def numbered(self:FlowDataset,
              for f in self.listing(folder, *suffixes, missing_ok=missing_ok))
     return dict(sorted((int(m[0]), f) for m, f in found if m))
 
-# %% ../../nbs/data/10_base.ipynb #62196a60
+# %% ../../nbs/data/10_base.ipynb #8aca9485
 @patch
 def load_flow(self:FlowDataset,
     path:Path # File
@@ -232,7 +232,7 @@ def read_as(self:FlowDataset,
     self.upright, self.value_range = upright, check_range(value_range)
     return self
 
-# %% ../../nbs/data/10_base.ipynb #62196a01
+# %% ../../nbs/data/10_base.ipynb #c1176b8b
 @patch
 def load_mask(self:FlowDataset,
     path:Path      # File
@@ -256,7 +256,7 @@ def read(self:FlowDataset,
                       valid_bw, occ, occ_bw,
                       sparse=self.sparse, name=f"{self.name}/{p.img1}")
 
-# %% ../../nbs/data/10_base.ipynb #62196a02
+# %% ../../nbs/data/10_base.ipynb #572d10e7
 @patch
 def fits(self:FlowDataset,
     size:tuple, # `(h,w)` of the file
@@ -265,7 +265,7 @@ def fits(self:FlowDataset,
     "May a file of this `size` belong to an image of another? Spring's flow has twice its size"
     return False
 
-# %% ../../nbs/data/10_base.ipynb #4d8f57d8
+# %% ../../nbs/data/10_base.ipynb #cbe87375
 @patch
 def sample(self:FlowDataset,
     i:int,         # Which pair; negative counts from the end
@@ -277,7 +277,7 @@ def sample(self:FlowDataset,
     if self.frames == 3: s = self.add_before(s, i)
     return apply_tfm(self.tfm, s, self.seed, passes, i % len(self))
 
-# %% ../../nbs/data/10_base.ipynb #4d8f5701
+# %% ../../nbs/data/10_base.ipynb #bed2dbba
 @patch
 def __getitem__(self:FlowDataset, i): return self.sample(i)
 
@@ -290,7 +290,7 @@ def subset(self:FlowDataset,
     out.records = self.records[idxs] if isinstance(idxs, slice) else [self.records[i] for i in idxs]
     return out
 
-# %% ../../nbs/data/10_base.ipynb #2437492d
+# %% ../../nbs/data/10_base.ipynb #c1c0f680
 @patch
 def triples(self:FlowDataset)->FlowDataset: # The same, with `img0`, and `flow_prev` where it is known
     "Add the frame before to each pair"
@@ -309,7 +309,7 @@ def frame_before(self:FlowDataset,
     "Find the frame before `pair`, one that is not its second frame"
     return next((f for f in self.before[0].get(pair.img1, []) if f != pair.img2), None)
 
-# %% ../../nbs/data/10_base.ipynb #9f166880
+# %% ../../nbs/data/10_base.ipynb #a0e58060
 @patch
 def add_before(self:FlowDataset,
     sample:FlowSample, # As `read` returns it
@@ -324,7 +324,7 @@ def add_before(self:FlowDataset,
     if invalid and valid is not None: valid = valid & ~self.load_mask(self.root/invalid)
     return replace(sample, img0=self.load_frame(self.root/file), flow_prev=flow, valid_prev=valid)
 
-# %% ../../nbs/data/10_base.ipynb #64e3d901
+# %% ../../nbs/data/10_base.ipynb #3447e887
 @patch
 def __repr__(self:FlowDataset):
     known = [f.name for f in fields(Pair)[2:] if getattr(self.records[0], f.name)]
@@ -338,7 +338,7 @@ def published(self:FlowDataset)->int: # None: not known for this choice
     "Published number of pairs with these options"
     return self.counts.get(self.split)
 
-# %% ../../nbs/data/10_base.ipynb #e00a7ca1
+# %% ../../nbs/data/10_base.ipynb #5b3e307c
 @patch(cls_method=True)
 def write_tree(cls:FlowDataset,
     root:Path, # An empty folder
@@ -348,7 +348,7 @@ def write_tree(cls:FlowDataset,
     "Write a small imitation of the dataset: about `n` pairs below `root`"
     raise TypeError(f"{cls.__name__} writes no imitation of itself")
 
-# %% ../../nbs/data/10_base.ipynb #4f6337e8
+# %% ../../nbs/data/10_base.ipynb #546c9e19
 @patch
 def show(self:FlowDataset,
     idxs=range(2)  # Which samples
@@ -376,7 +376,7 @@ def _draw(samples):
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
 
-# %% ../../nbs/data/10_base.ipynb #1cd27e29
+# %% ../../nbs/data/10_base.ipynb #b7cea42d
 @patch
 def hold_out(self:FlowDataset)->tuple: # Training set and validation set; the second without transform
     "Split off what to validate on: the `val` split of the dataset, else every tenth pair"
@@ -389,7 +389,7 @@ def hold_out(self:FlowDataset)->tuple: # Training set and validation set; the se
     if self.frames == 3: valid = valid.triples()
     return train, valid
 
-# %% ../../nbs/data/10_base.ipynb #ce7f568e
+# %% ../../nbs/data/10_base.ipynb #fec05358
 @patch
 def save_index(self:FlowDataset)->Path: # The index file
     "Write the pairs of this choice to the root's index"
@@ -397,7 +397,7 @@ def save_index(self:FlowDataset)->Path: # The index file
     with atomic_path(self.root/INDEX) as tmp: Path(tmp).write_text(json.dumps(index), encoding='utf-8')
     return self.root/INDEX
 
-# %% ../../nbs/data/10_base.ipynb #6386a7e7
+# %% ../../nbs/data/10_base.ipynb #03e768d1
 DATASETS = Register('data set', 'flowbook.data', 'register_dataset')
 
 def register_dataset(

@@ -92,7 +92,7 @@ def find_pairs(self:FlyingChairs)->list:
     found = _by_number(self, 'data', img1=img1, img2=img2, flow=self.listing('data', '_flow.flo'))
     return _of_split(self, {n: Pair(*o) for n, o in found.items()})
 
-# %% ../../nbs/data/40_chairs.ipynb #1471a1b0
+# %% ../../nbs/data/40_chairs.ipynb #96a9e362
 @patch(cls_method=True)
 def write_tree(cls:FlyingChairs, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
@@ -128,7 +128,7 @@ data/00002_img1.png, ... 22872_occ2.png
         found = _by_number(self, 'data', **{k: self.listing('data', *v.split()) for k, v in kinds.items()})
         return _of_split(self, {n: Pair(*o) for n, o in found.items()})
 
-# %% ../../nbs/data/40_chairs.ipynb #2d6864ab
+# %% ../../nbs/data/40_chairs.ipynb #beed0ce8
 @patch(cls_method=True)
 def write_tree(cls:FlyingChairsOcc, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
@@ -160,7 +160,7 @@ data/test/t0, t1, flow
         found = _by_number(self, part, t0=t0, t1=t1, flow=self.listing(f"{part}/flow", '.flo', '.pfm'))
         return [Pair(*o) for n, o in found.items() if n not in self.damaged]
 
-# %% ../../nbs/data/40_chairs.ipynb #ad4b7761
+# %% ../../nbs/data/40_chairs.ipynb #14e743de
 @patch(cls_method=True)
 def write_tree(cls:ChairsSDHom, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
@@ -200,7 +200,7 @@ static_40k_png_2_of_4/, static_40k_png_3_of_4/, static_40k_png_4_of_4/
             if not o: raise self.wrong(f"no file {folder}/{names[-1]}: half downloaded?")
         return Pair(*(f"{folder}/{o}" for o in found))
 
-# %% ../../nbs/data/40_chairs.ipynb #59eb473f
+# %% ../../nbs/data/40_chairs.ipynb #9c29800f
 @patch(cls_method=True)
 def write_tree(cls:AutoFlow, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"

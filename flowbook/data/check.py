@@ -101,8 +101,10 @@ def _look(ds, i, seen):
         except (FlowbookError, OSError) as e: problems.append(str(e).splitlines()[0])
     size = sizes.get(p.img1)
     odd = [f for f, s in sizes.items() if size and s != size and not ds.fits(s, size)]
-    wanted = f"expected {size[1]}x{size[0]} as {p.img1} has"
-    return size, problems + [f"{ds.root/f}: found {sizes[f][1]}x{sizes[f][0]} pixels, {wanted}" for f in odd]
+    for f in odd:
+        found, wanted = ('{1}x{0}'.format(*s) for s in (sizes[f], size))
+        problems.append(f"{ds.root/f}: found {found} pixels, expected {wanted} as {p.img1} has")
+    return size, problems
 
 def _decode(ds, i, seen):
     try: return ds.read(i).size, []

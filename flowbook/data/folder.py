@@ -72,7 +72,7 @@ class FlowFolder(FlowDataset):
             occ=occ, invalid=invalid, csv=csv, step=step, gaps=gaps, val=val, upright=upright,
                          value_range=value_range, kind=kind)
 
-# %% ../../nbs/data/60_folder.ipynb #e6ed96ed
+# %% ../../nbs/data/60_folder.ipynb #922b7b1a
 @patch(cls_method=True)
 def variants(cls:FlowFolder): return [dict(split='all')]
 
@@ -85,7 +85,7 @@ def write_tree(cls:FlowFolder, root, n, clip):
     for i, img in enumerate(c.img): write_image(img, root/f'{i:04d}.png')
     for i, flow in enumerate(c.flow): write_flow(flow, root/f'{i:04d}.flo')
 
-# %% ../../nbs/data/60_folder.ipynb #d27d3ecb
+# %% ../../nbs/data/60_folder.ipynb #b7ce935e
 @patch
 def find_pairs(self:FlowFolder):
     pairs = self._from_csv() if self.csv else self._from_patterns()
@@ -142,7 +142,7 @@ def _from_csv(self:FlowFolder):
         if c not in known: raise unknown(f"{path} column", c, known)
     return [self._row(path, i + 2, {k: (v or '').strip() for k, v in r.items()}) for i, r in enumerate(rows)]
 
-# %% ../../nbs/data/60_folder.ipynb #f47ba501
+# %% ../../nbs/data/60_folder.ipynb #97204217
 @patch
 def _row(self:FlowFolder, path, line, row):
     "One row of the table, checked"
@@ -155,7 +155,7 @@ def _row(self:FlowFolder, path, line, row):
                 f"a file below {self.root}")
     return Pair(**{k: v or None for k, v in row.items()})
 
-# %% ../../nbs/data/60_folder.ipynb #c73b59e5
+# %% ../../nbs/data/60_folder.ipynb #0297b22b
 @patch
 def read(self:FlowFolder, i):
     "Pair `i`; truth in PNG with holes is scattered"

@@ -17,7 +17,7 @@ from ..io.files import ensure_dir
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
 
-# %% ../../nbs/data/46_kitti.ipynb #c7a8fd7d
+# %% ../../nbs/data/46_kitti.ipynb #1b26f868
 _val_2012 = {0, 12, 15, 16, 17, 18, 24, 30, 38, 39, 42, 50, 54, 59, 60, 61, 77, 78, 81, 89, 97, 101, 107, 121,
              124, 142,
              145, 146, 152, 154, 155, 158, 159, 160, 164, 182, 183, 184, 190}
@@ -69,7 +69,7 @@ class KITTI2015(_KITTI):
     page = 'https://www.cvlibs.net/datasets/kitti/eval_scene_flow.php?benchmark=flow'
     counts = {'training': 200, 'train': 160, 'val': 40, 'testing': 200}
 
-# %% ../../nbs/data/46_kitti.ipynb #4994cb89
+# %% ../../nbs/data/46_kitti.ipynb #0d74d86e
 @patch
 def frame_before(self:_KITTI,
     pair      # Files of a sample
@@ -90,7 +90,7 @@ def _kitti_files(self:_KITTI):
     return files | (dict(occ=at(other)) if self.with_occ is not False and (self.root/top/other).is_dir()
                     else {})
 
-# %% ../../nbs/data/46_kitti.ipynb #73c04c84
+# %% ../../nbs/data/46_kitti.ipynb #b7a1b545
 @patch
 def find_pairs(self:_KITTI):
     files = _kitti_files(self)
@@ -102,11 +102,11 @@ def find_pairs(self:_KITTI):
         if lost: raise self.wrong(f"no {k} of scene {lost[0]:06d}: half downloaded?")
     return [Pair(**{k: known[i] for k, known in files.items()}) for i in scenes]
 
-# %% ../../nbs/data/46_kitti.ipynb #2c011323
+# %% ../../nbs/data/46_kitti.ipynb #d90af059
 @patch
 def load_mask(self:_KITTI, path): return read_flow_valid(path, kind=self.kind)[1]
 
-# %% ../../nbs/data/46_kitti.ipynb #6b2e8856
+# %% ../../nbs/data/46_kitti.ipynb #f2802d9f
 @patch
 def read(self:_KITTI, i):
     s = FlowDataset.read(self, i)
@@ -121,7 +121,7 @@ def _laser(number, size, share=.35):
     known[:size[0]//5] = False
     return known
 
-# %% ../../nbs/data/46_kitti.ipynb #b25ccb94
+# %% ../../nbs/data/46_kitti.ipynb #d69e82e1
 @patch(cls_method=True)
 def write_tree(cls:_KITTI, root:Path, n:int, clip):
     "Write a small KITTI to `root`: about `n` training pairs, of which a fifth but at least 2 in 'val'"
@@ -166,7 +166,7 @@ def _sequences(self:HD1K, folder, *suffixes):
         if s.isdigit() and f.isdigit(): found.setdefault(int(s), {})[int(f)] = path
     return dict(sorted(found.items()))
 
-# %% ../../nbs/data/46_kitti.ipynb #0cefa868
+# %% ../../nbs/data/46_kitti.ipynb #241e3214
 @patch
 def find_pairs(self:HD1K):
     top = 'hd1k_challenge' if self.split == 'test' else 'hd1k_input'
@@ -182,7 +182,7 @@ def find_pairs(self:HD1K):
         pairs += [Pair(img[t], img[t+1], flow.get(t)) for t in img if t+1 in img]
     return pairs
 
-# %% ../../nbs/data/46_kitti.ipynb #2af43117
+# %% ../../nbs/data/46_kitti.ipynb #ff497462
 @patch(cls_method=True)
 def write_tree(cls:HD1K, root:Path, n:int, clip):
     "Write a small HD1K to `root`: two sequences, one of them of 'val', and one of the challenge"
@@ -211,7 +211,7 @@ def directed_pair(
         return Pair(pair.img1, pair.img2, pair.flow, occ=pair.occ, invalid=pair.invalid)
     return Pair(pair.img2, pair.img1, pair.flow_bw, occ=pair.occ_bw, invalid=pair.invalid_bw)
 
-# %% ../../nbs/data/46_kitti.ipynb #21987459
+# %% ../../nbs/data/46_kitti.ipynb #250fd41b
 def check_directions(
     where:str,          # For the error
     direction:str|list  # One of `_ways`, or several: pairs of the first, then of the second, ...
@@ -222,7 +222,7 @@ def check_directions(
         if o not in _ways: raise unknown(f"{where} direction", o, _ways)
     return asked
 
-# %% ../../nbs/data/46_kitti.ipynb #37f80ed3
+# %% ../../nbs/data/46_kitti.ipynb #bd4f3082
 _drives = dict(Scene01=447, Scene02=233, Scene06=270, Scene18=339,
                Scene20=837)   # frames of each camera and variation
 _variations = ('15-deg-left', '15-deg-right', '30-deg-left', '30-deg-right', 'clone', 'fog', 'morning',
@@ -266,7 +266,7 @@ def _vkitti_pairs(self:VirtualKITTI2, scene, variation, camera):
     return sequence_pairs(self, f"{scene}/{variation}/Camera_{camera}", files('rgb', *IMAGES, '.jpg'),
                            **truth)
 
-# %% ../../nbs/data/46_kitti.ipynb #cd56b24a
+# %% ../../nbs/data/46_kitti.ipynb #6940b913
 @patch
 def find_pairs(self:VirtualKITTI2):
     top = 'vkitti_2.0.3_rgb' if (self.root/'vkitti_2.0.3_rgb').is_dir() else '.'
@@ -276,7 +276,7 @@ def find_pairs(self:VirtualKITTI2):
     pairs = [p for row in rows for p in _vkitti_pairs(self, *row)]
     return [directed_pair(p, d) for d in check_directions('vkitti2', self.direction) for p in pairs]
 
-# %% ../../nbs/data/46_kitti.ipynb #4992c9dd
+# %% ../../nbs/data/46_kitti.ipynb #79cb7076
 @patch
 def published(self:VirtualKITTI2)->int: # None: with a scene that is not one of the five
     "Published number of pairs with these options"
@@ -287,7 +287,7 @@ def published(self:VirtualKITTI2)->int: # None: with a scene that is not one of 
     ways = len(check_directions('vkitti2', self.direction))
     return sum(_drives[s] - 1 for s in scenes)*many(self.variation, 10)*many(self.camera, 2)*ways
 
-# %% ../../nbs/data/46_kitti.ipynb #097b4d76
+# %% ../../nbs/data/46_kitti.ipynb #e4768ff5
 @patch(cls_method=True)
 def write_tree(cls:VirtualKITTI2, root:Path, n:int, clip):
     "Write a small Virtual KITTI 2 to `root`: two drives, two cameras, about `n` pairs; sky above"

@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'SceneDataset', 'collate_samples', 'float_images', 'count_images', 'keep_memory', 'start_loader', 'FlowDL',
            'show_flows', 'PairBatch', 'draw_as', 'dataloaders']
 
-# %% ../../nbs/data/30_loaders.ipynb #2c7a6976
+# %% ../../nbs/data/30_loaders.ipynb #788289a7
 import inspect
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class SceneDataset:
         "Compute the number of the scene that item `i` shows"
         return scene_number(self.seed, (passes*self.n if self.fresh else 0) + i)
 
-# %% ../../nbs/data/30_loaders.ipynb #f0c55147
+# %% ../../nbs/data/30_loaders.ipynb #a3e564cc
 @patch
 def batch(self:SceneDataset,
     idxs:list,   # Which items
@@ -66,7 +66,7 @@ def batch(self:SceneDataset,
     return tuple(torch.cat(p) for p in ((s.img1, s.img2), (s.img2, s.img1), (s.flow, s.flow_bw),
                                         (s.valid, s.valid_bw)))
 
-# %% ../../nbs/data/30_loaders.ipynb #f0c55101
+# %% ../../nbs/data/30_loaders.ipynb #96f5dedf
 @patch
 def sample(self:SceneDataset,
     i:int,         # Which item
@@ -155,7 +155,7 @@ def keep_memory()->bool: # False where the C library has no such switch
     return bool(mallopt(trim, 2**30)
                 and (mallopt(mmap, 2**30) or mallopt(mmap, 2**25)))   # older versions allow 32 MB
 
-# %% ../../nbs/data/30_loaders.ipynb #de4bd0ff
+# %% ../../nbs/data/30_loaders.ipynb #d9894ab2
 def _as_sample(s):
     return s[0].sample(*s[1:]) if isinstance(s, tuple) else s   # fastai's blocks give (pair, flow)
 
@@ -197,7 +197,7 @@ def start_loader(
     try: return iter(loader)
     finally: cv2.setNumThreads(threads)
 
-# %% ../../nbs/data/30_loaders.ipynb #882337e5
+# %% ../../nbs/data/30_loaders.ipynb #dbace8b4
 _TAKEN = [*inspect.signature(TfmdDL.__init__).parameters][2:]   # by fastai's loader
 
 class FlowDL(TfmdDL):
@@ -242,7 +242,7 @@ class FlowDL(TfmdDL):
         own |= dict(sampler=self.sampler) if dataset is None else {}
         return super().new(dataset, cls, **(own | kwargs))
 
-# %% ../../nbs/data/30_loaders.ipynb #e175c322
+# %% ../../nbs/data/30_loaders.ipynb #c9fd2b1d
 @patch
 def get_idxs(self:FlowDL)->list: # What `__getitem__` of the dataset is asked for
     "Indices of this pass, in order"
@@ -252,7 +252,7 @@ def get_idxs(self:FlowDL)->list: # What `__getitem__` of the dataset is asked fo
     if not self.shuffle: return list(range(self.n))
     return np.random.default_rng((self.seed, self.passes)).permutation(self.n).tolist()
 
-# %% ../../nbs/data/30_loaders.ipynb #e175c301
+# %% ../../nbs/data/30_loaders.ipynb #6e0b83bf
 def _same(batch): return batch
 
 def _fetch(self): return _Fetch(self.dataset, self.tfm if self.training else None, self.seed, self.fields,
@@ -278,7 +278,7 @@ def finish(self:FlowDL,
     if self.device is not None: b = to_device(tuple(b), self.device)
     return self.after_batch(float_images(b))
 
-# %% ../../nbs/data/30_loaders.ipynb #90709304
+# %% ../../nbs/data/30_loaders.ipynb #51cee7ed
 def _kept(self):
     "The loader of whole passes; with workers one for all of them"
     if not self.fake_l.num_workers: return self.batch_loader(_Batches(self))
@@ -295,7 +295,7 @@ def __iter__(self:FlowDL):
     self.after_iter()
     if self.training: self.passes += 1
 
-# %% ../../nbs/data/30_loaders.ipynb #d7f28d48
+# %% ../../nbs/data/30_loaders.ipynb #d4e989c3
 @patch
 def create_item(self:FlowDL,
     i:int   # Number of a sample; None: the first
@@ -312,7 +312,7 @@ def create_batch(self:FlowDL,
         return float_images(_fetch(self).__getitems__([(i, 0) for i in b]))
     return float_images(collate_samples([_as_sample(o) for o in b], self.fields))   # of `DataBlock.summary`
 
-# %% ../../nbs/data/30_loaders.ipynb #d7f28d01
+# %% ../../nbs/data/30_loaders.ipynb #0e349d5c
 @patch
 def do_item(self:FlowDL,
     i:int   # Number of a sample
@@ -337,7 +337,7 @@ def show_batch(self:FlowDL,
     b = self.one_batch() if b is None else b
     return show_flows(*b[count_images(b) - 2:][:4], max_n=max_n)
 
-# %% ../../nbs/data/30_loaders.ipynb #d7f28d02
+# %% ../../nbs/data/30_loaders.ipynb #82b2eacf
 @patch
 def show_results(self:FlowDL,
     b,              # A batch
@@ -374,7 +374,7 @@ def show_flows(
     fig.subplots_adjust(wspace=.04, hspace=.06)
     return axs
 
-# %% ../../nbs/data/30_loaders.ipynb #016c9b0e
+# %% ../../nbs/data/30_loaders.ipynb #f5dd2b6b
 def show_row(row, img1, img2, flow, valid, pred):
     from flowbook.viz.color import flow_to_color
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
@@ -387,7 +387,7 @@ def show_row(row, img1, img2, flow, valid, pred):
         ax.axis('off')
     row[2].text(2, 2, f"max {top:.0f} px", fontsize=6, va='top')
 
-# %% ../../nbs/data/30_loaders.ipynb #7ececc26
+# %% ../../nbs/data/30_loaders.ipynb #393952dc
 class PairBatch(tuple):
     "`(img1, img2, flow, valid)` as fastai's plots are given it"
 
@@ -416,7 +416,7 @@ def _plot_pairs(x:PairBatch, y, samples, outs, preds, losses, **kwargs):
     for row, loss in zip(show_flows(*x[:4], pred=preds, max_n=len(losses)), losses, strict=False):
         row[0].text(2, 2, f'loss {loss:.3g}', fontsize=6, va='top', color='w')
 
-# %% ../../nbs/data/30_loaders.ipynb #76e00c99
+# %% ../../nbs/data/30_loaders.ipynb #7fce8f22
 @patch
 def _pre_show_batch(self:FlowDL, b, max_n=9):
     "What fastai's `Interpretation` asks for before it draws"
@@ -462,7 +462,7 @@ def dataloaders(self:SceneDataset,
     return dataloaders(self, SceneDataset(n_valid, self.config, seed=held_out_seed(self.seed), fresh=False,
                                           frames=self.frames), **kwargs)
 
-# %% ../../nbs/data/30_loaders.ipynb #5a68cc2c
+# %% ../../nbs/data/30_loaders.ipynb #1a17d5ab
 @patch
 def dataloaders(self:FlowDataset,
     valid=None,       # Validation set; None: what `hold_out` splits off

@@ -62,7 +62,7 @@ def _spring_truth(self:Spring, at, camera):
         if (self.root/maps).is_dir(): truth['occ' + end] = self.numbered(maps, '.png')
     return truth
 
-# %% ../../nbs/data/48_more.ipynb #3ade628b
+# %% ../../nbs/data/48_more.ipynb #5dc95d7b
 @patch
 def find_pairs(self:Spring):
     scenes, pairs = {s: self.folders(f"{self.split}/{s}") for s in self.folders(self.split)}, []
@@ -74,7 +74,7 @@ def find_pairs(self:Spring):
         pairs += sequence_pairs(self, f"{at}/frame_{camera}", frames, **_spring_truth(self, at, camera))
     return [directed_pair(p, d) for d in check_directions('spring', self.direction) for p in pairs]
 
-# %% ../../nbs/data/48_more.ipynb #07f02f31
+# %% ../../nbs/data/48_more.ipynb #90cc62f7
 @patch
 def load_flow(self:Spring, path):
     flow, valid = read_flow_valid(path)
@@ -86,7 +86,7 @@ def load_mask(self:Spring, path): return read_image(path)[..., :2].any(-1)
 @patch
 def fits(self:Spring, size, frame): return size == (2*frame[0], 2*frame[1])
 
-# %% ../../nbs/data/48_more.ipynb #e31aa225
+# %% ../../nbs/data/48_more.ipynb #51f14aea
 @patch
 def published(self:Spring)->int: # None: with scenes chosen
     "Published number of pairs with these options"
@@ -120,7 +120,7 @@ def _write_spring_truth(at, camera, t, way, f, occ):
     red_green = np.stack([occ & ~left, left, np.zeros_like(occ)], -1).astype(np.uint8)*255
     write_image(red_green, at/f"maps/matchmap_{name}/matchmap_{name}_{t:04d}.png")
 
-# %% ../../nbs/data/48_more.ipynb #1a141e79
+# %% ../../nbs/data/48_more.ipynb #accce1a1
 @patch(cls_method=True)
 def write_tree(cls:Spring, root:Path, n:int, clip):
     "Write a small Spring to `root`: a scene of two cameras with about `n` pairs, and one for testing"
@@ -156,7 +156,7 @@ eval-data/Army/frame10.png, frame11.png, ...                for split='test'
         seed:int=0            # Of the transform's random numbers
     ): super().__init__(root, split, tfm, seed, scene=scene)
 
-# %% ../../nbs/data/48_more.ipynb #8205a57c
+# %% ../../nbs/data/48_more.ipynb #6f1a26a6
 @patch
 def find_pairs(self:Middlebury):
     frames, flows = ('eval-data', None) if self.split == 'test' else ('other-data', 'other-gt-flow')
@@ -210,7 +210,7 @@ class TartanAir(FlowDataset):
         seed:int=0                 # Of the transform's random numbers
     ): super().__init__(root, split, tfm, seed, env=env, difficulty=difficulty)
 
-# %% ../../nbs/data/48_more.ipynb #3e6a3c94
+# %% ../../nbs/data/48_more.ipynb #54d624a1
 @patch
 def find_pairs(self:TartanAir):
     inner = {e: f"{e}/{e}" if (self.root/e/e).is_dir() else e for e in self.folders('.')}
@@ -227,7 +227,7 @@ def find_pairs(self:TartanAir):
 @patch
 def load_mask(self:TartanAir, path): return read_tartanair_mask(path)
 
-# %% ../../nbs/data/48_more.ipynb #9034870a
+# %% ../../nbs/data/48_more.ipynb #e7e5bc21
 @patch(cls_method=True)
 def write_tree(cls:TartanAir, root:Path, n:int, clip):
     "Write a small TartanAir to `root`: two flights with about `n` pairs"

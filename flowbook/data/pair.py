@@ -6,7 +6,7 @@
 __all__ = ['make_demo_pair', 'demo_paths', 'demo_pair', 'read_alike', 'read_pair', 'pair_names', 'load_pair', 'load_alike',
            'read_truth', 'load_sample']
 
-# %% ../../nbs/data/14_pair.ipynb #9ec172da
+# %% ../../nbs/data/14_pair.ipynb #442248c8
 from pathlib import Path
 import numpy as np
 from ..core.errors import FlowbookError, fail
@@ -40,13 +40,13 @@ def demo_pair()->FlowSample: # 352x256 pixels, flow up to 22 px
     flow,valid = read_flow_kitti(truth)
     return FlowSample(read_image(a), read_image(b), flow, valid, name='demo')
 
-# %% ../../nbs/data/14_pair.ipynb #7f1a5a5f
+# %% ../../nbs/data/14_pair.ipynb #505db001
 def _read(img, name, upright):
     "One image, or a batch of them, `(B,3,H,W)` in the type they have"
     many = isinstance(img, (np.ndarray, Tensor)) and img.ndim==4 and len(img) > 0
     return torch.cat([to_planes(o, name) for o in img]) if many else to_planes(img, name, upright)
 
-# %% ../../nbs/data/14_pair.ipynb #25b008e7
+# %% ../../nbs/data/14_pair.ipynb #5ea225c2
 def read_alike(
     imgs:list,        # Images, see `read_pair`
     names:list,       # What they are called in messages
@@ -76,7 +76,7 @@ def read_pair(
     return read_alike([img1, img2], pair_names(img1, img2), min_size, upright, value_range)
 
 
-# %% ../../nbs/data/14_pair.ipynb #fb58c28f
+# %% ../../nbs/data/14_pair.ipynb #0cda91cf
 def pair_names(
     *imgs # Paths, or images in memory: two, or three from the frame before on
 )->list:  # Texts: paths as they are, else 'img1' and 'img2', before them 'img0'

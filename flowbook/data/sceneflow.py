@@ -98,7 +98,7 @@ def _sequence(self:SceneFlow,
         for n in sorted(set(have) - set(img)): raise self.wrong(f"in {frames} no frame {n}: half downloaded?")
     return _pairs(self.directions, numbers, img, truth.get('future'), truth.get('past'))
 
-# %% ../../nbs/data/42_sceneflow.ipynb #df111978
+# %% ../../nbs/data/42_sceneflow.ipynb #8574c707
 @patch
 def find_pairs(self:SceneFlow)->list:
     frames, flow = _top(self)
@@ -164,7 +164,7 @@ TRAIN and TEST, each with A, B and C; left and right
         return [dict(split=s, scene=v, pass_style=p) for s in cls.splits for p in ('clean', 'final')
                 for v in VIEWS]
 
-# %% ../../nbs/data/42_sceneflow.ipynb #0e626c19
+# %% ../../nbs/data/42_sceneflow.ipynb #fae3a97c
 @patch(cls_method=True)
 def write_tree(cls:FlyingThings3D, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
@@ -218,7 +218,7 @@ def find_pairs(self:Monkaa)->list:
         if not any(_below(s, o) for s in there): raise unknown(f"{self.name} scene", o, there)
     return SceneFlow.find_pairs(self)
 
-# %% ../../nbs/data/42_sceneflow.ipynb #7be3b307
+# %% ../../nbs/data/42_sceneflow.ipynb #fcef4381
 @patch(cls_method=True)
 def write_tree(cls:Monkaa, root, n, clip):
     "Write about `n` pairs of `clip(number, frames)` below `root`"
@@ -307,7 +307,7 @@ def _subset_view(self:FlyingThings3DSubset,
 def find_pairs(self:FlyingThings3DSubset)->list: return [p for v in self.views
     for p in _subset_view(self, v)]
 
-# %% ../../nbs/data/42_sceneflow.ipynb #276cca12
+# %% ../../nbs/data/42_sceneflow.ipynb #17f1bbc1
 @patch(cls_method=True)
 def write_tree(cls:FlyingThings3DSubset,
     root,       # An empty folder

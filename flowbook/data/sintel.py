@@ -17,7 +17,7 @@ from ..io.flowfiles import write_flow
 from ..io.images import write_image
 from ..io.masks import write_mask
 
-# %% ../../nbs/data/44_sintel.ipynb #0e13162b
+# %% ../../nbs/data/44_sintel.ipynb #ca89f4f7
 def sequence_pairs(
     ds:FlowDataset,  # For the error
     where:str,       # The sequence's name, for the error
@@ -34,7 +34,7 @@ def sequence_pairs(
         pairs.append(Pair(frames[t], frames[t+1], **{k: truth[k][i] for k, i in numbers.items()}))
     return pairs
 
-# %% ../../nbs/data/44_sintel.ipynb #dba4bcb4
+# %% ../../nbs/data/44_sintel.ipynb #30f7690c
 def choose_rows(
     name:str,  # Of the dataset, for the error
     rows:list, # What is on disk: a tuple of names for each sequence
@@ -111,7 +111,7 @@ def _truth(self:Sintel, scene):
     return {'flow': self.numbered(f"training/flow/{scene}", '.flo'),
             **{k: self.numbered(f"training/{v}/{scene}", '.png') for k, v in there.items()}}
 
-# %% ../../nbs/data/44_sintel.ipynb #dd8093a5
+# %% ../../nbs/data/44_sintel.ipynb #e9a3793d
 @patch
 def find_pairs(self:Sintel):
     top, pairs = 'test' if self.split == 'test' else 'training', []
@@ -121,7 +121,7 @@ def find_pairs(self:Sintel):
             pairs += sequence_pairs(self, at, self.numbered(at, *IMAGES), **_truth(self, s))
     return pairs
 
-# %% ../../nbs/data/44_sintel.ipynb #93a1cf9d
+# %% ../../nbs/data/44_sintel.ipynb #96579ac4
 @patch
 def published(self:Sintel)->int: # None: with a scene that is not Sintel's
     "Published number of pairs with these options"
@@ -144,7 +144,7 @@ def _write_scene(base, scene, c, truth=True):
         for kind, mask in (('occlusions', occ), ('invalid', left)):
             write_mask(mask, base/f"{kind}/{scene}/frame_{t:04d}.png")
 
-# %% ../../nbs/data/44_sintel.ipynb #155e8546
+# %% ../../nbs/data/44_sintel.ipynb #fd6cee8b
 @patch(cls_method=True)
 def write_tree(cls:Sintel,
     root:Path,  # An empty folder
@@ -158,7 +158,7 @@ def write_tree(cls:Sintel,
         _write_scene(root/'training', s, clip(i, max(2, math.ceil(n/len(scenes))) + 1))
     _write_scene(root/'test', 'ambush_1', clip(len(scenes), 3), truth=False)
 
-# %% ../../nbs/data/44_sintel.ipynb #f657d59e
+# %% ../../nbs/data/44_sintel.ipynb #9f68245c
 @patch(cls_method=True)
 def variants(cls:Sintel)->list: # Options that together see every file
     return [dict(split='training', pass_style='both', use_invalid=True),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ArrayPredictor', 'array_predictor']
 
-# %% ../../nbs/infer/12_arrays.ipynb #edfd804a
+# %% ../../nbs/infer/12_arrays.ipynb #344de335
 import numpy as np
 from PIL import Image
 from fastcore.basics import patch
@@ -14,7 +14,7 @@ from .tiles import plan_tiles
 from ..io.images import image_turn, read_image
 from ..models.methods import ARRAY_METHODS, method_flow
 
-# %% ../../nbs/infer/12_arrays.ipynb #8097fb92
+# %% ../../nbs/infer/12_arrays.ipynb #78c6f47f
 def _plain(path):
     "The pixels of an image of 8 bits, upright and opaque; None for any other, and for other files"
     try:
@@ -24,7 +24,7 @@ def _plain(path):
         return img if img is not None and img.dtype == np.uint8 else None
     except (OSError, ValueError): return None   # the usual reader says what is wrong
 
-# %% ../../nbs/infer/12_arrays.ipynb #e75149ed
+# %% ../../nbs/infer/12_arrays.ipynb #86a6fbea
 class ArrayPredictor:
     "A method of OpenCV with two images, already read"
     device, upright, precision = 'cpu', False, 'fp32'
@@ -39,7 +39,7 @@ def predict(self:ArrayPredictor)->Prediction: # `flow` and `plan`
     flow = method_flow(*self.imgs, **ARRAY_METHODS[self.name])
     return Prediction(FlowArray(flow), plan=plan_tiles(flow.shape[:2]))
 
-# %% ../../nbs/infer/12_arrays.ipynb #eb399342
+# %% ../../nbs/infer/12_arrays.ipynb #c31bd1a8
 def array_predictor(
     method:str,     # Name of a model
     img1,           # Path of the first image

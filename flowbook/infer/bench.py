@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUNS', 'time_model', 'can_travel', 'peak_memory', 'this_machine', 'bench_model', 'bench_sweep', 'bench_backends']
 
-# %% ../../nbs/infer/29_bench.ipynb #e90fcf77
+# %% ../../nbs/infer/29_bench.ipynb #29f4f114
 import copy, json, platform, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 import torch
@@ -90,7 +90,7 @@ def _child(job):
     predictor.batch(*_pair(size, batch, 'cpu'))
     print(json.dumps([before, _resident()[1]]))
 
-# %% ../../nbs/infer/29_bench.ipynb #34f5d67b
+# %% ../../nbs/infer/29_bench.ipynb #7403fffd
 def _is_file(model): return isinstance(model, str) and model.endswith(FILE_SUFFIXES)
 
 def _build(model):
@@ -130,7 +130,7 @@ def peak_memory(
     before,peak = json.loads(done.stdout.splitlines()[-1])
     return (peak - before)/2**20
 
-# %% ../../nbs/infer/29_bench.ipynb #f7c9f781
+# %% ../../nbs/infer/29_bench.ipynb #1a3b3915
 def _cuda_peak(predictor, size, batch):
     a,b = _pair(size, batch, predictor.device)
     torch.cuda.reset_peak_memory_stats(predictor.device)
@@ -195,7 +195,7 @@ def bench_sweep(
                              failed=' '.join(str(e).split())[:200]))
     return rows
 
-# %% ../../nbs/infer/29_bench.ipynb #0f272c49
+# %% ../../nbs/infer/29_bench.ipynb #dd2933e9
 RUNS = ('pytorch', 'torch.compile', *(k for k in BACKENDS if k != 'pytorch'))   # who may run a network
 
 def _runs(net, name, iters, size, folder):
@@ -211,7 +211,7 @@ def _runs(net, name, iters, size, folder):
     own = {'pytorch': lambda: FlowPredictor(net, device='cpu', iters=iters), 'torch.compile': compiled}
     return {k: own.get(k) or (lambda k=k: FlowPredictor(file(), device='cpu', backend=k)) for k in RUNS}
 
-# %% ../../nbs/infer/29_bench.ipynb #17c6d629
+# %% ../../nbs/infer/29_bench.ipynb #0668293d
 def bench_backends(
     model:str,             # Name for `create_model`; or a file of `export_model`
     backends='all',        # 'all', or some of `RUNS`

@@ -220,7 +220,7 @@ def recipe_predictor(
     predictor.name,predictor.part = name,recipe['model']
     return predictor
 
-# %% ../../nbs/infer/20_evaluate.ipynb #fccdc1e8
+# %% ../../nbs/infer/20_evaluate.ipynb #cd765112
 def evaluate_recipe(
     recipe:dict,    # A recipe
     weights=None,   # Path or state dict; None: the package's

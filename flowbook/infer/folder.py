@@ -56,7 +56,7 @@ def summary(self:SavedFlow)->dict: # Numbers and texts, ready for JSON
     if not p.plan.whole or p.plan.note: found |= dict(plan=str(p.plan))
     return found | self.scores
 
-# %% ../../nbs/infer/22_folder.ipynb #ff9b4ef8
+# %% ../../nbs/infer/22_folder.ipynb #c49a3f90
 def save_motion(
     folder:str|Path,  # An existing folder
     p:Prediction,     # Flow, and what else is known
@@ -69,7 +69,7 @@ def save_motion(
     write_motion(MotionVectors(None, p.flow_bw), folder/'motion_bw.exr', convention)
     return [folder/'motion.exr',folder/'motion_bw.exr']
 
-# %% ../../nbs/infer/22_folder.ipynb #b07040c6
+# %% ../../nbs/infer/22_folder.ipynb #d9ffeda9
 def _bundled():
     from flowbook.infer.predictor import FlowPredictor   # with PyTorch, which an `ArrayPredictor` needs not
     return FlowPredictor()
@@ -88,7 +88,7 @@ def _reader(predictor, imgs):
     before = z[0] if z else None
     return [*map(to_pixels, planes)],lambda both, tick: predictor.predict(x, y, both, progress=tick, img0=before)
 
-# %% ../../nbs/infer/22_folder.ipynb #1af059bb
+# %% ../../nbs/infer/22_folder.ipynb #d58f69fb
 def _prefixed(name, prefix):
     if prefix == 'flow': return name
     return prefix + (name.removeprefix('flow') if name.startswith('flow') else f'_{name}')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OCCLUSION_MODES', 'fb_error', 'splat', 'range_map', 'occlusion_estimation', 'fb_confidence', 'temper']
 
-# %% ../../nbs/infer/06_occlusion.ipynb #988b0e7b
+# %% ../../nbs/infer/06_occlusion.ipynb #820b31b7
 import numpy as np, torch
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
@@ -57,7 +57,7 @@ def range_map(
     "Count what `flow` brings to each pixel"
     return splat(torch.ones_like(flow[:,:1]), flow)
 
-# %% ../../nbs/infer/06_occlusion.ipynb #7861d296
+# %% ../../nbs/infer/06_occlusion.ipynb #8b3ab495
 OCCLUSION_MODES = dict(consistency=.01, range_map=.5, fb_abs=1.5, unimatch=.01)   # thresholds
 
 # %% ../../nbs/infer/06_occlusion.ipynb #387bcd73
@@ -96,7 +96,7 @@ def fb_confidence(
     return torch.where(error.isfinite(), torch.exp(-error**2/allowed), 0)   # no vector, no confidence
 
 
-# %% ../../nbs/infer/06_occlusion.ipynb #a4143eea
+# %% ../../nbs/infer/06_occlusion.ipynb #97629a31
 def temper(
     confidence,       # In [0,1]: array, tensor or number
     temperature:float # Above 0; more than 1: less sure

@@ -6,7 +6,7 @@
 __all__ = ['BF16_SHIFT', 'MOST_SHIFT', 'pick_device', 'bundled_models', 'fill_model', 'describe_models', 'pick_precision',
            'bf16_shift', 'FlowPredictor', 'estimate_flow', 'classical_flow']
 
-# %% ../../nbs/infer/10_predictor.ipynb #4c79b354
+# %% ../../nbs/infer/10_predictor.ipynb #1e5fa5fa
 import os, re, warnings
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -81,7 +81,7 @@ def describe_models(
     return [{k: o[k] for k in ('name', 'parameters', 'bundled', 'description')}
             for o in model_table(pattern, size=None)]
 
-# %% ../../nbs/infer/10_predictor.ipynb #022819a1
+# %% ../../nbs/infer/10_predictor.ipynb #f250ccb4
 BF16_SHIFT = dict(flowbook_small=.0028)   # of the package's weights on `demo_pair`: mean change, pixels
 MOST_SHIFT = .01                          # that `precision='auto'` accepts, pixels
 
@@ -170,7 +170,7 @@ def _check_options(precision, scale, tile, device):
         raise fail(ConfigError, 'tile', repr(tile), "(height, width) in pixels, 'auto' or None")
     return precision,float(scale),tile
 
-# %% ../../nbs/infer/10_predictor.ipynb #b44e0686
+# %% ../../nbs/infer/10_predictor.ipynb #cf73f825
 @patch
 def _suit_file(self:FlowPredictor, model):
     if self.precision != 'fp32':
@@ -383,7 +383,7 @@ def _both_ways(self:FlowPredictor, imgs, init, progress=None, memory=None):
         bw,_ = self._fields([y, x], back, half(1))
     return fw | {f'{k}_bw': bw[k] for k in ('flow','occ') if k in bw},plan
 
-# %% ../../nbs/infer/10_predictor.ipynb #3905ac94
+# %% ../../nbs/infer/10_predictor.ipynb #a46fbd13
 def _finish(fields, plan, init, frames, masks=(None, None), keep=False, temperature=1.):
     "A `Prediction` of tensors: logits become bools, what follows from both flows is added"
     occ,occ_bw = (fields[k] > 0 if k in fields else None for k in ('occ','occ_bw'))

@@ -96,7 +96,7 @@ def __repr__(self:Prediction):
     if self.plan is not None and (self.plan.note or not self.plan.whole): lines.append(str(self.plan))
     return '\n'.join(lines)
 
-# %% ../../nbs/infer/05_results.ipynb #8666e1eb
+# %% ../../nbs/infer/05_results.ipynb #cf523829
 def flow_picture(
     flow:np.ndarray,  # `(H,W,2)` pixels; NaN where unknown
     legend:bool=False # The key to the colors at the right?
@@ -134,7 +134,7 @@ def save_extras(
     for what,path,write in known: write(what, path)
     return [path for _,path,_ in known]
 
-# %% ../../nbs/infer/05_results.ipynb #57d078fa
+# %% ../../nbs/infer/05_results.ipynb #6615e5ca
 def result_files(
     folder:str|Path # Where `save_results` and `save_extras` will write
 )->list:            # Paths of all that they may write, for `check_target`

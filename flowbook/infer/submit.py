@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SubmissionFile', 'BENCHMARKS', 'submission_items', 'check_submission', 'make_submission']
 
-# %% ../../nbs/infer/28_submit.ipynb #352c89bb
+# %% ../../nbs/infer/28_submit.ipynb #30b9a51f
 import json, shutil, struct, zipfile, zlib
 from collections import namedtuple
 from functools import partial
@@ -37,7 +37,7 @@ def _spring(root):
             folder = f"flow_{way}_{camera.removeprefix('frame_')}"
             yield f"{scene}/{folder}/{folder}_{PurePosixPath(name).stem[-4:]}.flo5",p
 
-# %% ../../nbs/infer/28_submit.ipynb #6ab66b57
+# %% ../../nbs/infer/28_submit.ipynb #1d4e07ec
 _LISTS = dict(sintel=_sintel, kitti=_kitti, kitti2012=partial(_kitti, name='kitti2012', folder=''),
               spring=_spring)
 _FULL = dict(sintel=1104, kitti=200, kitti2012=195, spring=3960)

@@ -6,7 +6,7 @@
 __all__ = ['sparsification', 'area_between', 'TrustMeter', 'Trust', 'add_pair', 'measure_trust', 'calibrate_weights',
            'TrustWatch', 'trust_figure']
 
-# %% ../../nbs/infer/24_trust.ipynb #80ea65ff
+# %% ../../nbs/infer/24_trust.ipynb #f0902194
 import json, math
 from dataclasses import dataclass
 import matplotlib.pyplot as plt
@@ -173,7 +173,7 @@ def measure_trust(
     for s in map(pair, range(n)): add_pair(meter, predictor, s)
     return meter.value()
 
-# %% ../../nbs/infer/24_trust.ipynb #69dafa68
+# %% ../../nbs/infer/24_trust.ipynb #5db2e5ee
 def calibrate_weights(
     source,                           # Path of a checkpoint that `load_weights` reads
     path,                             # `.safetensors` file to write: the same weights, and the card

@@ -48,7 +48,7 @@ def count_pages(
         raise fail(ImageFileError, path, 'no picture, or a damaged one', 'a picture of one or more pages')
     return n
 
-# %% ../../nbs/io/31_deep.ipynb #94186541
+# %% ../../nbs/io/31_deep.ipynb #bd28cee0
 def read_page(
     path:str|Path, # A TIFF of any number of pages, or any other picture
     i:int          # Number of the page, from 0
@@ -89,7 +89,7 @@ def read_deep_frames(
             yield img
             i += 1
 
-# %% ../../nbs/io/31_deep.ipynb #01663fe1
+# %% ../../nbs/io/31_deep.ipynb #ab788a1f
 TIFF_SUFFIXES = '.tif', '.tiff'
 
 class Page:

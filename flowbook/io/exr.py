@@ -250,7 +250,7 @@ def _encoder(convention):
             return path.read_bytes()
     return encode
 
-# %% ../../nbs/io/27_exr.ipynb #efea153b
+# %% ../../nbs/io/27_exr.ipynb #8fda2d3b
 def decode_stmap(
     data:bytes,  # A file's contents
     where        # What to call it in messages

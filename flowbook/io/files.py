@@ -7,7 +7,7 @@ __all__ = ['MAX_SIDE', 'MAX_PIXELS', 'check_file', 'describe_file', 'check_zip',
            'same_file', 'check_target', 'decoder_path', 'ensure_dir', 'natural_key', 'new_folder', 'staged_folder',
            'stderr_to', 'asset_path']
 
-# %% ../../nbs/io/10_files.ipynb #a8d30d7f
+# %% ../../nbs/io/10_files.ipynb #69f4eb9e
 import errno, os, re, secrets, shutil, stat, time, zipfile, zlib
 from contextlib import contextmanager
 from functools import lru_cache
@@ -48,7 +48,7 @@ def _refuse_pointer(path, cls):
     found = f"a pointer of Git LFS to a file of {size[1].decode() if size else 'unknown'} bytes"
     raise fail(cls, path, found, 'the file itself: git lfs pull, or download it')
 
-# %% ../../nbs/io/10_files.ipynb #0bdda862
+# %% ../../nbs/io/10_files.ipynb #48497283
 def describe_file(
     path:str|Path # A file that could not be read
 )->str:           # What it is instead; None: no idea
@@ -104,7 +104,7 @@ def _target(path):
     raise fail(FlowbookError, path, 'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe',
         'a file name to write to')
 
-# %% ../../nbs/io/10_files.ipynb #5ae90776
+# %% ../../nbs/io/10_files.ipynb #8d1419a1
 _PREFIX = '.flowbook-'   # of hidden files and folders; then the host, the process, and a random part
 
 @lru_cache(1)
@@ -177,7 +177,7 @@ def atomic_path(
         raise fail(FlowbookError, path, 'a full disk', 'room for the file') from None
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/io/10_files.ipynb #f1ebf260
+# %% ../../nbs/io/10_files.ipynb #c0cb11bd
 class _Told:
     "An open file that keeps the error it raised"
     def __init__(self, f): self.f, self.error = f, None
@@ -317,7 +317,7 @@ def _move_all(stage, out):
         if (out/f.name).is_dir(): raise fail(FlowbookError, out/f.name, 'a folder', 'a file name to write to')
     for f in files: _replace(f, out/f.name)
 
-# %% ../../nbs/io/10_files.ipynb #97f0a2b1
+# %% ../../nbs/io/10_files.ipynb #efe542f9
 _stderr_lock = RLock()
 
 @contextmanager

@@ -132,7 +132,7 @@ def _decode_png(data, path):
         raise fail(ImageFileError, path, 'a damaged picture', 'a whole one')
     return cv2.cvtColor(img, cv2.COLOR_BGR2RGB, img)
 
-# %% ../../nbs/io/30_images.ipynb #ef6a4151
+# %% ../../nbs/io/30_images.ipynb #34232b95
 def image_turn(
     data   # Opened Pillow image, or the bytes of one
 )->int:    # The EXIF orientation, 1 to 8; 1 where there is none, or a damaged one
@@ -240,7 +240,7 @@ def write_image(
         f"something {how['format']} can hold ({e})") from None
     with atomic_path(path) as tmp: tmp.write_bytes(data.getbuffer())
 
-# %% ../../nbs/io/30_images.ipynb #d7883f86
+# %% ../../nbs/io/30_images.ipynb #8b8f7a33
 def to_unit(
     t:Tensor,        # Values of images: uint8, uint16, or float in [0,1]
     name:str='img'   # For messages
@@ -271,7 +271,7 @@ def used_bits(
     "Count the bits that the largest value of all images needs"
     return max(8, max(int(np.asarray(o).max()) for o in images).bit_length())
 
-# %% ../../nbs/io/30_images.ipynb #c459d465
+# %% ../../nbs/io/30_images.ipynb #47acbc40
 def fit_range(
     images:list,        # Tensors as `to_planes` gives them; those of one film or pair
     names:list,         # What they are called in a note

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['list_frames', 'frame_rows', 'row_step', 'follows', 'check_row']
 
-# %% ../../nbs/io/34_rows.ipynb #9ec172da
+# %% ../../nbs/io/34_rows.ipynb #4c79b354
 import os, re
 from collections import Counter, defaultdict
 from glob import glob
@@ -15,7 +15,7 @@ from ..core.errors import FlowbookError, fail
 from .files import natural_key
 from .images import IMAGE_WRITERS
 
-# %% ../../nbs/io/34_rows.ipynb #9d1d1bfd
+# %% ../../nbs/io/34_rows.ipynb #6afa6d35
 def list_frames(
     source,       # Folder, or pattern with `*` or `?`
     suffixes=None # Of the files wanted, with dots; None: those of pictures

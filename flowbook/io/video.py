@@ -6,7 +6,7 @@
 __all__ = ['VIDEO_SUFFIXES', 'Frames', 'to_bytes', 'is_folder', 'check_frames', 'read_frames', 'codec_rate', 'list_codecs',
            'usual_codec', 'VideoWriter', 'give_times', 'frames2video', 'join_videos']
 
-# %% ../../nbs/io/32_video.ipynb #3c31916e
+# %% ../../nbs/io/32_video.ipynb #8c19156b
 import cv2, numpy as np
 import os, re, struct, tempfile, warnings
 from contextlib import ExitStack
@@ -67,7 +67,7 @@ def _one_by_one(pictures, where):
         size = _one_size(img, size, f'{where}, frame {i} of those read')
         yield img
 
-# %% ../../nbs/io/32_video.ipynb #bf3d64ca
+# %% ../../nbs/io/32_video.ipynb #24b85cf3
 def _read(o, upright): return o.read() if isinstance(o, Page) else read_image(o, upright, True)
 
 def _from_files(items, upright, value_range, deep):
@@ -141,7 +141,7 @@ def read_frames(
             value_range, deep)
     return _read_video(source, every, start, stop, decoder)
 
-# %% ../../nbs/io/32_video.ipynb #819a3205
+# %% ../../nbs/io/32_video.ipynb #90334576
 def _number(total, every, start, stop): return None if total is None else len(range(start,
     min(total, total if stop is None else stop), every))
 
@@ -176,7 +176,7 @@ def _read_video(path, every, start, stop, decoder):
     return Frames(pictures, str(path), _number(film.count, every, start, stop), film.fps and film.fps/every,
         'video', film)
 
-# %% ../../nbs/io/32_video.ipynb #c9378e08
+# %% ../../nbs/io/32_video.ipynb #6155d36f
 _defaults = {'.mp4':'avc1 vp09 mp4v', '.m4v':'avc1 mp4v', '.mov':'avc1 mp4v', '.avi':'MJPG',
     '.mkv':'avc1 mp4v', '.webm':'VP90'}   # the first that can be written is taken
 _codecs = {'.mp4':'avc1 vp09 mp4v hvc1 av01', '.avi':'MJPG XVID FFV1 mp4v', '.mkv':'avc1 FFV1 MJPG mp4v',
@@ -283,7 +283,7 @@ def write(self:VideoWriter,
     self.times += [] if time is None else [float(time)]
     self.count += 1
 
-# %% ../../nbs/io/32_video.ipynb #ee8433a5
+# %% ../../nbs/io/32_video.ipynb #6f476826
 @patch
 def close(self:VideoWriter,
     *error # What `__exit__` is given: after an error the file is taken away
