@@ -290,7 +290,11 @@ def _open_model(name, weights=None, backend=None, **options):
 # %% ../../nbs/cli/52_evaluation.ipynb #5474d599
 class Comparing(TyperCommand):
     "A command whose help says which classical methods are installed"
-    def format_help(self, ctx, formatter):
+    def format_help(self,
+        ctx,       # Of the command
+        formatter  # What to write to
+    )->object: # What Typer returns
+        "Write the help, with the methods that are installed"
         from flowbook.models.methods import missing_methods
         from flowbook.models.registry import stored_rows
         there = ', '.join(o['name'] for o in stored_rows('models') if not o['parameters'])
