@@ -32,8 +32,14 @@ class MotionFiles:
             raise fail(FlowbookError, self.folder, 'motion vectors of another run', 'a new folder')
 
     @property
-    def both(self): return self.kind!='stmap'   # does it need the flow back?
-    def path(self, i): return self.folder/f'{i:06d}.exr'
+    def both(self):
+        "Do the files need the flow back?"
+        return self.kind!='stmap'
+    def path(self,
+        i:int    # Number of the frame
+    )->Path: # In `folder`
+        "Name the file of a frame"
+        return self.folder/f'{i:06d}.exr'
 
 def check_exr_kind(
     kind:str,         # Should be one of `EXR_KINDS`
@@ -47,9 +53,9 @@ def check_exr_kind(
 # %% ../../nbs/infer/43_motion.ipynb #b2c1f0a0
 @patch
 def add(self:MotionFiles,
-    i:int,        # Number of the pair, and of its first frame
-    prediction    # A `Prediction`, with `flow_bw` unless they are ST-maps
-):
+    i:int,     # Number of the pair, and of its first frame
+    prediction # A `Prediction`, with `flow_bw` unless they are ST-maps
+)->object: # What was written last
     "Write the forward motion of frame `i`, and the backward motion of frame `i + 1`"
     p,here = prediction,self.path(i)
     ensure_dir(self.folder)
