@@ -60,6 +60,8 @@ viz.widgets apps.widgets: need_jupyter FlowViewer
 '''
 # Names without a successor of the same kind, and what does their work
 GONE = {
+    'cli.evaluation.Spread': 'join_words',
+    'cli.evaluation.spread_words': 'join_words',
     'cli.training.many_processes': 'launched_number',
     'cli.training.rank': 'launched_number',
     'core.testing.shared_path': 'parity.golden in tests/',

@@ -6,7 +6,7 @@
 __all__ = ['ConvUnit', 'damped', 'conv_units', 'per_level', 'plain_group_norm', 'ConvNorm', 'ResidualBlock', 'init_kaiming',
            'full_precision']
 
-# %% ../../nbs/layers/10_blocks.ipynb #31a7d10a
+# %% ../../nbs/layers/10_blocks.ipynb #aeb5d0d4
 import torch, torch.nn.functional as F
 from contextlib import nullcontext
 from itertools import pairwise
@@ -39,7 +39,7 @@ def forward(self:ConvUnit,
     if self.norm is not None: x = self.norm(x)
     return F.leaky_relu(x, self.slope, inplace=True) if self.activation is None else self.activation(x)
 
-# %% ../../nbs/layers/10_blocks.ipynb #af8c1bb0
+# %% ../../nbs/layers/10_blocks.ipynb #00f919e2
 def damped(
     module:nn.Module, # Whose `activation` counts
     x:Tensor          # Any tensor
@@ -66,7 +66,7 @@ def per_level(
     if len(values)!=n: raise fail(ConfigError, name, f'{len(values)} values', f'one number or {n}')
     return values
 
-# %% ../../nbs/layers/10_blocks.ipynb #f32ac5b3
+# %% ../../nbs/layers/10_blocks.ipynb #1568f94c
 def plain_group_norm(
     channels:int  # How many, a multiple of 8
 )->nn.GroupNorm: # Without parameters of its own
@@ -144,7 +144,7 @@ def init_kaiming(
         if m.bias is not None: nn.init.zeros_(m.bias)
     return module
 
-# %% ../../nbs/layers/10_blocks.ipynb #3a68abea
+# %% ../../nbs/layers/10_blocks.ipynb #93522297
 def full_precision(
     x:Tensor # What is computed with; its device decides
 ):           # A context

@@ -17,7 +17,7 @@ from ..models.published import fill_weights
 from ..models.weights import load_bundled, model_card
 from ..recipes.model import build_model
 
-# %% ../../nbs/mmflow/50_api.ipynb #ebc6ed17
+# %% ../../nbs/mmflow/50_api.ipynb #5824f444
 @also_called(cfg_options='overrides')
 def init_model(
     config,                   # What `load_config` takes
@@ -35,7 +35,7 @@ def init_model(
     model.recipe = recipe
     return model.to(device).eval()
 
-# %% ../../nbs/mmflow/50_api.ipynb #48d9959b
+# %% ../../nbs/mmflow/50_api.ipynb #ebc6ed17
 def _listed(imgs): return list(imgs) if isinstance(imgs, (list, tuple)) else [imgs]
 
 def _image(img, bgr):

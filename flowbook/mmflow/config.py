@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from ..core.errors import ConfigError, fail
 
-# %% ../../nbs/mmflow/10_config.ipynb #bc0d6b6c
+# %% ../../nbs/mmflow/10_config.ipynb #07343706
 _big = 10**6      # characters and values in all of a value, those inside it included; longest list or text
 _work = 5*10**6   # operations, and values looked at or made
 
@@ -57,14 +57,14 @@ class _Reader:
         if n.id not in self.names: raise self.wrong(n, f"the name {n.id}, which is not set")
         return self.names[n.id]
 
-# %% ../../nbs/mmflow/10_config.ipynb #37df5824
+# %% ../../nbs/mmflow/10_config.ipynb #7a97b2b1
 @patch
 def charge(self:_Reader, n, node):
     "Count what has been done"
     self.work += n
     if self.work > _work: raise self.wrong(node, 'a computation that is too long')
 
-# %% ../../nbs/mmflow/10_config.ipynb #e0954e90
+# %% ../../nbs/mmflow/10_config.ipynb #a3a370bd
 @patch
 def measure(self:_Reader, values, node):
     "Values and characters in all of `values`; an error where there are too many, where it is too deep or has no end"
@@ -112,7 +112,7 @@ def _Dict(self:_Reader, n):
         out |= self.value(v) if k is None else {self._key(k): self.value(v)}   # without a key: **v
     return out
 
-# %% ../../nbs/mmflow/10_config.ipynb #802862b8
+# %% ../../nbs/mmflow/10_config.ipynb #c1a80b51
 @patch
 def _key(self:_Reader, n):
     "The value of a key, whose hash goes through all of it"
@@ -120,7 +120,7 @@ def _key(self:_Reader, n):
     if isinstance(v, tuple): self.measure([v], n)
     return v
 
-# %% ../../nbs/mmflow/10_config.ipynb #e777a0e8
+# %% ../../nbs/mmflow/10_config.ipynb #a4b0b03d
 @patch
 def _Subscript(self:_Reader, n): return self.value(n.value)[self._key(n.slice)]
 
@@ -181,11 +181,11 @@ def _Compare(self:_Reader, n):
         left = right
     return True
 
-# %% ../../nbs/mmflow/10_config.ipynb #8f178833
+# %% ../../nbs/mmflow/10_config.ipynb #099c2007
 @patch
 def _IfExp(self:_Reader, n): return self.value(n.body if self.value(n.test) else n.orelse)
 
-# %% ../../nbs/mmflow/10_config.ipynb #68a8cd9b
+# %% ../../nbs/mmflow/10_config.ipynb #d9f4036c
 @patch
 def _JoinedStr(self:_Reader, n):
     parts = [str(self.value(v)) for v in n.values]   # each a text already
@@ -449,7 +449,7 @@ def _text(path):
     for k, v in known.items(): text = re.sub(r'\{\{\s*' + k + r'\s*\}\}', lambda m, v=v: v, text)
     return text
 
-# %% ../../nbs/mmflow/10_config.ipynb #b76460df
+# %% ../../nbs/mmflow/10_config.ipynb #5090bcca
 def _union(path, names, seen):
     "Names and values of all bases of `path`"
     out, origin = {}, {}
@@ -479,7 +479,7 @@ def _read(path, seen=()):
     _check_keys(own, path)
     return merge_configs(base, own)
 
-# %% ../../nbs/mmflow/10_config.ipynb #e6d58679
+# %% ../../nbs/mmflow/10_config.ipynb #81dc8b6f
 def _check_keys(v, where):
     "Raise where a key is no text"
     if isinstance(v, dict):

@@ -77,7 +77,7 @@ def _collected(steps):
     keys = next((s.get('keys', ()) for s in steps if s.get('type') == 'Collect'), ())
     return [f for k, names in _fields.items() if k in keys for f in names]
 
-# %% ../../nbs/mmflow/32_data.ipynb #cb07e7d5
+# %% ../../nbs/mmflow/32_data.ipynb #6615698a
 def steps_of(
     pipeline,        # MMFlow's pipeline
     where='pipeline' # For messages

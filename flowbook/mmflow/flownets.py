@@ -75,7 +75,7 @@ def _read_correlation(part, where, found):
     rules['corr_cfg'] = lambda v: correlation_numbers(v, step='step', where=f"{where}.corr_cfg")
     _widths(read_part(part, rules, where, found), (1, 2, 2, 2), (256, 512, 512, 1024), 'corr_widths')
 
-# %% ../../nbs/mmflow/24_flownets.ipynb #b66ac362
+# %% ../../nbs/mmflow/24_flownets.ipynb #3f3c07d8
 def _sub(m, name, style):
     "Numbers of a sub-network where they are not the usual ones; its style goes into `style`"
     net, readers = m.get(name), dict(FlowNetS=_flownets, FlowNetC=_flownetc)

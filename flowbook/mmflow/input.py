@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['translate_input']
 
-# %% ../../nbs/mmflow/33_input.ipynb #e723fb66
+# %% ../../nbs/mmflow/33_input.ipynb #58139e05
 from functools import lru_cache
 from inspect import signature
 from ..core.errors import ConfigError, fail, unknown
@@ -14,7 +14,7 @@ from ..recipes.model import OWN_KEYS
 from ..models.registry import model_builder
 from .data import single_datasets, steps_of
 
-# %% ../../nbs/mmflow/33_input.ipynb #b637a63e
+# %% ../../nbs/mmflow/33_input.ipynb #c0485584
 _loading = dict(LoadImageFromFile='to_float32 color_type file_client_args imdecode_backend',
                 LoadAnnotations='with_occ sparse file_client_args', Normalize='mean std to_rgb')
 
@@ -31,7 +31,7 @@ def _unread(step):
     if colour != 'color': yield f"color_type={colour!r} is not read; images have three channels"
     if decoder not in ('cv2', 'pillow', None): yield f"imdecode_backend={decoder!r} is not read"
 
-# %% ../../nbs/mmflow/33_input.ipynb #121a5793
+# %% ../../nbs/mmflow/33_input.ipynb #66042a2a
 def _in_units(v, where):
     "Numbers for 0..255 in units of [0, 1]: one where all channels have the same"
     values = v if isinstance(v, (list, tuple)) else [v]*3
@@ -52,7 +52,7 @@ def _seen(steps, where):
             ('std', 255))}
     return found and found | dict(bgr=bgr)
 
-# %% ../../nbs/mmflow/33_input.ipynb #faa48c21
+# %% ../../nbs/mmflow/33_input.ipynb #1af03666
 @lru_cache
 def _model(name):
     import torch
@@ -80,7 +80,7 @@ def _inputs(data, key, say):
         if steps: found[where] = _seen(steps, f"{where}.pipeline")
     return found
 
-# %% ../../nbs/mmflow/33_input.ipynb #a9553785
+# %% ../../nbs/mmflow/33_input.ipynb #050f2702
 def translate_input(
     data:dict,     # MMFlow's `data`
     model,         # The model part of a recipe so far, or a name alone

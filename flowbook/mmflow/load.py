@@ -32,7 +32,7 @@ def _same_names(model, data, published):
         named = isinstance(mine.get('augment'), str)
         if named and described(mine) == described(theirs): mine['augment'] = theirs['augment']
 
-# %% ../../nbs/mmflow/40_load.ipynb #bc21e78d
+# %% ../../nbs/mmflow/40_load.ipynb #1f03ae8d
 _mappings = '''model data optimizer lr_config momentum_config runner optimizer_config checkpoint_config evaluation
     log_config'''.split()
 
@@ -68,7 +68,7 @@ def translate_config(
     runtime = translate_runtime(config, name, of_model, say)
     return dict(model=model, data=data, optimizer=optimizer, schedule=schedule, runtime=runtime)
 
-# %% ../../nbs/mmflow/40_load.ipynb #ff435df0
+# %% ../../nbs/mmflow/40_load.ipynb #98c7b675
 def _texts(overrides):
     "Changes as `key=value`"
     if isinstance(overrides, dict): return [f"{k}={v!r}" for k, v in overrides.items()]
@@ -97,7 +97,7 @@ def _in_our_words(overrides):
             f"{_ours[name]}{key[len(name):]}, as a recipe calls it")
     return overrides
 
-# %% ../../nbs/mmflow/40_load.ipynb #1a64ca87
+# %% ../../nbs/mmflow/40_load.ipynb #c75defd0
 def _with(node, path, value, key):
     "`node` with the value at the end of `path`"
     if not path:
@@ -123,7 +123,7 @@ def _has(node, path):
         else: return False
     return True
 
-# %% ../../nbs/mmflow/40_load.ipynb #a3b2d85f
+# %% ../../nbs/mmflow/40_load.ipynb #0a27e0cb
 def _changed_config(found, overrides, name):
     "The config with the changes that are its own, and the changes that are left for the recipe"
     rest, recipe = [], None
@@ -178,7 +178,7 @@ def _findable(custom, path):
     return spec | dict(folders=spec.get('folders') or [path.resolve().parent.as_posix(),
         Path.cwd().as_posix()])
 
-# %% ../../nbs/mmflow/40_load.ipynb #39456309
+# %% ../../nbs/mmflow/40_load.ipynb #60c63e17
 def _complete(found, name, overrides, say):
     "A complete recipe from the names and values of a file"
     theirs = isinstance(found.get('model'), dict) and 'type' in found['model']
@@ -197,7 +197,7 @@ def _read_oddly(make, name):
         raise fail(ConfigError, f"config {name}".strip(), found,
             'numbers, texts, lists and dictionaries where configs have them') from e
 
-# %% ../../nbs/mmflow/40_load.ipynb #cd34026b
+# %% ../../nbs/mmflow/40_load.ipynb #08645398
 def _own_recipe(found, name):
     "A recipe's own five parts"
     found = {k: v for k, v in found.items() if k != 'custom_imports'}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['translate_model']
 
-# %% ../../nbs/mmflow/30_model.ipynb #50aaba6b
+# %% ../../nbs/mmflow/30_model.ipynb #8d4525ba
 from ..models.registry import list_models
 from .parts import READERS, changed_numbers, init_rules, levels_of, translate_loss
 
@@ -59,7 +59,7 @@ def _start(config):
     parts = {ours: _checkpoint(config.get(theirs)) for theirs, ours in _stages.items()}
     return _checkpoint(config) or {k: c for k, c in parts.items() if c}
 
-# %% ../../nbs/mmflow/30_model.ipynb #9b8fefb2
+# %% ../../nbs/mmflow/30_model.ipynb #38d0c793
 _places = dict(_stages, flownetS2='refine.1', flownet_fusion='fusion', post_processor='context',
                flow_post_processor='flow_estimator.context', occ_post_processor='occ_estimator.context')
 _raft_places = dict(encoder='features', cxt_encoder='context', decoder='update')
@@ -82,7 +82,7 @@ def _style(name, found):
         out[_place(name, where)] = dict(words) | but
     return out
 
-# %% ../../nbs/mmflow/30_model.ipynb #43334750
+# %% ../../nbs/mmflow/30_model.ipynb #42f064a4
 def _own_model(kind, config):
     "An estimator of the user's own, entered with `register_model`: its keys are its numbers"
     idle = 'type', 'train_cfg', 'test_cfg', 'init_cfg', 'freeze_net', 'freeze_bn', 'pretrained', 'flow_loss'

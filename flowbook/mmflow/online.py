@@ -6,7 +6,7 @@
 __all__ = ['end_point_error_map', 'end_point_error', 'optical_flow_outliers', 'eval_metrics', 'single_gpu_online_evaluation',
            'multi_gpu_online_evaluation', 'online_evaluation']
 
-# %% ../../nbs/mmflow/60_online.ipynb #344de335
+# %% ../../nbs/mmflow/60_online.ipynb #531e859b
 from math import fsum
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ def online_evaluation(
     if process_number()[1] > 1: return multi_gpu_online_evaluation(model, data_loader, metric)
     return single_gpu_online_evaluation(model, data_loader, metric)
 
-# %% ../../nbs/mmflow/60_online.ipynb #294552f4
+# %% ../../nbs/mmflow/60_online.ipynb #180ace69
 @patch
 def evaluate(self:FlowDataset,
     results:list,  # Flow of each pair, `(H,W,2)` pixels; or a dictionary with `flow` or `flow_fw`
@@ -152,7 +152,7 @@ def _evaluate(dataset, results, metric):
     known = [np.isfinite(s.flow).all(-1) if s.valid is None else np.asarray(s.valid) for s in samples]
     return eval_metrics(results, truth, known, _metric_names(metric))
 
-# %% ../../nbs/mmflow/60_online.ipynb #e8c612a2
+# %% ../../nbs/mmflow/60_online.ipynb #4e27c04c
 @patch
 def evaluate(self:ConcatDataset,
     results:list,  # Flow of each pair, in the order of the data sets

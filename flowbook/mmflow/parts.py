@@ -33,7 +33,7 @@ def plain(
     if isinstance(v, dict): return {k: plain(o) for k, o in v.items() if k != 'inplace'}
     return v
 
-# %% ../../nbs/mmflow/20_parts.ipynb #e9e67643
+# %% ../../nbs/mmflow/20_parts.ipynb #418037a6
 class Styled:
     "A key that changes a part of the model which is built already, see `restyle`"
     def __init__(self,
@@ -74,7 +74,7 @@ def read_part(
         else: _merge(found, dict(style={where: rule.read(rule.missing, key)}))
     return found
 
-# %% ../../nbs/mmflow/20_parts.ipynb #0e2ff457
+# %% ../../nbs/mmflow/20_parts.ipynb #0a339bf3
 def _merge(found, new):
     "Add keywords of the model; those of `style` by part and word"
     style = new.get('style', {})
@@ -119,7 +119,7 @@ def coarse_first(
     "Values of the levels in `v`, coarse to fine"
     return tuple(v[f"level{l}"] for l in reversed(levels_of(v)))
 
-# %% ../../nbs/mmflow/20_parts.ipynb #2c3997fd
+# %% ../../nbs/mmflow/20_parts.ipynb #7a18db1a
 LEAKY = Styled('activation', dict(type='LeakyReLU', negative_slope=.1))
 CONV = only(conv_cfg=None) | dict(norm_cfg=Styled('norm', None), act_cfg=LEAKY, init_cfg=None)
 
@@ -141,7 +141,7 @@ BARE_WARP = Styled('warping', {}, _warping,
 DILATIONS = Styled('dilations', lambda v: set(v) == {1})
 SCALED = Styled('scaled', False)
 
-# %% ../../nbs/mmflow/20_parts.ipynb #13eec720
+# %% ../../nbs/mmflow/20_parts.ipynb #12a1c621
 def correlation_numbers(
     v:dict,                         # MMFlow's `Correlation`
     distance:str='max_displacement',# flowbook's name for how far it looks

@@ -82,7 +82,7 @@ def translate_schedule(
     _try_policy('momentum_config', momentum_schedule, momentum, .9, iters)
     return out | dict(momentum=dict(momentum))
 
-# %% ../../nbs/mmflow/34_plan.ipynb #25c0a538
+# %% ../../nbs/mmflow/34_plan.ipynb #96fef8bf
 _loggers = dict(TextLoggerHook='text', TensorboardLoggerHook='tensorboard', WandbLoggerHook='wandb',
                 MlflowLoggerHook='mlflow')
 _logger_options = dict(wandb=dict(init_kwargs='init'), mlflow=dict(exp_name='experiment', tags='tags'))
@@ -107,7 +107,7 @@ def _logging(config, say):
     if section.get('interval'): out['log_every'] = section['interval']
     return out
 
-# %% ../../nbs/mmflow/34_plan.ipynb #7a75a78d
+# %% ../../nbs/mmflow/34_plan.ipynb #bdfcedfc
 def _checkpoints(config, say):
     "How many to keep, and how often to save where it is not after each evaluation"
     section, out = config.get('checkpoint_config') or {}, {}

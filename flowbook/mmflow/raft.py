@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/mmflow/26_raft.ipynb #d7fa6c92
+# %% ../../nbs/mmflow/26_raft.ipynb #e385f6a5
 from ..core.errors import ConfigError, fail, unknown
 from .parts import TOP, Only, Styled, ignore, number, only, plain
 from .parts import read_half, read_part, register_reader
@@ -62,7 +62,7 @@ def _heads(small):
 def _position_only(v): return dict(content=False) if v else {}
 def _max_pos_size(v): return dict(positions=v) if v else {}
 
-# %% ../../nbs/mmflow/26_raft.ipynb #072c6fae
+# %% ../../nbs/mmflow/26_raft.ipynb #2f515d2a
 _gma = number('heads') | only(motion_channels=128)
 _gma |= dict(position_only=_position_only, max_pos_size=_max_pos_size)
 

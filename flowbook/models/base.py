@@ -68,7 +68,7 @@ class Estimator(nn.Module):
     network = True        # Is it made of PyTorch's operators: to be trained, counted, exported?
     loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: the name of a loss, and its numbers
 
-# %% ../../nbs/models/00_base.ipynb #a6fa2e2d
+# %% ../../nbs/models/00_base.ipynb #c58f9d25
 def _has_values(x):
     "Can the numbers in `x` be looked at, or are they placeholders of somebody who records operators?"
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_meta: return False
@@ -107,7 +107,7 @@ def check_images(self:Estimator,
         raise fail(FlowbookError, 'images', f"{w}x{h} pixels", f"at least {least}x{least}")
     self.check_values(**dict(zip(names, imgs, strict=True)))
 
-# %% ../../nbs/models/00_base.ipynb #a5920164
+# %% ../../nbs/models/00_base.ipynb #920a40e1
 def _check_count(model, imgs, kwargs):
     "A hook, not a method `__call__`: `torch.compile` begins behind it"
     given = sum(isinstance(o, Tensor) and o.ndim == 4 for o in imgs)
@@ -122,7 +122,7 @@ def __init__(self:Estimator):
     nn.Module.__init__(self)
     self.register_forward_pre_hook(_check_count, with_kwargs=True)
 
-# %% ../../nbs/models/00_base.ipynb #a2a9e963
+# %% ../../nbs/models/00_base.ipynb #d5dc2fef
 @patch
 def from_pair(self:Estimator,
     img1:Tensor, # `(B,3,H,W)` RGB in [0,1]
@@ -131,7 +131,7 @@ def from_pair(self:Estimator,
     "Make the images of a call out of a pair"
     return (img1, img1, img2) if self.frames == 3 else (img1, img2)
 
-# %% ../../nbs/models/00_base.ipynb #ce1bd99e
+# %% ../../nbs/models/00_base.ipynb #3e34a327
 def bare_model(
     model # A module, perhaps wrapped for several GPUs or processes
 ):        # The estimator itself
@@ -161,7 +161,7 @@ def prepare_image(
     each = lambda v: img.new_tensor(v).view(1, 3, 1, 1) if isinstance(v, (tuple, list)) else v
     return img if (mean, std) == (0., 1.) else (img - each(mean))/each(std)
 
-# %% ../../nbs/models/00_base.ipynb #2eeeabe4
+# %% ../../nbs/models/00_base.ipynb #5b5b4231
 @patch
 def network_image(self:Estimator,
     img:Tensor # `(B,3,H,W)` RGB in [0,1]

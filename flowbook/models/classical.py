@@ -6,7 +6,7 @@
 __all__ = ['classical_methods', 'Classical', 'image_bytes', 'dis', 'dis_fast', 'farneback', 'variational', 'zero', 'deepflow',
            'tvl1', 'opencv_flow']
 
-# %% ../../nbs/models/03_classical.ipynb #3c31916e
+# %% ../../nbs/models/03_classical.ipynb #820b31b7
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .methods import DIS_PRESETS, FARNEBACK, check_method, method_flow, missing_
 from .registry import register_model
 from ..ops.coarse_to_fine import variational_flow, variational_presets
 
-# %% ../../nbs/models/03_classical.ipynb #d8667776
+# %% ../../nbs/models/03_classical.ipynb #cbc560a7
 def _batch(x): return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))[None]
 
 def _variational(a, b, start, **options):

@@ -6,7 +6,7 @@
 __all__ = ['FlowNetEncoder', 'CorrEncoder', 'FlowNetLevel', 'FlowNetDecoder', 'FlowNetEstimator', 'FlowNetS', 'FlowNetC',
            'flownets', 'flownetc']
 
-# %% ../../nbs/models/05_flownet.ipynb #0b0092ec
+# %% ../../nbs/models/05_flownet.ipynb #1afdf2d0
 import math, torch
 from itertools import pairwise
 from fastcore.basics import patch
@@ -103,7 +103,7 @@ def forward(self:FlowNetLevel,
     "Predict the flow"
     return self.predict(x)
 
-# %% ../../nbs/models/05_flownet.ipynb #db210912
+# %% ../../nbs/models/05_flownet.ipynb #0dd42ce4
 @patch
 def enlarge(self:FlowNetLevel,
     x:Tensor,   # `(B,ni,h,w)` features

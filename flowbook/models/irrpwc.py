@@ -244,7 +244,7 @@ def restore(self:IRRPWC,
     out['occs'],out['occs_bw'] = ([h[i] for h in halves] for i in (0,1))
     return FlowOutput(**out)
 
-# %% ../../nbs/models/16_irrpwc.ipynb #8b9c4863
+# %% ../../nbs/models/16_irrpwc.ipynb #cf2451a4
 @patch
 def swap_channels(self:IRRPWC,
     state:dict # Weights of this model for one channel order

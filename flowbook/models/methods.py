@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['DIS_PRESETS', 'FARNEBACK', 'ARRAY_METHODS', 'missing_methods', 'check_method', 'method_flow']
 
-# %% ../../nbs/models/02_methods.ipynb #429eb855
+# %% ../../nbs/models/02_methods.ipynb #8c19156b
 import cv2, numpy as np
 from ..core.errors import FlowbookError, fail, unknown
 
-# %% ../../nbs/models/02_methods.ipynb #4920e97a
+# %% ../../nbs/models/02_methods.ipynb #2e53c093
 DIS_PRESETS = dict(ultrafast=cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST, fast=cv2.DISOPTICAL_FLOW_PRESET_FAST,
                    medium=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, fine=cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 FARNEBACK = dict(scale=.5, levels=5, window=15, iterations=3, poly_n=5, poly_sigma=1.1)
@@ -24,7 +24,7 @@ def _farneback(a, b, scale, levels, window, iterations, poly_n, poly_sigma):
 
 def _zero(a, b): return np.zeros((*a.shape, 2), np.float32)
 
-# %% ../../nbs/models/02_methods.ipynb #38e14bc5
+# %% ../../nbs/models/02_methods.ipynb #49d6713a
 def _contrib(name):
     "A constructor of OpenCV's contrib package, or None"
     return getattr(getattr(cv2, 'optflow', None), name, None)
@@ -38,7 +38,7 @@ def _tvl1(a, b, tau, smoothness, theta, scales, warps):
 _methods = dict(dis=_dis, farneback=_farneback, deepflow=_deepflow, tvl1=_tvl1, zero=_zero)
 _needs = dict(deepflow='createOptFlow_DeepFlow', tvl1='DualTVL1OpticalFlow_create')
 
-# %% ../../nbs/models/02_methods.ipynb #e553530e
+# %% ../../nbs/models/02_methods.ipynb #6c1054d9
 def missing_methods()->list: # Names
     "List the methods that the installed OpenCV lacks"
     return [k for k, v in _needs.items() if _contrib(v) is None]
@@ -54,7 +54,7 @@ def check_method(
     advice = 'pip uninstall opencv-python-headless, pip install opencv-contrib-python-headless'
     raise fail(FlowbookError, f'method {method}', found, f'opencv-contrib-python: {advice}')
 
-# %% ../../nbs/models/02_methods.ipynb #ff6df876
+# %% ../../nbs/models/02_methods.ipynb #a836527f
 def method_flow(
     img1:np.ndarray, # `(H,W,3)` uint8 RGB
     img2:np.ndarray, # `(H,W,3)` uint8 RGB
@@ -66,6 +66,6 @@ def method_flow(
     a, b = (cv2.cvtColor(o, cv2.COLOR_RGB2GRAY) for o in (img1, img2))
     return np.ascontiguousarray(_methods[method](a, b, **options), np.float32)
 
-# %% ../../nbs/models/02_methods.ipynb #05af381a
+# %% ../../nbs/models/02_methods.ipynb #a03c427a
 ARRAY_METHODS = dict(dis=dict(method='dis', preset='medium'), dis_fast=dict(method='dis', preset='fast'),
                      farneback=dict(method='farneback', **FARNEBACK), zero=dict(method='zero'))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['create_part', 'replace_part', 'restyle', 'init_weights', 'freeze', 'FrozenBatchNorm2d']
 
-# %% ../../nbs/models/02_parts.ipynb #1da1e0f1
+# %% ../../nbs/models/02_parts.ipynb #c71d526b
 from functools import partial
 import torch, torch.nn.functional as F
 from torch import nn
@@ -62,7 +62,7 @@ def _try_out(model):
     finally: model.train(training)
     if flow.shape != (1, 2, *a.shape[-2:]): raise ValueError(f"the flow has shape {tuple(flow.shape)}")
 
-# %% ../../nbs/models/02_parts.ipynb #43343428
+# %% ../../nbs/models/02_parts.ipynb #919ce8c8
 _activations = {k: getattr(F, v) for k, v in dict(
     ReLU='relu', LeakyReLU='leaky_relu', ReLU6='relu6', ELU='elu', SELU='selu', GELU='gelu', SiLU='silu',
         Swish='silu',
@@ -84,7 +84,7 @@ def _activation(spec):
 _norms = dict(BN=nn.BatchNorm2d, BN2d=nn.BatchNorm2d, SyncBN=nn.BatchNorm2d, IN=nn.InstanceNorm2d,
     IN2d=nn.InstanceNorm2d)
 
-# %% ../../nbs/models/02_parts.ipynb #ca3df0f9
+# %% ../../nbs/models/02_parts.ipynb #72a9fb9f
 def _norm(spec, n):
     "A normalisation of `n` channels"
     numbers = {k: v for k, v in spec.items() if k not in ('type', 'requires_grad')}
@@ -96,7 +96,7 @@ def _norm(spec, n):
         'its numbers') from None
     return made.requires_grad_(spec.get('requires_grad', True))
 
-# %% ../../nbs/models/02_parts.ipynb #2da7d221
+# %% ../../nbs/models/02_parts.ipynb #4c828513
 def _set_norm(m, spec):
     if not isinstance(m, (ConvUnit, ConvNorm)): return False
     m.norm = nn.Identity() if spec is None else _norm(spec, m.conv.out_channels)
@@ -121,7 +121,7 @@ def _set_biases(m, wanted):
         layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_channels)) if v else None
     return any(o is not None for o, _ in found)
 
-# %% ../../nbs/models/02_parts.ipynb #365cecde
+# %% ../../nbs/models/02_parts.ipynb #cff49682
 def _set_attribute(name, make=lambda v: v):
     def change(m, v):
         if not hasattr(type(m), name): return False
@@ -134,7 +134,7 @@ _styles = dict(norm=_set_norm, activation=_set_attribute('activation', _activati
                scaled=_set_attribute('scaled'), patch=_set_attribute('patch'), dilations=_set_dilations,
                    biases=_set_biases)
 
-# %% ../../nbs/models/02_parts.ipynb #aa9519bd
+# %% ../../nbs/models/02_parts.ipynb #22ad3512
 def restyle(
     model:nn.Module, # An estimator; changed in place
     styles:dict      # Names of parts, `''` for all of the model, each with words of the table above

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PyramidEstimator', 'image_pyramids', 'PyramidDecoder']
 
-# %% ../../nbs/models/04_pyramid.ipynb #aeb5d0d4
+# %% ../../nbs/models/04_pyramid.ipynb #988b0e7b
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn

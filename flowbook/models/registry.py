@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'RECIPES', 'Names', 'register_model', 'list_models', 'model_builder', 'model_name', 'stored_rows']
 
-# %% ../../nbs/models/01_registry.ipynb #397a54db
+# %% ../../nbs/models/01_registry.ipynb #dfa50b8c
 import json, warnings
 from fnmatch import fnmatch
 from ..core.register import Register
@@ -58,7 +58,7 @@ def model_name(
     if name in MODELS.entries or name in MODELS.own or name not in MODELS: return name
     return name.replace('-', '_')
 
-# %% ../../nbs/models/01_registry.ipynb #c9049435
+# %% ../../nbs/models/01_registry.ipynb #640cf5a5
 def stored_rows(
     kind:str,       # 'models' or 'recipes'
     pattern:str='*' # Shell-style pattern, for example `'raft*'`
