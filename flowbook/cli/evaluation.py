@@ -21,7 +21,7 @@ from .training import Port, count_processes, join_others, start_processes
 from ..core.errors import ConfigError, fail, unknown
 from ..core.processes import launched_number
 
-# %% ../../nbs/cli/52_evaluation.ipynb #b2bb32c5
+# %% ../../nbs/cli/52_evaluation.ipynb #89df4efe
 _COLUMNS = dict(epe='EPE px', fl_all='Fl-all %', ms='ms', memory_mb='MiB', parameters='params',
                 licence='licence', epe_noc='noc', epe_occ='occ', px1='1px %', fl_fg='Fl-fg', fl_bg='Fl-bg',
                 epe_s40='s40+', wauc='WAUC', aae='AAE °', epe_s0_10='s0-10', epe_s10_40='s10-40',
@@ -96,7 +96,7 @@ def save_rows(
     else: raise fail(ConfigError, '--save', path.name, 'the name of a .json or a .csv')
     with atomic_path(path) as tmp: Path(tmp).write_text(f.getvalue(), encoding='utf-8', newline='')
 
-# %% ../../nbs/cli/52_evaluation.ipynb #63b77958
+# %% ../../nbs/cli/52_evaluation.ipynb #ac54cb73
 _Data = Annotated[Optional[str],
                   typer.Option(autocompletion=complete_dataset, help='A data set: scenes, sintel, kitti2015, ...; flowbook data list says which there are.', show_default=False)]
 _Root = Annotated[Optional[Path], typer.Option(help='Folder of the data set.', show_default=False)]
@@ -128,7 +128,7 @@ def _check_files(save, report, *sources):
         if not p.absolute().parent.is_dir(): raise fail(ConfigError, p, 'no such folder',
                                                         'a folder that exists')
 
-# %% ../../nbs/cli/52_evaluation.ipynb #9c23450f
+# %% ../../nbs/cli/52_evaluation.ipynb #811eb9fd
 def _check_folders(folders, root, sets):
     "Results do not go among the frames and the truth of a data set"
     from flowbook.io.files import check_target
@@ -192,7 +192,7 @@ def test(
     _show_test(f"{name} on {{}} {'pairs' if data else 'held-out pairs'}", name, found, pairs, worst, wanted, save, as_json)
     if not as_json: _say_files([*(save or []), report, out_dir, show_dir])
 
-# %% ../../nbs/cli/52_evaluation.ipynb #99e1dc53
+# %% ../../nbs/cli/52_evaluation.ipynb #0b1a05d1
 def _start_many(count, words, given, wanted, save, as_json, port=None):
     "The same command in several processes; `--eval A B` and `--save` as one word each"
     flags = {k.replace('_', '-'): v for k,v in given.items()} | {'json': as_json}
@@ -202,7 +202,7 @@ def _start_many(count, words, given, wanted, save, as_json, port=None):
     return start_processes(count, 'test', [*words, *extra], flags, port)
 
 
-# %% ../../nbs/cli/52_evaluation.ipynb #236e82cf
+# %% ../../nbs/cli/52_evaluation.ipynb #ecb1ba43
 def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone,
               fuse_conv_bn, precision, allow_imports, device, upright, value_range):
     "Figures by data set and method, and the number of pairs of each set"
@@ -243,7 +243,7 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, told, trust=trust)
     return found,dict(zip(found, _sizes(seen))),notes.worst()
 
-# %% ../../nbs/cli/52_evaluation.ipynb #d39d2e44
+# %% ../../nbs/cli/52_evaluation.ipynb #c809bf08
 def _watch(make, predictor):
     "What looks at the confidence of a model of two frames; in one process, which sees all pairs"
     return make(predictor) if predictor.model.frames==2 and launched_number()[1]==1 else None
@@ -281,13 +281,13 @@ def _say_files(files):
     files = [str(o) for o in files if o]
     if files: typer.echo(f"wrote {', '.join(files)}")
 
-# %% ../../nbs/cli/52_evaluation.ipynb #77de80ab
+# %% ../../nbs/cli/52_evaluation.ipynb #1f37f9de
 def _open_model(name, weights=None, backend=None, **options):
     "A predictor; the backend is for files, other models run as they do"
     file = name.endswith(('.onnx', '.pt2'))
     return open_predictor(name, weights, backend=backend if file else None, **options)
 
-# %% ../../nbs/cli/52_evaluation.ipynb #5474d599
+# %% ../../nbs/cli/52_evaluation.ipynb #5c63b7c9
 class Comparing(TyperCommand):
     "A command whose help says which classical methods are installed"
     def format_help(self,
@@ -414,7 +414,7 @@ def bench(
     else: _show_bench(rows, this_machine())
     _leave(rows)
 
-# %% ../../nbs/cli/52_evaluation.ipynb #911b6719
+# %% ../../nbs/cli/52_evaluation.ipynb #7b8a0ec9
 def _bench_backends(models, backends, sizes, iters, runs, save, as_json):
     "Each model in several programs: time, and how far their flows are apart"
     with working('importing PyTorch'): from flowbook.infer.bench import bench_backends, this_machine

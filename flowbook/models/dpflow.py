@@ -31,7 +31,7 @@ def levels_for(
     "Choose the levels of the pyramid by the length of the diagonal (supplement, section 7)"
     return 3 + round(math.log2(max(1., math.hypot(*size)/1100)))
 
-# %% ../../nbs/models/46_dpflow.ipynb #b9549a7c
+# %% ../../nbs/models/46_dpflow.ipynb #85dafc8a
 class DualPyramid(nn.Module):
     "Both images to features at any number of levels, with the same weights at each"
     def __init__(self, *,
@@ -49,7 +49,7 @@ class DualPyramid(nn.Module):
         self.down, self.up = nn.Conv2d(c, c, 3, 2, 1), nn.ConvTranspose2d(c, c, 4, 2, 1)
         self.merge, self.out_stage, self.out = nn.Conv2d(3*c, c, 1), stage(), nn.Conv2d(c, outputs, 1)
 
-# %% ../../nbs/models/46_dpflow.ipynb #68b37fcb
+# %% ../../nbs/models/46_dpflow.ipynb #ad39eae4
 @patch
 def go_down(self:DualPyramid,
     x:Tensor,     # `(2*B,3,H,W)` both images

@@ -207,7 +207,7 @@ def _need(*names):
         expected = 'the packages of pip install "flowbook[export]"'
         raise fail(FlowbookError, 'export', f'no {e.name or names[0]}', expected) from e
 
-# %% ../../nbs/models/95_export.ipynb #392d11d8
+# %% ../../nbs/models/95_export.ipynb #a1daed44
 def _cells(side, n): return (side + n - 1)//n   # works for symbols, too
 
 class FitSize(nn.Module):
@@ -248,7 +248,7 @@ class FitSize(nn.Module):
         "Fit all images"
         return *map(self.fit, imgs), imgs[0][:, :1]
 
-# %% ../../nbs/models/95_export.ipynb #67d9e6c3
+# %% ../../nbs/models/95_export.ipynb #8ccce3d3
 class FitBack(nn.Module):
     "What stands behind it: flow in pixels of the images' own size"
     def __init__(self, model): super().__init__(); self.how = model.fits
@@ -275,7 +275,7 @@ def _around(model):
     before = record(FitSize(model), tuple(imgs), dynamic_shapes=((outer,)*len(imgs),))
     return before, record(FitBack(model), (image(2, 0), image(1)), dynamic_shapes=(inner, outer))
 
-# %% ../../nbs/models/95_export.ipynb #15f17d64
+# %% ../../nbs/models/95_export.ipynb #a88c838b
 def _join(net, before, after, names):
     "One ONNX graph of three: inputs `names`, output `flow`"
     from onnx.compose import add_prefix, merge_models
@@ -288,7 +288,7 @@ def _join(net, before, after, names):
     whole = merge_models(parts[0], parts[1], [(n, n) for n in inner])
     return merge_models(whole, parts[2], [('inner_flow', 'inner_flow'), ('like', 'like')])
 
-# %% ../../nbs/models/95_export.ipynb #c6bd9e35
+# %% ../../nbs/models/95_export.ipynb #74fd42dc
 def _to_onnx(program, inputs, outputs):
     kw = dict(input_names=inputs, output_names=outputs, opset_version=_opset, verbose=False)
     return torch.onnx.export(program, dynamo=True, **kw)
@@ -346,7 +346,7 @@ def _other_size(model, size, any_size):
     off = lambda s, by: s + by if s + by <= high*n else s - by
     return (off(h, min(3, n - 1)), off(w, n//2)) if any_size else (h, w)
 
-# %% ../../nbs/models/95_export.ipynb #a48d5cce
+# %% ../../nbs/models/95_export.ipynb #decdd636
 def _notes(model, size, dynamic, any_size):
     "What a file says about itself"
     h, w = size
@@ -387,7 +387,7 @@ def export_model(
         checks = _check_file(tmp, model, size, dynamic, iters, any_size)
         return Exported(Path(path), format, dynamic, Path(tmp).stat().st_size, checks)
 
-# %% ../../nbs/models/95_export.ipynb #00aa3403
+# %% ../../nbs/models/95_export.ipynb #8ec4ef61
 def _check_file(path, model, size, dynamic, iters, any_size=False):
     "Run the file next to the model, at two sizes where it takes any; raise where they disagree"
     run, model = load_exported(path), copy.deepcopy(model).cpu().float().eval()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CoarseEncoder', 'SharpAttention', 'TripleUpdate', 'MEMFOF', 'memfof_parts', 'memfof']
 
-# %% ../../nbs/models/50_memfof.ipynb #aeb5d0d4
+# %% ../../nbs/models/50_memfof.ipynb #988b0e7b
 import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -255,7 +255,7 @@ def memfof(
     "MEMFOF, three frames: ResNet-34, 8 iterations, 75.8 M parameters"
     return MEMFOF(**memfof_parts(**kwargs))
 
-# %% ../../nbs/models/50_memfof.ipynb #88b9a9c1
+# %% ../../nbs/models/50_memfof.ipynb #5b2a0547
 _stages = dict( # mixture, rate, thousands of steps, batch, iterations, weights before and after
     tartan_225k=('memfof_tartan_480x960', 1.4e-4, 225, 64, 4, None, 'tartan'),
     things_120k=('memfof_things_864x1920', 7e-5, 120, 32, 4, 'tartan', 'tartan-t'),

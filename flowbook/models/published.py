@@ -40,7 +40,7 @@ class Published:
 
     def __post_init__(self): self.file = self.file or self.url.rsplit('/', 1)[-1]
 
-# %% ../../nbs/models/92_published.ipynb #c15aa81f
+# %% ../../nbs/models/92_published.ipynb #a241d2af
 FIGURES = ('chairs', 'chairsocc', 'chairssdhom', 'sintel_clean', 'sintel_final', 'kitti2012', 'kitti2012_fl',
            'kitti2015',
            'kitti2015_fl', 'sintel_clean_test', 'sintel_final_test',
@@ -206,7 +206,7 @@ def fill_weights(
         model.load_state_dict(model.swap_channels(model.state_dict()))
     return scheme
 
-# %% ../../nbs/models/92_published.ipynb #5c4d6ed7
+# %% ../../nbs/models/92_published.ipynb #598329af
 def _check_input(model, path):
     "Refuse a file whose network saw other channels or another range of values than `model` does"
     if Path(path).suffix != '.safetensors': return

@@ -6,7 +6,7 @@
 __all__ = ['PROVIDERS', 'BACKENDS', 'FILE_SUFFIXES', 'need_package', 'onnx_providers', 'list_backends', 'load_exported',
            'FileModel']
 
-# %% ../../nbs/models/94_runtime.ipynb #2143c0f7
+# %% ../../nbs/models/94_runtime.ipynb #61fed1f2
 import json, re
 from functools import partial
 from importlib import import_module
@@ -23,7 +23,7 @@ from ..io.files import check_file
 from .base import Estimator, FlowOutput
 from .dis_refiner import both_ways
 
-# %% ../../nbs/models/94_runtime.ipynb #cd507c18
+# %% ../../nbs/models/94_runtime.ipynb #47992cd0
 def _varint(f):
     value = shift = 0
     while byte := f.read(1):
@@ -51,7 +51,7 @@ def _onnx_notes(path):
             notes[pair.get(1, b'').decode()] = pair.get(2, b'').decode()
     return notes
 
-# %% ../../nbs/models/94_runtime.ipynb #2856ca40
+# %% ../../nbs/models/94_runtime.ipynb #98d7638f
 def _sides(notes):
     "The one size that a file takes, `(H,W)` or None; the least side; the step from side to side"
     rule = notes['size']
@@ -64,7 +64,7 @@ def _inputs(named):
     "Names and shapes, for messages"
     return ', '.join(f"{k} ({', '.join(str(o) for o in shape)})" for k, shape in named.items())
 
-# %% ../../nbs/models/94_runtime.ipynb #91e7638b
+# %% ../../nbs/models/94_runtime.ipynb #164fcd9b
 def need_package(
     name:str,    # What is imported
     extra:str    # The extra of flowbook that brings it
@@ -88,7 +88,7 @@ def _open_torch(path, provider, device):
         with torch.no_grad(): return module(*inputs)
     return run, {}, json.loads(said['flowbook.json'] or '{}')
 
-# %% ../../nbs/models/94_runtime.ipynb #b3299933
+# %% ../../nbs/models/94_runtime.ipynb #cb380d79
 PROVIDERS = 'Tensorrt CUDA CoreML Dml OpenVINO CPU'.split()   # of onnxruntime, from fast to general
 
 def onnx_providers()->list: # Names without `ExecutionProvider`
@@ -119,7 +119,7 @@ def _open_onnxruntime(path, provider, device):
         return torch.from_numpy(flow)
     return run, named, _onnx_notes(path)
 
-# %% ../../nbs/models/94_runtime.ipynb #fd586bad
+# %% ../../nbs/models/94_runtime.ipynb #c3e74ac1
 def _open_openvino(path, provider, device):
     openvino = need_package('openvino', 'openvino')
     core, wanted = openvino.Core(), (provider or 'CPU').upper()
@@ -145,7 +145,7 @@ def list_backends()->list: # Names
     "List the backends whose packages are installed"
     return [o for o in BACKENDS if o == 'pytorch' or find_spec(o)]
 
-# %% ../../nbs/models/94_runtime.ipynb #82a2c741
+# %% ../../nbs/models/94_runtime.ipynb #d9093f89
 def _open(path, backend, provider, device):
     "A function of tensors, the notes, and the backend"
     check_file(path)
@@ -179,7 +179,7 @@ def _checked(run, notes):
         return run(*imgs, *(both_ways(*imgs, notes['method']) if 'method' in notes else ()))
     return call
 
-# %% ../../nbs/models/94_runtime.ipynb #af1b19af
+# %% ../../nbs/models/94_runtime.ipynb #3ba7c43b
 class FileModel(Estimator):
     "An exported file as an estimator"
     family = 'exported'
@@ -202,7 +202,7 @@ def extra_repr(self:FileModel)->str: # For `print`
     "The file, who runs it, and what sizes it takes"
     return f"{self.path.name} of {self.notes['model']}, {self.backend}, {self.notes['size']}"
 
-# %% ../../nbs/models/94_runtime.ipynb #73aa9287
+# %% ../../nbs/models/94_runtime.ipynb #e472a603
 @patch
 def inner_size(self:FileModel,
     size:tuple # `(H,W)` of the images, pixels

@@ -25,7 +25,7 @@ def num_params(
     "Count the parameters of `model`"
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
-# %% ../../nbs/models/96_summary.ipynb #4caf34a1
+# %% ../../nbs/models/96_summary.ipynb #485c8792
 def _correlation_flops(f1, f2, kernel_size, *args, out_shape=None,
                        **kwargs): return 2*f1[1]*kernel_size**2*math.prod(out_shape)
 def _fly_flops(f1, f2s, coords, radius, out_shape=None, **kwargs): return 2*f1[1]*math.prod(out_shape)

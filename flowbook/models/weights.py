@@ -63,7 +63,7 @@ def _complaint(e):
     wanted,said = re.search(r'GLOBAL ([\w.]+)', text),re.search(r'WeightsUnpickler error: ([^\n]*)', text)
     return f'it wants to run {wanted[1]}' if wanted else (said[1] if said else text.splitlines()[0])[:90]
 
-# %% ../../nbs/models/90_weights.ipynb #aec8ad4b
+# %% ../../nbs/models/90_weights.ipynb #ad02d1d7
 def _is_state(o):
     return isinstance(o, dict) and bool(o) and all(isinstance(k, str) and isinstance(v, Tensor)
                                                    for k,v in o.items())
@@ -117,7 +117,7 @@ def read_state_dict(
     check_weights(found, path)
     return found
 
-# %% ../../nbs/models/90_weights.ipynb #8048c5ac
+# %% ../../nbs/models/90_weights.ipynb #e2b65003
 def write_tensors(
     tensors:dict, # Tensor by name
     path,         # `.safetensors` file
@@ -160,7 +160,7 @@ def read_metadata(
         found = describe_file(path) or f'no readable checkpoint ({_complaint(e)})'
         raise fail(WeightsError, path, found, 'a safetensors file') from None
 
-# %% ../../nbs/models/90_weights.ipynb #c7063f2a
+# %% ../../nbs/models/90_weights.ipynb #b89e9031
 def describe_input(
     model # An estimator
 )->str:   # Channel order, mean and std of what its network sees; a file of weights says so, too
@@ -170,7 +170,7 @@ def describe_input(
     return ', '.join(f"{k}={v}" for k,v in (usual | (getattr(model, 'pixels', None) or {})).items())
 
 
-# %% ../../nbs/models/90_weights.ipynb #3d7317b7
+# %% ../../nbs/models/90_weights.ipynb #59aba10a
 _norm_rules = [(r'\.(bn|gn|in)\.', '.norm.')]   # MMCV's names for what `restyle` puts into a unit
 
 def _known(model):
@@ -322,7 +322,7 @@ def _whose(source, state):
                    'the name of one of them as well')
     return found[0]
 
-# %% ../../nbs/models/90_weights.ipynb #fbe05090
+# %% ../../nbs/models/90_weights.ipynb #bbc33a4b
 def place_checkpoint(
     source,  # Path of a checkpoint
     name:str # Of a registered model

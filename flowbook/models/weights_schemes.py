@@ -54,7 +54,7 @@ def _flip(state, pattern):
     "Reverse the three input channels of the weights that `pattern` matches"
     return {k: v.flip(1) if re.search(pattern, k) else v for k,v in state.items()}
 
-# %% ../../nbs/models/88_weights_schemes.ipynb #34a295a6
+# %% ../../nbs/models/88_weights_schemes.ipynb #5c03f3b2
 _order = {**{f'{l}{s}': i for l in range(1, 6) for i,s in enumerate(('a','aa','b'))}, '6aa': 0, '6a': 1,
           '6b': 2}
 
@@ -169,7 +169,7 @@ def _lite_fix(model, state):
                    'weights whose last enlargement is bilinear, as this model has it')
     return state
 
-# %% ../../nbs/models/88_weights_schemes.ipynb #4d534df3
+# %% ../../nbs/models/88_weights_schemes.ipynb #173ceb3b
 _mask = [(r'^conv(\d)([abc])\.0\.', lambda m: f"encoder.levels.{int(m[1])-1}.{'abc'.index(m[2])}.conv."),
          _nvlabs[1], *_nvlabs[-2:],
          (r'^pred_(flow|mask)(\d)\.', r'decoder.decoders.level\2.predict_\1.'),
@@ -200,7 +200,7 @@ def foreign_schemes(
     "List how other code bases name the weights of `model`"
     return next((_schemes[c.__name__] for c in type(model).__mro__ if c.__name__ in _schemes), [])
 
-# %% ../../nbs/models/88_weights_schemes.ipynb #708fe46e
+# %% ../../nbs/models/88_weights_schemes.ipynb #e1bcadfd
 _rapid = [(r'^update_block\.mask\.', 'mask.'), (r'^mask\.0\.', 'mask.conv.conv.'),
           (r'^mask\.2\.', 'mask.out.'),
           *[r for r in _princeton if 'encoder' in r[0] or 'flow_head' in r[0]
@@ -209,7 +209,7 @@ _rapid = [(r'^update_block\.mask\.', 'mask.'), (r'^mask\.0\.', 'mask.conv.conv.'
 
 _schemes['RAPIDFlow'] = [Scheme('ptlflow', _rapid)]
 
-# %% ../../nbs/models/88_weights_schemes.ipynb #3a3022f2
+# %% ../../nbs/models/88_weights_schemes.ipynb #33fb4012
 _not = [(r'^FlowNet', r'(^|\.)predict_flow6\.',
          'FlowNet weights of NVIDIA or ptlflow, whose networks first subtract the mean colour of the images',
          'weights of MMFlow, whose networks do not'),

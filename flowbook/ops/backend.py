@@ -6,7 +6,7 @@
 __all__ = ['KernelError', 'kernel_mode', 'use_kernels', 'cpu_variants', 'cpu_library', 'run_cpu', 'cpu_kernel', 'kernel_for',
            'same_device', 'kernel_note', 'register_gradient', 'register_shape']
 
-# %% ../../nbs/ops/05_backend.ipynb #34babe7a
+# %% ../../nbs/ops/05_backend.ipynb #4ef5793b
 import ctypes, importlib, os, sys
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -187,7 +187,7 @@ def register_gradient(
     op.register_autograd(same, setup_context=remember)
     backward_op.register_autograd(refuse)
 
-# %% ../../nbs/ops/05_backend.ipynb #9767d8f3
+# %% ../../nbs/ops/05_backend.ipynb #ebd97f5e
 _MARK = '__dynamo_disable'   # where PyTorch looks for the form of a kernel that its compiler leaves alone
 
 def register_shape(

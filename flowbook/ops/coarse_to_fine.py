@@ -50,7 +50,7 @@ def edge_weights(
         inner[:] = np.maximum(np.exp(-step**power), least)
     return res
 
-# %% ../../nbs/ops/52_coarse_to_fine.ipynb #4280a6f0
+# %% ../../nbs/ops/52_coarse_to_fine.ipynb #a599a0cf
 _numbers = dict(alpha=90., delta=2., gamma=30., zeta=.5, eps=.01, omega=1.7, outside=0., step=2., fixed=4,
                 sor=8)
 

@@ -106,7 +106,7 @@ def _next_steps(checks):
             'flowbook infer a.png b.png --out flow   # of yours',
             'flowbook models   # what else can compute it']
 
-# %% ../../nbs/ops/60_doctor.ipynb #e2621d9a
+# %% ../../nbs/ops/60_doctor.ipynb #2db729d8
 def _rates():
     "What a convolution runs at, in both precisions"
     found = conv_rates()

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['conv_rates', 'bf16_gain', 'faster_precision', 'warn_slow']
 
-# %% ../../nbs/ops/08_precision.ipynb #064dfd8e
+# %% ../../nbs/ops/08_precision.ipynb #c86319b9
 import time, warnings
 from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-# %% ../../nbs/ops/08_precision.ipynb #919f6caf
+# %% ../../nbs/ops/08_precision.ipynb #58b93489
 _SIDE, _CHANNELS = (32, 48), 64
 _WORK = 2*9*_CHANNELS**2*_SIDE[0]*_SIDE[1]/1e9   # GFLOP
 
@@ -49,7 +49,7 @@ def bf16_gain(
     rates = conv_rates(device)
     return rates['bf16']/rates['fp32']
 
-# %% ../../nbs/ops/08_precision.ipynb #7f0604b4
+# %% ../../nbs/ops/08_precision.ipynb #89445e85
 def faster_precision(
     device:str='cpu' # 'cpu', 'cuda' or 'mps'
 )->str:              # 'bf16' or 'fp32'

@@ -18,7 +18,7 @@ from .mixtures import expand_recipe
 from .model import OWN_KEYS, build_model
 from ..train.schedules import RUNTIME
 
-# %% ../../nbs/recipes/10_base.ipynb #145280fc
+# %% ../../nbs/recipes/10_base.ipynb #feb4c546
 RECIPE_PARTS = 'model', 'data', 'optimizer', 'schedule', 'runtime'
 
 def register_recipe(
@@ -52,7 +52,7 @@ def _usual_schedule(in_epochs):
     if in_epochs: return dict(epochs=1, warmup=.03, decay=.3, momentum=None)
     return dict(iters=100_000, every=5_000, lr=dict(policy='fixed'), momentum=None)
 
-# %% ../../nbs/recipes/10_base.ipynb #ba305662
+# %% ../../nbs/recipes/10_base.ipynb #aab3277f
 def _whole(least): return f"a whole number from {least}", lambda v: type(v) is int and least <= v < 10**12
 def _or_none(kind): return f"{kind[0]}, or None", lambda v: v is None or kind[1](v)
 def _of(what, *types): return what, lambda v: isinstance(v, types)
@@ -69,7 +69,7 @@ _rows = _listed('a list of dictionaries', dict)
 _logs = 'a list of names', lambda v: isinstance(v, (list, tuple)) and all(isinstance(o, (str, dict)) for o
     in v)
 
-# %% ../../nbs/recipes/10_base.ipynb #56899539
+# %% ../../nbs/recipes/10_base.ipynb #8aaa980d
 _kinds = dict(
     model=dict(name=_of('a name', str), loss=_or_none(_mapping), freeze=_or_none(_names),
         parts=_or_none(_mapping),
@@ -134,7 +134,7 @@ def _set(recipe, key, text):
     elif not free: value = _like(_child(node, last, key), value, key)
     node[int(last) if isinstance(node, list) else last] = value
 
-# %% ../../nbs/recipes/10_base.ipynb #f541a282
+# %% ../../nbs/recipes/10_base.ipynb #e7a44187
 _free = 'options', 'args', 'paramwise', 'ema', 'lr', 'momentum'   # whose content is checked by whom it is for
 
 def _model_part(name):
@@ -160,7 +160,7 @@ def parse_options(
         if '=' not in o: raise fail(ConfigError, f"option {o}", 'no =', 'key=value')
     return {k: read_value(v) for k, v in (o.split('=', 1) for o in items)}
 
-# %% ../../nbs/recipes/10_base.ipynb #59e8c5a2
+# %% ../../nbs/recipes/10_base.ipynb #bbcb1719
 def read_value(
     text:str # What stands after the `=` of a change
 ):           # A number, list, dictionary, True, False, None; or `text` itself
@@ -169,7 +169,7 @@ def read_value(
     try: return literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError): return text
 
-# %% ../../nbs/recipes/10_base.ipynb #d9d530dd
+# %% ../../nbs/recipes/10_base.ipynb #dab28a03
 def _child(node, part, key):
     "One step down; the error names the keys that exist"
     if isinstance(node, dict) and part in node: return node[part]
@@ -257,7 +257,7 @@ def build_learner(
     loss = create_loss(recipe['model'].get('loss'), model, recipe['data'].get('fields') or ())
     return flow_learner(dls, model, loss, **recipe['optimizer'], precision=run['precision'], **kwargs)
 
-# %% ../../nbs/recipes/10_base.ipynb #17c003fb
+# %% ../../nbs/recipes/10_base.ipynb #67c99ed5
 def run_recipe(
     recipe:dict,        # A recipe
     work_dir,           # Folder for everything the run writes; made if it is not there

@@ -11,7 +11,7 @@ from ..core.errors import ConfigError, fail, unknown
 from ..core.moved import also_called
 from ..core.processes import process_number
 
-# %% ../../nbs/recipes/04_data.ipynb #0e28e929
+# %% ../../nbs/recipes/04_data.ipynb #4bb8b9dd
 FOLDERS = dict(flyingchairs='FlyingChairs_release', flyingchairsocc='FlyingChairsOcc',
                flyingthings3dsubset='FlyingThings3D_subset', chairssdhom='ChairsSDHom', sintel='Sintel',
                autoflow='AutoFlow')   # others: their own name
@@ -99,7 +99,7 @@ def _ratios(d):
         raise fail(ConfigError, 'data.train', f"ratios {found}", 'one for every data set, or for none')
     return found
 
-# %% ../../nbs/recipes/04_data.ipynb #7d240ee1
+# %% ../../nbs/recipes/04_data.ipynb #e825489f
 def _one_set(d, seed):
     "Training and validation part of one data set"
     from flowbook.data.base import create_dataset
@@ -117,7 +117,7 @@ def _scenes(d, seed):
     train = SceneDataset(d['n_train'], config, seed=seed, both=d.get('both', False))
     return train, SceneDataset(d['n_valid'], config, seed=held_out_seed(seed), fresh=False)
 
-# %% ../../nbs/recipes/04_data.ipynb #be6af6fd
+# %% ../../nbs/recipes/04_data.ipynb #af4e62bc
 def _sampled(dataset, ratio, bs, dist, shuffle, seed):
     "One data set, and a sampler of its pairs; None: all of them"
     from torch.utils.data import DistributedSampler

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['describe_recipe', 'weights_of', 'RecipeTable', 'recipe_table', 'make_index']
 
-# %% ../../nbs/recipes/30_listing.ipynb #49ac0dd2
+# %% ../../nbs/recipes/30_listing.ipynb #a70a506a
 import json
 from dataclasses import dataclass
 from fastcore.basics import patch
@@ -76,7 +76,7 @@ def recipe_table(
     "Make a table of published recipes"
     return RecipeTable(list(dict.fromkeys(n for p in patterns for n in list_recipes(p))))
 
-# %% ../../nbs/recipes/30_listing.ipynb #c360b9d4
+# %% ../../nbs/recipes/30_listing.ipynb #3999668e
 def _summary(name):
     "What the program's list says about a recipe"
     r = get_recipe(name)

@@ -106,7 +106,7 @@ MIXTURES |= dict(
         _film_and_street(20, 200, 5), _sintel, (368, 768), 5),
     kitti2015_raft_320x1152=_mixture([_set('kitti2015', 'raft_kitti')], [_k15], (320, 1152), 5))
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #8e6552a7
+# %% ../../nbs/recipes/08_mixtures.ipynb #46dc3561
 def _stages(family, crops, sintel, extra=()):
     "Chairs, Things, the mixture for Sintel, and KITTI, with the augmentations of `family`; crops by stage"
     def a(stage): return f'{family}_{stage}'
@@ -142,7 +142,7 @@ MIXTURES |= dict(
     dpflow_spring_512x960=_mixture([_set('spring', 'dpflow_spring', **_ways)],
                                    [_set('spring', label='spring')], (512, 960)))
 
-# %% ../../nbs/recipes/08_mixtures.ipynb #d3e23fd6
+# %% ../../nbs/recipes/08_mixtures.ipynb #b5a4c7ea
 _three = dict(frames=3)
 _views = dict(scene='both', direction=['forward', 'backward'])
 _triples = [_set('sintel', label=f"sintel {p}", pass_style=p, **_three) for p in ('clean', 'final')]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWN_KEYS', 'start_from', 'build_model']
 
-# %% ../../nbs/recipes/06_model.ipynb #e7558db4
+# %% ../../nbs/recipes/06_model.ipynb #788289a7
 import inspect
 from fnmatch import fnmatch
 from ..core.errors import WeightsError, fail, unknown
@@ -53,7 +53,7 @@ class _TestIters:
     def __call__(self, model, args, kwargs):
         if not model.training and kwargs.get('iters') is None: return args, kwargs | dict(iters=self.iters)
 
-# %% ../../nbs/recipes/06_model.ipynb #ae0ba63c
+# %% ../../nbs/recipes/06_model.ipynb #00635880
 OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input', 'style'   # the rest: the model's
 
 def build_model(
@@ -76,7 +76,7 @@ def build_model(
     if m.get('test_iters'): model.register_forward_pre_hook(_TestIters(m['test_iters']), with_kwargs=True)
     return model
 
-# %% ../../nbs/recipes/06_model.ipynb #b71213cc
+# %% ../../nbs/recipes/06_model.ipynb #84305b0d
 def _matching(model, patterns):
     "Names of the modules that `patterns` mean"
     known = [n for n, _ in model.named_modules() if n]

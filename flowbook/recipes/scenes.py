@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['quickstart', 'flowbook_small', 'compact_raft']
 
-# %% ../../nbs/recipes/20_scenes.ipynb #750cb889
+# %% ../../nbs/recipes/20_scenes.ipynb #85a45865
 from .base import register_recipe
 
 # %% ../../nbs/recipes/20_scenes.ipynb #901360e9

@@ -21,7 +21,7 @@ from ..models.base import bare_model
 from .optimizers import GroupOptimizer
 from .schedules import lr_schedule
 
-# %% ../../nbs/train/28_callbacks.ipynb #1441c002
+# %% ../../nbs/train/28_callbacks.ipynb #6f74bad5
 HOOKS = Register('hook', 'flowbook.train', 'register_hook')
 
 def register_hook(
@@ -109,7 +109,7 @@ class ModelEMA(Callback):
         "Go on where `state` was taken"
         self.count, self.shadow = state['count'], list(state['shadow'].values())
 
-# %% ../../nbs/train/28_callbacks.ipynb #9e945cea
+# %% ../../nbs/train/28_callbacks.ipynb #02eb9933
 @patch
 def swap(self:ModelEMA):
     "Exchange weights and average"
@@ -182,7 +182,7 @@ class NaNGuard(Callback):
         found = f"loss {self.loss.item()} ({names}; batch saved in {path})"
         raise fail(FlowbookError, f"iteration {self.train_iter}", found, 'a finite number')
 
-# %% ../../nbs/train/28_callbacks.ipynb #b75e1811
+# %% ../../nbs/train/28_callbacks.ipynb #40c484bf
 @patch
 def suspects(self:NaNGuard)->list: # Of inputs, prediction, parameters and gradients
     "Name the tensors that are not finite"
@@ -247,7 +247,7 @@ class Workflow(Callback):
         for cb in self.learn.cbs:       # but not what is frozen
             if isinstance(cb, FreezeBN): cb.before_train()
 
-# %% ../../nbs/train/28_callbacks.ipynb #74e3315d
+# %% ../../nbs/train/28_callbacks.ipynb #a068e7c5
 @patch
 def mean_loss(self:Workflow)->float: # The same for all batches, whatever their size
     "Average the loss of the first validation batches"
@@ -256,7 +256,7 @@ def mean_loss(self:Workflow)->float: # The same for all batches, whatever their 
     with torch.no_grad(): losses = [self.loss_func(model(*b[:n]), *b[n:]).item() for b in batches]
     return sum(losses)/len(losses)
 
-# %% ../../nbs/train/28_callbacks.ipynb #40d63c3c
+# %% ../../nbs/train/28_callbacks.ipynb #74e3315d
 def parse_workflow(
     workflow:list # `[('train', n)]` or `[('train', n), ('val', m)]`
 )->list:          # Callbacks: none or one
@@ -268,7 +268,7 @@ def parse_workflow(
         raise fail(ConfigError, 'workflow', workflow, "[('train', n)] or [('train', n), ('val', m)]")
     return [Workflow(*(n for _, n in steps))] if len(steps) == 2 else []
 
-# %% ../../nbs/train/28_callbacks.ipynb #1aff9b1b
+# %% ../../nbs/train/28_callbacks.ipynb #9a06900a
 PRIORITIES = dict(HIGHEST=0, VERY_HIGH=10, HIGH=30, ABOVE_NORMAL=40, NORMAL=50, BELOW_NORMAL=60, LOW=70,
                   VERY_LOW=90, LOWEST=100)
 

@@ -175,14 +175,14 @@ def _improved(self:Checkpoints):
     self.lowest = float(mean)
     return True
 
-# %% ../../nbs/train/36_checkpoints.ipynb #f5194f28
+# %% ../../nbs/train/36_checkpoints.ipynb #d61be381
 def _link(path, name):
     "A second name for `path`; a copy where the disk has no such thing"
     with atomic_path(name) as tmp:
         try: os.link(path, tmp)
         except OSError: shutil.copyfile(path, tmp)
 
-# %% ../../nbs/train/36_checkpoints.ipynb #d61be381
+# %% ../../nbs/train/36_checkpoints.ipynb #e9dc9647
 def list_checkpoints(
     folder # Of a run
 )->list:   # Paths, newest first
@@ -191,7 +191,7 @@ def list_checkpoints(
     found = [p for p in Path(folder).glob('iter_*.pth') if number(p).isdigit()]
     return sorted(found, key=lambda p: int(number(p)), reverse=True)
 
-# %% ../../nbs/train/36_checkpoints.ipynb #fdae4bb9
+# %% ../../nbs/train/36_checkpoints.ipynb #4072b66d
 @patch
 def save(self:Checkpoints,
     best:bool=False # Is it `best.pth`, too?

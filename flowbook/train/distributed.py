@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Distributed']
 
-# %% ../../nbs/train/44_distributed.ipynb #202586df
+# %% ../../nbs/train/44_distributed.ipynb #788289a7
 import inspect
 import torch
 from fastai.callback.core import Callback

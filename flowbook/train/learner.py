@@ -124,7 +124,7 @@ def chain_valid(
     dls.loaders[1:] = [ChainDL(dict(zip(labels, rest, strict=True)))]
     return dls
 
-# %% ../../nbs/train/30_learner.ipynb #f89d2aab
+# %% ../../nbs/train/30_learner.ipynb #79100fe6
 def take_sample(
     x,    # Tensor with a batch, `FlowOutput`, list or tuple of such; anything else stays
     i:int # Number of the sample
@@ -202,7 +202,7 @@ class FlowLearner(Learner):
             self._wanted[event] = [cb for cb in self.cbs.sorted('order') if wants(cb)]
         for cb in self._wanted[event]: cb(event)
 
-# %% ../../nbs/train/30_learner.ipynb #def60aea
+# %% ../../nbs/train/30_learner.ipynb #7371208c
 @patch
 def _component_attr_filter(self:FlowLearner, k):
     "Is `k` looked for in the model? Its methods are, and whether it trains"
@@ -234,7 +234,7 @@ class _Splitter:
     def __init__(self, paramwise): self.paramwise = paramwise
     def __call__(self, model): return param_groups(model, self.paramwise)
 
-# %% ../../nbs/train/30_learner.ipynb #5b3d1186
+# %% ../../nbs/train/30_learner.ipynb #4df5cdfc
 def flow_learner(
     dls,                  # `DataLoaders` of `(img1, img2, flow, valid)`; validation ones may have a `label`
     model,                # Name for `create_model`, or an estimator
@@ -267,7 +267,7 @@ def flow_learner(
     vars(learn.recorder)['loss'] = MeanLoss()   # fastai warns of an attribute that the model has, too
     return learn
 
-# %% ../../nbs/train/30_learner.ipynb #eb98e0da
+# %% ../../nbs/train/30_learner.ipynb #b73946db
 @patch
 def predict(self:FlowLearner,
     item         # Two images, paths or `(H,W,3)` uint8 arrays; or a `FlowSample`
@@ -281,7 +281,7 @@ def predict(self:FlowLearner,
     self.model.train(mode)
     return getattr(out, 'flow', out)[0].float().cpu()
 
-# %% ../../nbs/train/30_learner.ipynb #54f02449
+# %% ../../nbs/train/30_learner.ipynb #e3a6e019
 class _WithoutData:
     "What `export` asks for loaders of nothing"
     def __init__(self, device): self.device = device

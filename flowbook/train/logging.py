@@ -6,7 +6,7 @@
 __all__ = ['LOGGERS', 'register_logger', 'Logger', 'create_loggers', 'CSVLog', 'TextLog', 'MissingPackage', 'TensorBoardLog',
            'WandbLog', 'MLflowLog', 'RunLog', 'Pictures', 'read_log', 'plot_curves']
 
-# %% ../../nbs/train/38_logging.ipynb #0c3bfb41
+# %% ../../nbs/train/38_logging.ipynb #d5f4f0da
 import csv, inspect, os, time, warnings
 from pathlib import Path
 import torch
@@ -20,7 +20,7 @@ from ..io.files import atomic_path, ensure_dir
 from ..models.base import bare_model
 from ..viz.plots import new_figure
 
-# %% ../../nbs/train/38_logging.ipynb #1e1634e8
+# %% ../../nbs/train/38_logging.ipynb #ab848b9c
 LOGGERS = Register('logger', 'flowbook.train', 'register_logger')
 
 def register_logger(
@@ -74,7 +74,7 @@ def _create_logger(spec, folder, say):
     try: return cls(folder, **options)
     except MissingPackage as e: say(f"{e}; the run goes on without this logger")
 
-# %% ../../nbs/train/38_logging.ipynb #ecd673a3
+# %% ../../nbs/train/38_logging.ipynb #e20f53b0
 def _text(v):
     if v is None: return ''
     return str(v) if isinstance(v, (int, str)) else f"{v:.6g}"
@@ -100,7 +100,7 @@ class TextLog(Logger):
         now = time.strftime('%Y-%m-%d %H:%M:%S')
         with open(self.folder/'log.txt', 'a', encoding='utf-8') as f: f.write(f"{now} {text}\n")
 
-# %% ../../nbs/train/38_logging.ipynb #8db881c1
+# %% ../../nbs/train/38_logging.ipynb #839900be
 class MissingPackage(ConfigError):
     "A logger needs a package that is not installed"
 
@@ -156,7 +156,7 @@ class WandbLog(Logger):
         self.run.log(dict(pictures=self.wandb.Image(str(path))), step=iteration)
     def close(self): self.run.finish()
 
-# %% ../../nbs/train/38_logging.ipynb #ba905429
+# %% ../../nbs/train/38_logging.ipynb #03c0e0a6
 @register_logger
 class MLflowLog(Logger):
     "Curves and pictures in MLflow, where `MLFLOW_TRACKING_URI` says, or in `mlruns/` of the work dir"
@@ -249,7 +249,7 @@ class Pictures(Callback):
         if self.trained and self.pairs and self.flows: self._draw()
         self.trained = False
 
-# %% ../../nbs/train/38_logging.ipynb #a0bbd9e1
+# %% ../../nbs/train/38_logging.ipynb #81a214c6
 @patch
 def first_pairs(self:Pictures)->list: # Batches of one
     "Take pairs from each validation set in turn"

@@ -80,7 +80,7 @@ def sequence_loss(
     terms = [error(_apart(f, flow, known)).mean() for f in flows]
     return sum(gamma**(len(flows) - 1 - i)*e for i, e in enumerate(terms))
 
-# %% ../../nbs/train/10_losses.ipynb #eb3b3efe
+# %% ../../nbs/train/10_losses.ipynb #8249f1c3
 def _mixture_sum(truths, gamma, max_flow, low, high):
     "Sum over iterations of the mean over all that is known; `truths` are (flow, valid, flows, infos)"
     known = [_known(flow, valid, max_flow) for flow, valid, *_ in truths]
@@ -109,7 +109,7 @@ def mixture_loss(
         raise fail(FlowbookError, 'mixture_loss', 'predictions without `infos`', expected)
     return _mixture_sum([(flow, valid, out, infos)], gamma, max_flow, low, high)
 
-# %% ../../nbs/train/10_losses.ipynb #9bcf1e77
+# %% ../../nbs/train/10_losses.ipynb #201c64e9
 def triple_loss(
     out,                     # `FlowOutput` with `infos`, `flows_prev` and `infos_prev`
     flow:Tensor,             # `(B,2,H,W)` true flow from the middle frame to the next, pixels
@@ -142,7 +142,7 @@ def combine_repeats(errors, repeats):
     if repeats == 'mmflow': errors = [(n - i)*e for i, e in enumerate(errors)]   # it adds earlier ones again
     return sum(errors)/(n if repeats == 'mean' else 1)
 
-# %% ../../nbs/train/10_losses.ipynb #57b4b0eb
+# %% ../../nbs/train/10_losses.ipynb #59f24b75
 def cell_means(x, known, size):
     "Mean of the `known` pixels of each of `size` cells, and which cells have one"
     x, share = torch.where(known, x, 0), F.adaptive_avg_pool2d(known.to(x), size)

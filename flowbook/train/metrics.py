@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['epe_map', 'length_map', 'outlier_map', 'add_exactly', 'sum_over_processes', 'MeanOverPixels', 'EPE', 'FlAll']
 
-# %% ../../nbs/train/20_metrics.ipynb #988b0e7b
+# %% ../../nbs/train/20_metrics.ipynb #1afdf2d0
 import math, torch
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
 from ..core.processes import process_number
 
-# %% ../../nbs/train/20_metrics.ipynb #78d36024
+# %% ../../nbs/train/20_metrics.ipynb #f76707c3
 def mark_outliers(err, length): return (~(err <= 3) & ~(err <= .05*length)).float()   # NaN is one, too
 
-# %% ../../nbs/train/20_metrics.ipynb #a1e6bf22
+# %% ../../nbs/train/20_metrics.ipynb #78d36024
 def epe_map(
     pred:Tensor,  # `(B,2,H,W)` predicted flow, pixels
     flow:Tensor   # `(B,2,H,W)` true flow, pixels
@@ -40,7 +40,7 @@ def outlier_map(
     "Mark pixels wrong by more than 3 px and more than 5 % of the true length"
     return mark_outliers(epe_map(pred, flow), length_map(flow))
 
-# %% ../../nbs/train/20_metrics.ipynb #ed2f717e
+# %% ../../nbs/train/20_metrics.ipynb #a335f2cb
 def add_exactly(
     parts:list, # Floats that add up to the sum so far; changed in place
     x:float     # What comes to it

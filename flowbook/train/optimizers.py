@@ -16,7 +16,7 @@ from torch import nn
 from ..core.errors import ConfigError, fail, unknown
 from ..core.register import Register
 
-# %% ../../nbs/train/22_optimizers.ipynb #16b54026
+# %% ../../nbs/train/22_optimizers.ipynb #fe98b887
 OPTIMIZERS = Register('optimizer', 'flowbook.train', 'register_optimizer')
 
 def register_optimizer(
@@ -29,7 +29,7 @@ def list_optimizers()->list: # Names, sorted
     "List the optimisers that a recipe can name"
     return OPTIMIZERS.names()
 
-# %% ../../nbs/train/22_optimizers.ipynb #ea370966
+# %% ../../nbs/train/22_optimizers.ipynb #c8ada53b
 def _enter_torch():
     for name, cls in vars(torch.optim).items():
         is_one = isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)
@@ -54,7 +54,7 @@ def _factors(module, prefix, name, o):
     if depthwise: return lr, o.get('dwconv_decay_mult', 1.)
     return lr, o.get('bias_decay_mult', 1.) if bias else 1.
 
-# %% ../../nbs/train/22_optimizers.ipynb #27b22f7f
+# %% ../../nbs/train/22_optimizers.ipynb #c00a0a02
 CONSTRUCTORS = Register('optimizer.constructor', 'flowbook.train', 'register_constructor')
 
 def register_constructor(
@@ -76,7 +76,7 @@ def _own_groups(groups, name):
         'some that are not frozen')
     return sorted(found, key=lambda g: (g['lr_mult'], g['decay_mult']) == (1., 1.))
 
-# %% ../../nbs/train/22_optimizers.ipynb #6422aa71
+# %% ../../nbs/train/22_optimizers.ipynb #27b22f7f
 def param_groups(
     model:nn.Module,    # Parameters that are frozen are left out
     paramwise:dict=None # Factors as in the table above; None: all alike

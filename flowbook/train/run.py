@@ -118,7 +118,7 @@ def _state(resume, work_dir, say):
     if not resume: return None
     return find_checkpoint(work_dir, say) if resume is True else read_checkpoint(resume)
 
-# %% ../../nbs/train/40_run.ipynb #513fd717
+# %% ../../nbs/train/40_run.ipynb #c7a437be
 def _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say):
     rank, world = process_number()
     iters, every, lr, momentum = _schedule(schedule, len(learn.dls.train))
@@ -138,7 +138,7 @@ def _run(learn, work_dir, schedule, run, resume, recipe, validate, cbs, say):
     _save_result(learn, work_dir, recipe)
     return learn
 
-# %% ../../nbs/train/40_run.ipynb #d87fdcbc
+# %% ../../nbs/train/40_run.ipynb #c0d70130
 def _complain(text): sys.stderr.write(text + '\n')
 
 def _courses(learn, lr, momentum, iters):
@@ -162,7 +162,7 @@ def _share(dl, rank, world):
     chain = dl if isinstance(dl, ChainDL) else ChainDL({'': dl})
     return chain.share(rank, world)
 
-# %% ../../nbs/train/40_run.ipynb #fe052da1
+# %% ../../nbs/train/40_run.ipynb #5bdae454
 def _fit(learn, epochs, first, every, iters):
     "Train from iteration `first` on; what a callback complains about arrives as it was said"
     if first < iters:

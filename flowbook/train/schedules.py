@@ -13,7 +13,7 @@ import inspect
 from ..core.errors import ConfigError, fail, unknown
 from ..core.register import Register
 
-# %% ../../nbs/train/26_schedules.ipynb #206f4973
+# %% ../../nbs/train/26_schedules.ipynb #05257704
 def _plain(name): return str(name).replace('_', '').lower()
 
 class Policies(Register):
@@ -24,7 +24,7 @@ class Policies(Register):
 
 POLICIES = Policies('policy', 'flowbook.train', 'register_policy')
 
-# %% ../../nbs/train/26_schedules.ipynb #a4047a73
+# %% ../../nbs/train/26_schedules.ipynb #8f1c264e
 def register_policy(
     build # Function `(base, iters, **options)` that returns a function of the iteration number
 ):        # The same function
@@ -119,7 +119,7 @@ def cosine_restart(base, iters, periods, restart_weights=(1.,), min_lr=None, min
         return end + restart_weights[k]*(_half_cosine(base, end, done) - end)
     return rate
 
-# %% ../../nbs/train/26_schedules.ipynb #9edaebf9
+# %% ../../nbs/train/26_schedules.ipynb #b037450f
 @register_policy
 def one_cycle(base, iters, max_lr=None, total_steps=None, pct_start=.3, anneal_strategy='cos', div_factor=25.,
               final_div_factor=1e4, three_phase=False):
@@ -144,7 +144,7 @@ def _piecewise(phases, curve):
         return phases[-1][2]
     return rate
 
-# %% ../../nbs/train/26_schedules.ipynb #3816991c
+# %% ../../nbs/train/26_schedules.ipynb #7fee05bd
 @register_policy
 def cyclic(base, iters, target_ratio=(10, 1e-4), cyclic_times=1, step_ratio_up=.4, anneal_strategy='cos',
            gamma=1.):
@@ -248,7 +248,7 @@ def _momentum_cycle(iters, base_momentum=.85, max_momentum=.95, total_steps=None
     if three_phase: phases[1:] = [(2*pct_start*n - 2, low, top), (n - 1, top, top)]
     return _piecewise(phases, _anneal(anneal_strategy))
 
-# %% ../../nbs/train/26_schedules.ipynb #d6c07041
+# %% ../../nbs/train/26_schedules.ipynb #2a062da8
 RUNTIME = dict(
     seed=0, precision='fp32', deterministic=False, channels_last=False, compile=False,   # how it computes
     keep=3, save_every=None, load_from=None,                                             # checkpoints

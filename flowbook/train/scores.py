@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STILL', 'SCORES', 'wauc_map', 'angle_map', 'boundary_distance', 'FlowScores', 'gather_images']
 
-# %% ../../nbs/train/21_scores.ipynb #1c319d39
+# %% ../../nbs/train/21_scores.ipynb #566b1524
 import cv2, math
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def _distance(occ):
     inside = (~edge).astype(np.uint8)
     return torch.from_numpy(cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
 
-# %% ../../nbs/train/21_scores.ipynb #b8fb2866
+# %% ../../nbs/train/21_scores.ipynb #1d725ef7
 STILL = .5   # What moves less stands still, pixels
 _SCORES = 'epe', 'px1', 'px3', 'px5', 'fl', 'wauc', 'aae'
 _REGIONS = ({'': _SCORES} | dict.fromkeys(('occ', 'noc'), ('epe', 'px1', 'fl'))
@@ -128,7 +128,7 @@ def _mask(x, like, name):
     if x.shape != shape: raise fail(FlowbookError, name, f'shape {tuple(x.shape)}', f'{tuple(shape)}')
     return x if x.dtype == torch.bool else x > .5
 
-# %% ../../nbs/train/21_scores.ipynb #3b2571c5
+# %% ../../nbs/train/21_scores.ipynb #9ce5bbbb
 @patch
 def update(self:FlowScores,
     pred:Tensor,           # `(B,2,H,W)` predicted flow, pixels
@@ -182,7 +182,7 @@ def _add_image(self:FlowScores, total, n, name):
     for k in _IMAGES:
         if n: self._plus(f'{k}_images', mean[k], 1)
 
-# %% ../../nbs/train/21_scores.ipynb #2504704d
+# %% ../../nbs/train/21_scores.ipynb #3b72c067
 @patch(as_prop=True)
 def value(self:FlowScores)->dict: # Scores of which there are pixels, by name
     "Work out all scores; where several processes share a dataset, all of them must ask"
@@ -194,7 +194,7 @@ def value(self:FlowScores)->dict: # Scores of which there are pixels, by name
         if good + wrong + missed: self.known['occ_f1'] = 200*good/(2*good + wrong + missed)
     return dict(self.known)
 
-# %% ../../nbs/train/21_scores.ipynb #cc202e59
+# %% ../../nbs/train/21_scores.ipynb #12dfda74
 @patch
 def worst(self:FlowScores,
     n:int=10,       # How many

@@ -58,7 +58,7 @@ class StepDL(GetAttr):
         "Go on with `step`"
         self.step, self.waited, self._batches = step, 0., None
 
-# %% ../../nbs/train/24_steps.ipynb #ed23ca3e
+# %% ../../nbs/train/24_steps.ipynb #08ddae19
 @patch
 def order(self:StepDL,
     passes:int # Which pass
@@ -84,7 +84,7 @@ def _open(self:StepDL):
     own = torch.Generator().manual_seed(self.dl.seed % 2**63)
     return start_loader(self.dl.batch_loader(_Keys(self, self.step, self.iters), generator=own))
 
-# %% ../../nbs/train/24_steps.ipynb #86afbc37
+# %% ../../nbs/train/24_steps.ipynb #a808a768
 @patch
 def __iter__(self:StepDL):
     "Batches of one epoch, on the device"
