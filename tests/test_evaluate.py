@@ -43,7 +43,7 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
     assert list(a) == list(b) and 'epe_images' in a
     assert all(abs(a[k] - b[k]) <= 1e-5 for k in a if k != 'ms'), (a, b)
     rows = [[l.split('</td>')[0]
-             for l in (tmp_path/f).read_text().split('Pairs, worst first')[1].split('<tr><td class=n>')[1:]]
+             for l in (tmp_path/f).read_text().split('All pairs, worst first')[1].split('<tr><td class=n>')[1:]]
             for f in ('one.html', 'two.html')]
     assert len(rows[0]) == 3 and rows[0] == rows[1]
 

@@ -91,7 +91,8 @@ def test_two_steps(name, trees):
     model, before = learn.model.train(), {k: v.detach().clone() for k, v in learn.model.named_parameters()}
     learn.create_opt()
     for _, b in zip(range(2), learn.dls.train):
-        loss = learn.loss_func(model(*b[:2]), *b[2:])
+        n = model.frames
+        loss = learn.loss_func(model(*b[:n]), *b[n:])
         loss.backward(); learn.opt.step(); learn.opt.zero_grad()
         assert loss.isfinite()
     frozen = [k for k, v in model.named_parameters() if not v.requires_grad]

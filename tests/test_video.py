@@ -125,7 +125,8 @@ def test_parts_survive_a_kill(tmp_path):
 def test_a_log_file_has_plain_lines(tmp_path):
     clip = write(tmp_path/'clip.avi', film(8), codec='MJPG')
     code,out,err = finish(start('video', clip, '--out', tmp_path/'o.mp4', '--model', 'dis'))
-    assert (code, err)==(0, '') and '\x1b' not in out and out.splitlines()[-1]==f'wrote {tmp_path}/o.mp4, 7 frames'
+    assert (code, err)==(0, '') and '\x1b' not in out
+    assert f'wrote {tmp_path}/o.mp4, 7 frames' in out.splitlines()
 
 def test_help_is_light():
     "Neither the help nor a mistake in the options imports PyTorch or OpenCV"

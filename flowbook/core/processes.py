@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['process_number', 'launched_number', 'join_processes', 'leave_processes', 'run_child', 'launch', 'own_folder']
 
-# %% ../../nbs/core/15_processes.ipynb #f19aaeb7
-import os, runpy, signal, socket, subprocess, sys, tempfile, threading, time
+# %% ../../nbs/core/15_processes.ipynb #d31fadc3
+import atexit, os, runpy, signal, socket, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager, suppress
 from .errors import ConfigError, fail
 
@@ -39,6 +39,7 @@ def join_processes(
         torch.cuda.set_device(local)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('nccl' if kind == 'cuda' else 'gloo')
+        atexit.register(leave_processes)   # threads that still wait for others would abort the program at its end
     return f"cuda:{local}" if kind == 'cuda' else 'cpu'
 
 # %% ../../nbs/core/15_processes.ipynb #fb841cbd

@@ -467,7 +467,7 @@ def dataloaders(self:SceneDataset,
 def dataloaders(self:FlowDataset,
     valid=None,       # Validation set; None: what `hold_out` splits off
     **kwargs          # See the function `dataloaders`: bs, num_workers, device, ...
-):                    # fastai `DataLoaders`
+)->DataLoaders:       # Of fastai
     "Make fastai `DataLoaders` that train on this dataset"
     train, valid = self.hold_out() if valid is None else (self, valid)
     return dataloaders(train, valid, **kwargs)

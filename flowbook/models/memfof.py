@@ -255,17 +255,17 @@ def memfof(
     "MEMFOF, three frames: ResNet-34, 8 iterations, 75.8 M parameters"
     return MEMFOF(**memfof_parts(**kwargs))
 
-# %% ../../nbs/models/50_memfof.ipynb #5b2a0547
-_stages = dict( # mixture, rate, thousands of steps, batch, iterations, weights before and after
-    tartan_225k=('memfof_tartan_480x960', 1.4e-4, 225, 64, 4, None, 'tartan'),
-    things_120k=('memfof_things_864x1920', 7e-5, 120, 32, 4, 'tartan', 'tartan-t'),
-    tskh_225k=('memfof_tskh_864x1920', 7e-5, 225, 32, 4, 'tartan-t', 'tartan-t-tskh'),
-    sintel_12500=('memfof_sintel_872x1920', 3e-5, 12.5, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-sintel'),
-    kitti_2500=('memfof_kitti_750x1920', 3e-5, 2.5, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-kitti'),
-    spring_60k=('memfof_spring_1080x1920', 4.8e-5, 60, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-spring'))
+# %% ../../nbs/models/50_memfof.ipynb #287da65a
+_stages = dict( # mixture, rate, thousands of steps, and from check to check, batch, iterations, weights
+    tartan_225k=('memfof_tartan_480x960', 1.4e-4, 225, 15, 64, 4, None, 'tartan'),
+    things_120k=('memfof_things_864x1920', 7e-5, 120, 10, 32, 4, 'tartan', 'tartan-t'),
+    tskh_225k=('memfof_tskh_864x1920', 7e-5, 225, 15, 32, 4, 'tartan-t', 'tartan-t-tskh'),
+    sintel_12500=('memfof_sintel_872x1920', 3e-5, 12.5, 2.5, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-sintel'),
+    kitti_2500=('memfof_kitti_750x1920', 3e-5, 2.5, .5, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-kitti'),
+    spring_60k=('memfof_spring_1080x1920', 4.8e-5, 60, 10, 32, 8, 'tartan-t-tskh', 'tartan-t-tskh-spring'))
 
-for _name, (_mixture, _lr, _iters, _bs, _passes, _start, _end) in _stages.items():
+for _name, (_mixture, _lr, _iters, _every, _bs, _passes, _start, _end) in _stages.items():
     _about = dict(name='memfof', iters=_passes, test_iters=8, loss=dict(type='TripleMixture', gamma=.85))
     _load = {} if _start is None else dict(load_from=f'memfof:{_start}')
-    _course = one_cycle(_lr, _iters, 1e-5, every=min(10, _iters/2.5))
+    _course = one_cycle(_lr, _iters, 1e-5, every=_every)
     recipe_row(f'memfof_{_name}', _about, _mixture, _course, bs=_bs, makes=_end, precision='bf16', **_load)
