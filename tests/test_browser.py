@@ -117,6 +117,11 @@ def canvases(lab, page):
     "The two widgets, after the whole tutorial has run"
     page.get(f'{lab}/lab/tree/tutorial.ipynb')
     wait_for('the notebook', lambda: find(page, '.jp-Notebook .jp-Cell'))
+    # without a screen nothing has the focus, and the newest JupyterLab then has no current widget
+    front = '''const it = [...jupyterapp.shell.widgets('main')][0]
+    if (it) jupyterapp.shell.activateById(it.id)
+    return !!jupyterapp.shell.currentWidget'''
+    wait_for('the notebook in front', lambda: page.execute_script(front))
     idle = "const s = jupyterapp.shell.currentWidget?.sessionContext?.session; return s?.kernel?.status"
     wait_for('the kernel', lambda: page.execute_script(idle)=='idle')
     page.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")

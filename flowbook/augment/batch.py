@@ -478,22 +478,22 @@ def _draw_both(tfm, rng, size, triple):
 
 # %% ../../nbs/augment/70_batch.ipynb #61d068c5
 @patch
-@torch.no_grad()
 def augment(self:BatchAugment,
     batch:tuple # `(img1, img2[, flow, valid[, *fields]])` as in `FlowBatch`, or of three frames as in
                 # `collate_samples`; None where something is not known
 )->tuple: # The same tensors of the changed batch
     "Draw for each sample and apply"
-    pair,back = _pairs(batch)
-    b,twin = self._named(pair),back and self._named(back)
-    drawn = [_draw_both(self.tfm, self.rng(i), b.size, back is not None) for i in range(len(b))]
-    params,before = zip(*drawn, strict=True)
-    self._check_sizes(b.size, params)
-    self.count += 1
-    there = self._changed(b, params, pair)
-    if back is None: return there
-    back = self._changed(twin, before, back)
-    return back[1],*there[:4],*back[2:],*there[4:]
+    with torch.no_grad():
+        pair,back = _pairs(batch)
+        b,twin = self._named(pair),back and self._named(back)
+        drawn = [_draw_both(self.tfm, self.rng(i), b.size, back is not None) for i in range(len(b))]
+        params,before = zip(*drawn, strict=True)
+        self._check_sizes(b.size, params)
+        self.count += 1
+        there = self._changed(b, params, pair)
+        if back is None: return there
+        back = self._changed(twin, before, back)
+        return back[1],*there[:4],*back[2:],*there[4:]
 
 @patch
 def _check_sizes(self:BatchAugment, size, params):

@@ -167,15 +167,15 @@ def search(self:MatchingDecoder,
 
 # %% ../../nbs/models/10_pwcnet.ipynb #0eff0760
 @patch
-@torch.no_grad()
 def start_as_matcher(self:MatchingDecoder)->None:
     "Let the layers that predict flow begin near zero, and those that enlarge it as bilinear interpolation"
-    k = torch.tensor([.25, .75, .75, .25])
-    bilinear = torch.eye(2)[:, :, None, None]*k[:, None]*k
-    for d in self.decoders.values():
-        nn.init.normal_(d.predict_layer.weight, std=1e-3)
-        if hasattr(d, 'upflow_layer'): d.upflow_layer.weight.copy_(bilinear)
-    nn.init.normal_(self.context.layers[-1].weight, std=1e-3)
+    with torch.no_grad():
+        k = torch.tensor([.25, .75, .75, .25])
+        bilinear = torch.eye(2)[:, :, None, None]*k[:, None]*k
+        for d in self.decoders.values():
+            nn.init.normal_(d.predict_layer.weight, std=1e-3)
+            if hasattr(d, 'upflow_layer'): d.upflow_layer.weight.copy_(bilinear)
+        nn.init.normal_(self.context.layers[-1].weight, std=1e-3)
 
 @register_model
 @delegates(PyramidDecoder)

@@ -55,7 +55,7 @@ class StepDL(GetAttr):
     def seek(self,
         step:int # Of the run, from 0
     ):
-        "Go on with `step`"
+        "Go on with that step"
         self.step, self.waited, self._batches = step, 0., None
 
 # %% ../../nbs/train/24_steps.ipynb #08ddae19
