@@ -39,7 +39,7 @@ def join_processes(
         torch.cuda.set_device(local)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('nccl' if kind == 'cuda' else 'gloo')
-        atexit.register(leave_processes)   # threads that still wait for others would abort the program at its end
+        atexit.register(leave_processes)   # threads that still wait for others would abort the end
     return f"cuda:{local}" if kind == 'cuda' else 'cpu'
 
 # %% ../../nbs/core/15_processes.ipynb #fb841cbd
