@@ -118,10 +118,13 @@ def canvases(lab, page):
     page.get(f'{lab}/lab/tree/tutorial.ipynb')
     wait_for('the notebook', lambda: find(page, '.jp-Notebook .jp-Cell'))
     # without a screen nothing has the focus, and the newest JupyterLab then has no current widget
-    front = '''const it = [...jupyterapp.shell.widgets('main')][0]
+    js = '''const it = [...jupyterapp.shell.widgets('main')][0]
     if (it) jupyterapp.shell.activateById(it.id)
     return !!jupyterapp.shell.currentWidget'''
-    wait_for('the notebook in front', lambda: page.execute_script(front))
+    def front():
+        find(page, '.jp-Notebook .jp-Cell')[0].click()
+        return page.execute_script(js)
+    wait_for('the notebook in front', front)
     idle = "const s = jupyterapp.shell.currentWidget?.sessionContext?.session; return s?.kernel?.status"
     wait_for('the kernel', lambda: page.execute_script(idle)=='idle')
     page.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
