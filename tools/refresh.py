@@ -168,12 +168,23 @@ def run_cells(nb, path):
         cell.outputs = small(cell.outputs)
     return None, slow
 
+def docstrings(tree):
+    "Docstrings in parsed code, but for those of what is registered: tables print them"
+    for o in ast.walk(tree):
+        if not isinstance(o, (ast.Module, ast.ClassDef, ast.FunctionDef)) or not o.body: continue
+        if any('register' in ast.unparse(d) for d in getattr(o, 'decorator_list', ())): continue
+        first = o.body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) \
+            and isinstance(first.value.value, str): yield first
+
 def bare(source):
-    "Code without comments and empty lines; what Python cannot read stays as it is"
+    "Code without comments, docstrings and empty lines; what Python cannot read stays as it is"
     lines = source.splitlines()
     try:
         for t in tokenize.generate_tokens(io.StringIO(source).readline):
             if t.type==tokenize.COMMENT: lines[t.start[0]-1] = lines[t.start[0]-1][:t.start[1]]
+        for o in docstrings(ast.parse(source)):
+            for i in range(o.lineno-1, o.end_lineno): lines[i] = ''
     except (tokenize.TokenError, SyntaxError): pass # a magic or a shell command
     return '\n'.join(l.rstrip() for l in lines if l.strip())
 
