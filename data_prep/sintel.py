@@ -3,7 +3,7 @@
 
     python data_prep/sintel.py ROOT [--full]
 
-Download and licence: http://sintel.is.tue.mpg.de (the film is CC BY 3.0, (c) Blender Foundation; cite the paper)
+Download and licence: http://sintel.is.tue.mpg.de (the movie is CC BY 3.0, (c) Blender Foundation; cite the paper)
 Pairs: 1041 training, 816 train, 225 val, 552 test
 ROOT holds:
 

@@ -48,7 +48,7 @@ def test_resumed_run_with_workers_is_the_same_run(sintel, tmp_path):
 @pytest.mark.parametrize('args,says', [
     (['data=sintel'], 'data.root: found nothing'),
     (['data=sintel', 'data.root=nowhere'], 'expected tree'),
-    (['data=sintle'], "data set: found 'sintle', expected 'sintel'"),
+    (['data=sintle'], "dataset: found 'sintle', expected 'sintel'"),
     (['data=sintel', 'data.root={sintel}', 'data.options.pass_stile=final'],
      "option of sintel: found 'pass_stile', expected 'pass_style'"),
     (['data=sintel', 'data.root={sintel}', 'data.augment=raft_sintl'], "'raft_sintel'"),

@@ -111,7 +111,7 @@ def single_datasets(
     "Take joined and repeated datasets apart"
     if isinstance(config, (list, tuple)):
         return [o for i, c in enumerate(config) for o in single_datasets(c, f"{where}.{i}", times)]
-    if not isinstance(config, dict): raise fail(ConfigError, where, repr(config), 'a data set')
+    if not isinstance(config, dict): raise fail(ConfigError, where, repr(config), 'a dataset')
     kind = config.get('type')
     if kind == 'ConcatDataset': return single_datasets(config.get('datasets', []), f"{where}.datasets", times)
     if kind != 'RepeatDataset': return [(config, where, times)]
@@ -159,11 +159,11 @@ def _unusual_root(name, root):
 
 # %% ../../nbs/mmflow/32_data.ipynb #edf89863
 def translate_dataset(
-    config:dict,   # One data set of MMFlow
+    config:dict,   # One dataset of MMFlow
     where='data',  # For messages
     times:int=1    # How often it counts
 )->tuple:          # The entry of a recipe, its crop and its fields
-    "Turn a data set of MMFlow into one of a recipe"
+    "Turn a dataset of MMFlow into one of a recipe"
     name = _name(config.get('type'), where)
     augment, crop, fields = translate_pipeline(config.get('pipeline') or [], f"{where}.pipeline")
     options = _unusual(name, _checked_options(config, where))
@@ -177,18 +177,18 @@ def translate_dataset(
 @also_called(cfg='config')
 def build_dataset(
     config,         # Of MMFlow, with `type`; or of a recipe, with `name`; a list: one after the other
-    root:str='data',# Folder of all data sets; a dictionary is `default_args`, which comes second in MMFlow
+    root:str='data',# Folder of all datasets; a dictionary is `default_args`, which comes second in MMFlow
     crop:tuple=None,# `(height, width)`; None: as the augmentation has it
     seed:int=0,     # Of the augmentation
     n:int=None,     # How many pairs at most
-    default_args:dict=None # What each data set has where `config` does not say; None: nothing
-):                  # A data set of `FlowSample`s
-    "Make a data set from its description"
+    default_args:dict=None # What each dataset has where `config` does not say; None: nothing
+):                  # A dataset of `FlowSample`s
+    "Make a dataset from its description"
     if isinstance(root, dict): root, default_args = 'data', root
     return build_own(_entries(_with_defaults(config, default_args or {})), root, crop, seed, n)
 
 def _with_defaults(config, usual):
-    "`config` with the values of `usual` in each data set, joined and repeated ones included"
+    "`config` with the values of `usual` in each dataset, joined and repeated ones included"
     if isinstance(config, (list, tuple)): return [_with_defaults(c, usual) for c in config]
     if not isinstance(config, dict): return config
     inner = {k: _with_defaults(config[k], usual) for k in ('dataset', 'datasets') if k in config}
@@ -207,21 +207,21 @@ def _share(train, entries, ratios):
     members = train if isinstance(train, (list, tuple)) else [train]
     parts = [single_datasets(m, 'data.train') for m in members]
     if len(parts) != len(ratios):
-        expected = f"{len(parts)} numbers, one for each data set"
+        expected = f"{len(parts)} numbers, one for each dataset"
         raise fail(ConfigError, 'data.train_dataloader.sample_ratio', ratios, expected)
     left = iter(entries)
     mine = [[next(left) for _ in part] for part in parts]
     return [_merged(o) | dict(ratio=r) for o, r in zip(mine, ratios, strict=True)]
 
 def _merged(entries):
-    "Clean and final Sintel as one data set; nothing else can share a ratio"
+    "Clean and final Sintel as one dataset; nothing else can share a ratio"
     if len(entries) == 1: return entries[0]
     rest = [{k: v for k, v in e.items() if k != 'options'} for e in entries]
     passes = sorted(e['options'].get('pass_style', 'clean') for e in entries)
     alike = all(r == rest[0] for r in rest)
     if not (alike and rest[0]['name'] == 'sintel' and passes == ['clean', 'final']):
-        found = 'several data sets in one share of sample_ratio'
-        raise fail(ConfigError, 'data.train', found, 'one data set for each share')
+        found = 'several datasets in one share of sample_ratio'
+        raise fail(ConfigError, 'data.train', found, 'one dataset for each share')
     return entries[0] | dict(options=entries[0]['options'] | dict(pass_style='both'))
 
 # %% ../../nbs/mmflow/32_data.ipynb #a69b371e
@@ -273,7 +273,7 @@ def translate_data(
     if loader.get('sample_ratio'): train = _share(data['train'], train, loader['sample_ratio'])
     if any(set(f) != set(fields[0]) for f in fields):
         odd = 'pipelines that collect different keys'
-        raise fail(ConfigError, 'data.train', odd, 'the same keys of every data set')
+        raise fail(ConfigError, 'data.train', odd, 'the same keys of every dataset')
     crops = {c for c in crops if c}
     loading = dict(crop=crops.pop() if len(crops) == 1 else None, workers=loader.get('workers_per_gpu', 2),
                    fields=fields[0] if fields else [], n_valid=None)

@@ -72,7 +72,7 @@ def _in_words(seen):
     return ', '.join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in seen.items())
 
 def _inputs(data, key, say):
-    "Name and input of each data set in `data[key]`"
+    "Name and input of each dataset in `data[key]`"
     found = {}
     for config, where, _ in single_datasets(data.get(key) or [], f"data.{key}"):
         steps = steps_of(config.get('pipeline') or [])

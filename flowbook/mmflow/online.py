@@ -146,7 +146,7 @@ def _evaluate(dataset, results, metric):
     if len(results) != len(dataset): raise fail(ConfigError, 'results', len(results),
         f"{len(dataset)}, one for each pair")
     samples = [dataset[i] for i in range(len(dataset))]
-    if any(s.flow is None for s in samples): raise fail(ConfigError, 'data set', 'pairs without true flow',
+    if any(s.flow is None for s in samples): raise fail(ConfigError, 'dataset', 'pairs without true flow',
         'a part with it')
     truth = [np.nan_to_num(s.flow) for s in samples]
     known = [np.isfinite(s.flow).all(-1) if s.valid is None else np.asarray(s.valid) for s in samples]
@@ -155,11 +155,11 @@ def _evaluate(dataset, results, metric):
 # %% ../../nbs/mmflow/60_online.ipynb #4e27c04c
 @patch
 def evaluate(self:ConcatDataset,
-    results:list,  # Flow of each pair, in the order of the data sets
+    results:list,  # Flow of each pair, in the order of the datasets
     metric='EPE',  # 'EPE', 'Fl', or several of them
     logger=None    # Of no effect
-)->dict:           # `'0_EPE'`, `'1_EPE'`, ...; without `separate_eval` as for one data set
-    "Score flows of several data sets"
+)->dict:           # `'0_EPE'`, `'1_EPE'`, ...; without `separate_eval` as for one dataset
+    "Score flows of several datasets"
     if not self.separate_eval: return _evaluate(self, results, metric)
     if len(results) != len(self): raise fail(ConfigError, 'results', len(results),
         f"{len(self)}, one for each pair")

@@ -197,9 +197,9 @@ def data_part(
     name:str,  # One of `list_datasets()`
     old:dict   # The part it replaces; batch size and crop come from there
 )->dict:       # The `data` part of a recipe
-    "Make the part of a recipe that says to train on the data set `name`"
+    "Make the part of a recipe that says to train on the dataset `name`"
     from flowbook.data.base import list_datasets
-    if name not in list_datasets(): raise unknown('data set', name, list_datasets())
+    if name not in list_datasets(): raise unknown('dataset', name, list_datasets())
     crop = old.get('scenes', {}).get('size') or old.get('crop')
     kept = dict(crop=tuple(crop) if crop else None, n_valid=old.get('n_valid'), bs=old['bs'])
     return dict(name=name, root='', options={}, augment='light', **kept, workers=0)

@@ -208,7 +208,7 @@ def worst(self:FlowScores,
 # %% ../../nbs/train/21_scores.ipynb #1791aefb
 def gather_images(
     images:list  # What this process has, one item per pair
-)->list:         # What all have, in the order of the data set
+)->list:         # What all have, in the order of the dataset
     "Bring the lists of all processes together"
     count = process_number()[1]
     if count == 1: return list(images)

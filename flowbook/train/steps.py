@@ -138,7 +138,7 @@ class ChainDL(GetAttr):
     def __init__(self,
         loaders:dict # `FlowDL` by label; one loader with the label '' gives plain columns
     ):
-        if not loaders: raise fail(ConfigError, 'data.valid', 'no data set', 'one or more')
+        if not loaders: raise fail(ConfigError, 'data.valid', 'no dataset', 'one or more')
         self.loaders, self.label = dict(loaders), next(iter(loaders))
     @property
     def first(self):
