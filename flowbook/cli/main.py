@@ -30,7 +30,7 @@ from ..core.errors import ConfigError, fail
 _session = [
     '[bold]One evening[/bold]; each command names the next',
     '[cyan]flowbook demo[/cyan]   the flow of a pair that comes with the package',
-    '[cyan]flowbook infer a.png b.png --out flow[/cyan]   of two photos of yours',
+    '[cyan]flowbook infer a.png b.png --out flow[/cyan]   of your own two photos',
     '[cyan]flowbook video walk.mp4 --out flow.mp4[/cyan]   of a video',
     "[cyan]flowbook data check folder mine 'images=*.png' 'flow=*.flo'[/cyan]   your own data, in the folder mine",
     "[cyan]flowbook train flowbook_small --load-from flowbook-small --data folder --root mine 'images=*.png' 'flow=*.flo' --work-dir run[/cyan]   fine-tuned on it",
@@ -45,15 +45,15 @@ app = typer.Typer(cls=Program, pretty_exceptions_enable=False, rich_markup_mode=
 
 # %% ../../nbs/cli/10_main.ipynb #855664ad
 _shelves = dict(
-    See='flow of images and videos, points followed, masks carried along',
-    Train='from rendered scenes, published data sets or your own data',
+    See='flow of images and videos, point tracks, mask propagation',
+    Train='from rendered scenes, published datasets or your own data',
     Measure='errors, time and memory, next to other methods',
-    Data='data sets to check, make and convert; models and their weights',
+    Data='check, make and convert datasets; models and their weights',
     Serve='a model over HTTP, or as one file for other programs',
-    Installation='is it whole, and the tutorials')
+    Installation='check it, compile kernels, copy the tutorials')
 
 def _overview(ctx):
-    "The shelves with their commands, and where to begin"
+    "The shelves with their commands, and where to start"
     program,found = ctx.command,{k: [] for k in _shelves}
     for name in program.list_commands(ctx): found[program.get_command(ctx, name).rich_help_panel].append(name)
     lines = [l for k,names in found.items() for l in (f'{k:14}{_shelves[k]}', f"{'':14}{'  '.join(names)}", '')]
@@ -69,8 +69,8 @@ def _version(wanted):
 @app.callback(invoke_without_command=True, epilog='\n\n'.join(_session))
 def _start(ctx:typer.Context,
            version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True,
-                                                help='Print the version and leave.')]=False):
-    "Optical flow: how far, and where to, does each pixel move between two images?"
+                                                help='Print the version and exit.')]=False):
+    "Optical flow: how far does each pixel move between two images, and where to?"
     if ctx.invoked_subcommand is None: typer.echo(_overview(ctx))
 
 # %% ../../nbs/cli/10_main.ipynb #71c92401
@@ -85,13 +85,13 @@ def _count_models():
 # %% ../../nbs/cli/10_main.ipynb #98dd63d6
 def models(
     pattern:Annotated[str, typer.Argument(metavar='PATTERN', autocompletion=complete_model, show_default=False,
-                                          help="Of names, for example 'raft*'; default: all.")]='*',
+                                          help="Pattern of names, for example 'raft*'; default: all.")]='*',
     weights:Annotated[bool, typer.Option('--weights',
-                                         help='Their published weights instead: figures and licences.')]=False,
+                                         help='List their published weights instead, with scores and licences.')]=False,
     flops:Annotated[bool, typer.Option('--flops',
-                                       help='Count operations at 448x1024 too; takes half a minute.')]=False,
+                                       help='Also count operations at 448x1024; takes half a minute.')]=False,
     as_json:Json=False):
-    "The models there are, networks and classical methods."
+    "List the available models, networks and classical methods."
     if weights: return show_weights(pattern, as_json)
     with working('importing PyTorch' if flops else 'reading'):
         found = _count_models() if flops else _list_models()

@@ -232,7 +232,7 @@ def bench_backends(
         else:
             net = create_model(model).eval()
             if not net.network: raise fail(ConfigError, model, 'a method outside PyTorch', 'a network')
-            if model in bundled_models(): fill_model(net, model)   # otherwise random weights: the time is the same
+            if model in bundled_models(): fill_model(net, model)   # else random weights: same time
             ways = _runs(net, model, iters, size, tmp)
         rows, first = [], []
         for i, k in enumerate(wanted):

@@ -40,7 +40,7 @@ def open_models(
     models:list,          # Strings for `split_model`
     device='auto',        # See `FlowPredictor`
     precision:str='fp32', # See `FlowPredictor`
-    opener=FlowPredictor  # Takes name, weights, `device` and `precision`; replace it to accept more names, such as config files
+    opener=FlowPredictor  # Takes name, weights, `device` and `precision`; another one can accept config files
 )->dict:                  # Each string to its `FlowPredictor`, or to the `FlowbookError` that says why not
     "Open the models to compare"
     from flowbook.models.registry import MODELS

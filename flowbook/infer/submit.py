@@ -56,7 +56,7 @@ class _Bad(Exception): "What is wrong with a file, and what it should be"
 
 def _flo_size(data):
     if len(data) < 12 or struct.unpack('<f', data[:4])[0] != 202021.25:
-        raise _Bad('not a .flo file', 'the number 202021.25 and a size first')
+        raise _Bad('a file that is not .flo', 'the number 202021.25 and a size first')
     w,h = struct.unpack('<ii', data[4:12])
     if len(data) != 12 + 8*w*h:
         raise _Bad(f'{len(data)} bytes', f'{12 + 8*w*h} for {w}x{h} vectors of float32')
@@ -69,7 +69,7 @@ def _flo5_size(data):
     try:
         with h5py.File(io.BytesIO(data), 'r') as f: flow = f['flow'][()]
     except (OSError, KeyError, RuntimeError, ValueError):
-        raise _Bad('not a .flo5 file', "HDF5 with an array 'flow'") from None
+        raise _Bad('a file that is not .flo5', "HDF5 with an array 'flow'") from None
     if flow.dtype != np.float32 or flow.ndim != 3 or flow.shape[2] != 2:
         raise _Bad(f'{flow.dtype} of shape {flow.shape}', 'float32 (H,W,2)')
     if not np.isfinite(flow).all(): raise _Bad('unknown vectors', 'a vector at every pixel')
@@ -78,7 +78,7 @@ def _flo5_size(data):
 # %% ../../nbs/infer/28_submit.ipynb #efb85237
 def _chunks(data):
     "Kind and content of each chunk of a PNG"
-    if data[:8] != b'\x89PNG\r\n\x1a\n': raise _Bad('not a PNG', 'its signature')
+    if data[:8] != b'\x89PNG\r\n\x1a\n': raise _Bad('a file that is not PNG', 'its signature')
     at,kind = 8,b''
     while at < len(data):
         n,kind = struct.unpack('>I4s', data[at:at+8].ljust(8, b'\0'))
@@ -146,7 +146,7 @@ def check_submission(
     root:str|Path,   # Folder of the dataset
     benchmark:str,   # One of `BENCHMARKS`
     progress=None    # Called with (done, n) after each file
-)->dict:             # `files`, `bytes`, and `complete`: does the dataset have as many frames as the benchmark?
+)->dict:             # `files`, `bytes`, and `complete`: as many frames as the benchmark has?
     "Raise unless the submission at `path` is what `benchmark` expects"
     items = submission_items(benchmark, root)
     there,read,close = _open_tree(path)
