@@ -78,7 +78,7 @@ def test_flow_comes_back(port):
     assert status==200 and b'<form' in body
 
 HOSTILE = dict(
-    no_image=(415, dict(img1=b'hello', img2=b'world'), 'img1: found 5 bytes that are no picture'),
+    no_image=(415, dict(img1=b'hello', img2=b'world'), 'img1: found 5 bytes that are not an image'),
     empty=(415, dict(img1=b'', img2=b''), 'img1: found 0 bytes'),
     truncated=(422, dict(img1=picture()[:-200], img2=picture()), 'img1: found a PNG that stops'),
     bomb=(413, dict(img1=bomb(60000, 60000), img2=picture()), 'img1: found'),
