@@ -87,7 +87,7 @@ def main():
     ap.add_argument('--out', type=Path, help='Markdown file to write as well')
     args = ap.parse_args()
     torch.set_num_threads(args.threads); cv2.setNumThreads(args.threads)
-    heads = ['model', 'M weights', 'GFLOPs', 'ms', 'torchvision ms', 'ratio', 'ptlflow ms', 'ratio']
+    heads = ['model', 'M parameters', 'GFLOPs', 'ms', 'torchvision ms', 'ratio', 'ptlflow ms', 'ratio']
     lines = [f"| {' | '.join(heads)} |", '| --- |' + ' ---: |'*(len(heads) - 1)]
     names = sorted({n for p in args.patterns for n in list_models(p) if '_pre_' not in n})
     for name in names:
