@@ -19,16 +19,16 @@ from ..core.grid import resize_flow
 class FlowOutput:
     "What an estimator predicts for a batch of image pairs; None: not predicted"
     flow:Tensor              # `(B,2,H,W)` flow from `img1` to `img2` at the input's own size, pixels
-    flows:list               # Predictions for a loss, the final one last: `(B,2,h,w)` each, pixels of the input
+    flows:list               # Predictions for a loss, final one last: `(B,2,h,w)` each, pixels of the input
     flow_bw:Tensor=None      # `(B,2,H,W)` flow from `img2` to `img1`, pixels
     occ:Tensor=None          # `(B,1,H,W)` occlusion logits of `img1`, above 0: occluded
     occ_bw:Tensor=None       # `(B,1,H,W)` occlusion logits of `img2`
     confidence:Tensor=None   # `(B,1,H,W)` in [0,1]
-    flow_prev:Tensor=None    # `(B,2,H,W)` flow from the middle image to the previous one, pixels, see `frames`
+    flow_prev:Tensor=None    # `(B,2,H,W)` flow from the middle image to the previous, pixels, see `frames`
     flows_bw:list=None       # The predictions leading to `flow_bw`, one for each in `flows`
     occs:list=None           # The logits leading to `occ`, `(B,1,h,w)` each, one for each in `flows`
     occs_bw:list=None        # The logits leading to `occ_bw`
-    infos:list=None          # The mixtures that `confidence` comes from, `(B,4,H,W)` each, see `mixture_parts`
+    infos:list=None          # The mixtures leading to `confidence`, `(B,4,H,W)` each, see `mixture_parts`
     flows_prev:list=None     # The predictions leading to `flow_prev`
     infos_prev:list=None     # The mixtures of `flows_prev`
     features:list=None       # `(B,C,h,w)` of each image, for reuse, see `reuses`
@@ -66,7 +66,7 @@ class Estimator(nn.Module):
     pixel_std = 1.        # Then divided by this
     pixels = None         # A different mean, std and channel order, see `see_pixels`; None: the model's own
     network = True        # Is it made of PyTorch operators, and can be trained, counted and exported?
-    loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: the name of a loss, and its arguments
+    loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: name of a loss, and its arguments
 
 # %% ../../nbs/models/00_base.ipynb #c58f9d25
 def _has_values(x):
@@ -79,7 +79,7 @@ def _has_values(x):
 def check_values(self:Estimator,
     **imgs:Tensor # `(B,3,H,W)` each, by the names used in messages
 )->None:
-    "Raise unless `imgs` lie in [0,1], give or take what resizing and noise may add, in the dtype of the model"
+    "Raise unless `imgs` lie in [0,1], plus what resizing and noise may add, in the dtype of the model"
     own = next((p.dtype for p in self.parameters()), None)
     for name, x in imgs.items():
         if not _has_values(x): return
@@ -172,7 +172,7 @@ def network_image(self:Estimator,
 
 @patch
 def see_pixels(self:Estimator,
-    **pixels # `mean`, `std` (units of [0,1], a number or three) and `bgr`, where they differ from the model's own
+    **pixels # `mean`, `std` (units of [0,1], a number or three) and `bgr`, where not the model's own
 )->None:
     "Set the pixel format that other weights need"
     for k in pixels:

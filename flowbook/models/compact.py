@@ -19,7 +19,7 @@ class CompactRAFT(RAFT):
     "RAFT with normalised features and a learned step towards the correlation peak"
     family = 'compact RAFT'
     paper = 'flowbook'
-    flowbook_rules = [(r'^sharp$', 'logit_scale'), (r'^trust$', 'gain')]   # their names in weights of version 0.1
+    flowbook_rules = [(r'^sharp$', 'logit_scale'), (r'^trust$', 'gain')]   # names in weights of version 0.1
 
     def __init__(self,
         **parts # Parts of `RAFT`

@@ -32,7 +32,7 @@ RECIPES = Names('recipe', ('flowbook.models', 'flowbook.recipes'), ('register_re
 def register_model(
     build=None,      # Function that builds a model; or a name for it: `@register_model('raft_mine')`
     *,
-    listed:bool=True, # In `list_models`? False: it needs something that is not installed, and building it says what
+    listed:bool=True, # In `list_models`? False: it needs something not installed, and building it says what
     **about           # What else is known about it, such as `parameters`, which `check_estimator` counts
 ):                    # The function, unchanged
     "Enter a function that builds a model, under its own name or another; used as a decorator"
