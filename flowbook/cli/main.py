@@ -36,7 +36,7 @@ _session = [
     "[cyan]flowbook train flowbook_small --load-from flowbook-small --data folder --root mine 'images=*.png' 'flow=*.flo' --work-dir run[/cyan]   fine-tuned on it",
     "[cyan]flowbook compare flowbook_small flowbook_small:run/weights.safetensors --data folder --root mine 'images=*.png' 'flow=*.flo'[/cyan]   before and after",
     '[cyan]flowbook export flowbook_small --weights run/weights.safetensors --out flow.onnx[/cyan]   for other programs',
-    'flowbook COMMAND --help says more. Exit codes: 0 done, 2 a mistake in what you gave, 1 a bug, 130 stopped by Ctrl-C.']
+    'flowbook COMMAND --help says more. Exit codes: 0 done, 2 an error in your input, 1 a bug, 130 stopped by Ctrl-C.']
 
 
 # %% ../../nbs/cli/10_main.ipynb #7bea3b83

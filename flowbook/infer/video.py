@@ -161,7 +161,7 @@ def _make_output(out, settings, resume, frames, fps, codec, part):
         raise fail(ConfigError, 'resume', 'a camera', 'a video that can be read again')
     settings = {k: v if isinstance(v, (int,float,str,type(None))) else str(v) for k,v in settings.items()}
     if not out.suffix:
-        if codec: raise fail(ConfigError, 'codec', codec, 'none for a folder of pictures')
+        if codec: raise fail(ConfigError, 'codec', codec, 'none for a folder of images')
         return _FolderOutput(out, settings, resume)
     gif = out.suffix.lower()=='.gif'
     if gif and resume:
