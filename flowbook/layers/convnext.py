@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 # %% ../../nbs/layers/52_convnext.ipynb #28bc505a
 class ConvNeXtUnit(nn.Module):
-    "ConvNeXt block whose last layer makes the next state"
+    "ConvNeXt block whose last layer gives the next state"
     def __init__(self,
         inputs:int,       # Channels of state, context and motion features together
         outputs:int,      # Channels of the state
@@ -49,7 +49,7 @@ def forward(self:ConvNeXtUnit,
 
 # %% ../../nbs/layers/52_convnext.ipynb #9f7f23b7
 class LookupEncoder(nn.Module):
-    "Looked-up correlation and current flow to motion features"
+    "Encode the correlation lookup and the current flow as motion features"
     def __init__(self,
         lookup:int,           # Channels of the lookup
         *,

@@ -18,7 +18,7 @@ def conv_bn(
     bn:nn.Module,      # Batch norm after it
     act:bool=True      # Clip negative values?
 )->Tensor:             # `(B,K,h,w)`
-    "Convolve and normalise, in one step where the statistics are fixed"
+    "Convolve and normalise, in one step if the statistics are fixed"
     if bn.training: x = bn(conv(x))
     else:
         gain = bn.weight*(bn.running_var + bn.eps).rsqrt()
@@ -34,7 +34,7 @@ class ResNetBlock(nn.Module):
         ni:int,            # Channels in
         nf:int,            # Channels out
         *,
-        stride:int=1,      # Down-sampling factor
+        stride:int=1,      # Downsampling factor
         bias:bool=False,   # Do convolutions have biases?
         clip:bool=False,   # Clip the branch before the sum, as RAFT does?
         alias:bool=False   # Is the shortcut's norm called `bn3` as well?
@@ -65,8 +65,8 @@ class ResNetTrunk(nn.Module):
         blocks:tuple=(3,4,6),       # Blocks of the stages: ResNet-34's; ResNet-18 has (2,2,2)
         stem:int=64,                # Channels of the stem
         bias:bool=False,            # As for `ResNetBlock`
-        clip:bool=False,            # Likewise
-        alias:bool=False            # Likewise
+        clip:bool=False,            # As for `ResNetBlock`
+        alias:bool=False            # As for `ResNetBlock`
     ):
         super().__init__()
         self.stride = 8
