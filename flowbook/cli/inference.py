@@ -217,7 +217,7 @@ def infer(
     scale:Annotated[float, typer.Option(help='Resize the images by this factor first; the flow is returned at their original size, in its pixels.')]=1.,
     tile:Tile=None,
     precision:Precision='auto',
-    polish:Polish=False, upright:Upright=False, value_range:Range='full',
+    polish:Polish=None, upright:Upright=False, value_range:Range='full',
     out_prefix:Annotated[str,
         typer.Option(help='Start of the file names, instead of flow.')]='flow',
     allow_imports:Imports=False,

@@ -105,7 +105,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
           precision:Precision='auto', tile:Tile=None, scale:_Scale=1., iters:Iters=None, backend:Backend=None,
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
-          resume:_Resume=False, gaps:_Gaps=False, polish:Polish=False,
+          resume:_Resume=False, gaps:_Gaps=False, polish:Polish=None,
           upright:Upright=False, value_range:Range='full',
           engine:_Engine=None, workers:_Workers=2, retries:_Retries=2, suffix:_Suffix='.mp4',
           manifest:_Manifest='manifest.csv', allow_imports:Imports=False, as_json:Json=False):

@@ -27,7 +27,7 @@ from ..data.pair import demo_pair, load_alike, load_sample
 from .results import FlowArray, Prediction
 from .tiles import TilePlan, plan_tiles, run_tiled
 from .warm import carry_forward, grid_init
-from ..models.weights import load_bundled
+from ..models.weights import load_bundled, model_card
 from ..models.base import Estimator
 from ..models.registry import model_name
 from ..models.runtime import FILE_SUFFIXES, FileModel
@@ -35,7 +35,7 @@ from ..models.zoo import create_model
 from ..models.classical import opencv_flow
 from ..models.published import fill_weights, list_weights
 from ..models.summary import model_table
-from ..ops.coarse_to_fine import polish_flow
+from ..ops.coarse_to_fine import polish_flow, variational_flow
 from ..ops.precision import faster_precision, warn_slow
 
 # %% ../../nbs/infer/10_predictor.ipynb #500fef30
@@ -56,7 +56,8 @@ def pick_device(
 # %% ../../nbs/infer/10_predictor.ipynb #04549429
 def bundled_models()->list: # Names, sorted
     "List the models whose weights are in the package"
-    return sorted(p.stem for p in asset_path('').glob('*.safetensors'))
+    files = [p.stem for p in asset_path('').glob('*.safetensors')]
+    return sorted({o for f in files for o in (f, *model_card(f).get('also', ()))})
 
 def fill_model(
     model:nn.Module,  # Filled in place
@@ -120,13 +121,13 @@ class FlowPredictor:
         overlap:int=None,       # Smallest overlap of tiles, pixels; None: a quarter of their shorter side
         upright:bool=False,     # Rotate photos as their EXIF tag says? Otherwise they are taken as stored, with a note
         value_range='full',     # Integer values of black and white: 'full', 'auto', or two numbers, see `fit_range`
-        polish:bool=False,      # Refine the flow by a few variational steps on the CPU, see `polish_flow`
+        polish:bool=None,       # Finish the flow with a variational method on the CPU, see below? None: as the model wants it
         calibrated:bool=True,   # Apply the temperature on the weights' card to the confidence? See `temper`
         backend:str=None,       # What runs an exported file, see `load_exported`; None: the first that can
         provider:str=None       # See `load_exported`
     ):
         self.device,self.iters,name = pick_device(device),iters,model
-        self.upright,self.value_range,self.polish = upright,check_range(value_range),polish
+        self.upright,self.value_range = upright,check_range(value_range)
         self.calibrated = calibrated
         self.precision,self.scale,self.tile,self.overlap = *_check_options(precision, scale, tile, self.device),overlap
         if isinstance(model, (str, Path)) and Path(model).suffix in FILE_SUFFIXES:
@@ -148,11 +149,12 @@ class FlowPredictor:
         if self.precision == 'auto': self.precision = pick_precision(self.name, weights, self.device.type)
         if isinstance(model, FileModel): self._suit_file(model)
         self.model,self.plans = model.to(self.device).eval(),{}
+        self.polish = model.polish if polish is None else (model.polish or 'steps') if polish else None
 
     def __repr__(self):
         tile = f'tile {self.tile[0]},{self.tile[1]}' if isinstance(self.tile, tuple) else f'tile {self.tile}'
         extra = [self.precision]*(self.precision!='fp32') + [f'scale {self.scale:g}']*(self.scale!=1)
-        extra += [tile]*(self.tile is not None) + ['polish']*self.polish
+        extra += [tile]*(self.tile is not None) + ['polish']*bool(self.polish)
         return f"FlowPredictor({', '.join([f'{self.name} on {self.device.type}', *extra])})"
 
 # %% ../../nbs/infer/10_predictor.ipynb #b72f84ed
@@ -238,7 +240,13 @@ def _polished(self:FlowPredictor, found, imgs):
     if not self.polish: return found
     *before,img1,img2 = imgs
     ways = dict(flow=(img1, img2), flow_bw=(img2, img1), flow_prev=(img1, *before))
-    return found | {k: polish_flow(*ways[k], found[k], margin=.03) for k in ways if k in found}
+    finish = _climb if self.polish == 'climb' else partial(polish_flow, margin=.03)
+    return found | {k: finish(*ways[k], found[k]) for k in ways if k in found}
+
+def _climb(img1, img2, flow):
+    "Two climbs, from no motion and from `flow`; what was no number stays none"
+    known = flow.isfinite().all(1, keepdim=True)
+    return torch.where(known, variational_flow(img1, img2, start=flow).to(flow.dtype), flow)
 
 @patch
 def _check_count(self:FlowPredictor, given):
@@ -442,7 +450,7 @@ def estimate_flow(
     img0=None,               # The previous frame, for a three-frame model
     valid1=None,             # `(H,W)` mask of img1, False = no data; None: from NaN and transparency
     valid2=None,             # The same for img2
-    polish:bool=False        # Refine the flow by a few variational steps, see `FlowPredictor`
+    polish:bool=None         # Finish the flow with a variational method, see `FlowPredictor`? None: as the model wants it
 )->FlowArray:                # `(H,W,2)` pixels, float32; NaN where img1 has no data
     "Estimate the flow from `img1` to `img2`"
     if isinstance(model, (np.ndarray, Tensor)):

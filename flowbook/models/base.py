@@ -61,6 +61,7 @@ class Estimator(nn.Module):
     confidence = False    # Does it return `confidence`?
     temperature = 1.      # Of the confidence: divides its logits; set by weights whose card has one
     refines = False       # Does `refine` correct a flow, in both directions, that `begin` finds?
+    polish = None         # How `FlowPredictor` finishes the flow: 'steps', 'climb', or None: not at all
     corr = None           # How all pairs are compared: 'auto', 'volume' or 'on_the_fly'; None: they are not
     pixel_mean = 0.       # Subtracted from images in [0,1] before the network sees them
     pixel_std = 1.        # Then divided by this

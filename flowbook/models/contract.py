@@ -154,8 +154,9 @@ def _check_gradients(model, size):
     grid = [-(-s//model.stride) for s in size]
     start = dict(flow_init=torch.randn(2, 2, *grid, generator=rng)) if model.takes_init else {}
     out = _call(model, (one, other.flip(0)), **start)   # images that differ everywhere leave nothing at rest
-    lists = (getattr(out, k, None) or [] for k in ('flows', 'flows_bw', 'flows_prev', 'occs', 'occs_bw'))
-    sum(((f - 1)**2).mean() for fs in lists for f in fs).backward()
+    names = 'flows', 'flows_bw', 'flows_prev', 'occs', 'occs_bw', 'infos', 'infos_prev', 'features'   # what losses read
+    found = [f for k in names for f in getattr(out, k, None) or [] if f is not None and f.requires_grad]
+    sum(((f - 1)**2).mean() for f in found).backward()
     wanted = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     lost = [n for n, p in wanted if p.grad is None or not p.grad.isfinite().all()]
     assert not lost, f"no finite gradient for {', '.join(lost[:5])}"

@@ -355,16 +355,18 @@ def model_card(
     name:str='flowbook_small'  # A model whose weights are in the package
 )->dict:                       # Figures, recipe, hash and licence; empty where there is no card
     "Read the card of bundled weights"
-    path = asset_path(f"{name}.json")
-    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    cards = {p.stem: json.loads(p.read_text(encoding='utf-8')) for p in asset_path('').glob('*.json')
+             if p.with_suffix('.safetensors').exists()}
+    return next((c for k, c in cards.items() if name == k or name in c.get('also', ())), {})
 
 def load_bundled(
     model:nn.Module,           # The model to fill, in place
     name:str='flowbook_small'  # Its name
 )->None:
     "Fill `model` with the weights of the package"
-    path,card = asset_path(f"{name}.safetensors"),model_card(name)
-    if not card or not path.exists():
+    card = model_card(name)
+    path = asset_path(f"{card.get('name', name)}.safetensors")
+    if not card:
         raise fail(FlowbookError, f"model {name}", 'no weights in the package',
                    'flowbook_small, or a weights file')
     if sha256(path.read_bytes()).hexdigest() != card['sha256']:

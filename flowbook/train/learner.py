@@ -56,11 +56,11 @@ class Autocast(Callback):
     order = -20
     def __init__(self,
         dtype=torch.bfloat16 # What the model computes in
-    ): self.dtype, self.context = dtype, None
+    ): self.dtype, self.cast = dtype, None
     def before_batch(self):
         "Enter autocast"
-        self.context = torch.autocast(self.dls.device.type, self.dtype)
-        self.context.__enter__()
+        self.cast = torch.autocast(self.dls.device.type, self.dtype)
+        self.cast.__enter__()
     def after_pred(self):
         "Leave autocast"
         self._leave()
@@ -68,8 +68,8 @@ class Autocast(Callback):
         "Leave autocast"
         self._leave()
     def _leave(self):
-        if self.context: self.context.__exit__(None, None, None)
-        self.context = None
+        if self.cast: self.cast.__exit__(None, None, None)
+        self.cast = None
 
 # %% ../../nbs/train/30_learner.ipynb #d6802d75
 class LearnerMetric(Metric):
