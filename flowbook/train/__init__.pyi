@@ -54,6 +54,7 @@ from .logging import register_logger as register_logger
 from .losses import EndPointError as EndPointError
 from .losses import FlowLoss as FlowLoss
 from .losses import LOSSES as LOSSES
+from .losses import MatchLoss as MatchLoss
 from .losses import MixtureOfLaplace as MixtureOfLaplace
 from .losses import MultiLevelCharbonnierLoss as MultiLevelCharbonnierLoss
 from .losses import MultiLevelEPE as MultiLevelEPE
@@ -62,6 +63,8 @@ from .losses import TripleMixture as TripleMixture
 from .losses import create_loss as create_loss
 from .losses import epe_loss as epe_loss
 from .losses import loss_for as loss_for
+from .losses import match_loss as match_loss
+from .losses import matching_nll as matching_nll
 from .losses import mixture_loss as mixture_loss
 from .losses import multilevel_charbonnier as multilevel_charbonnier
 from .losses import multilevel_epe as multilevel_epe
