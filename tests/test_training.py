@@ -145,7 +145,7 @@ def test_two_runs_in_one_folder(tmp_path):
         second = subprocess.run([sys.executable, *args], env=ENV, cwd=tmp_path, text=True,
                                 capture_output=True)
         assert second.returncode==2 and second.stderr.count('\n')==1, second.stderr
-        assert 'a run that goes on' in second.stderr or 'last.pth of an earlier run' in second.stderr, second.stderr
+        assert 'a run in progress' in second.stderr or 'last.pth of an earlier run' in second.stderr, second.stderr
         resumed = subprocess.run([sys.executable, *args, '--resume'], env=ENV, cwd=tmp_path, text=True,
                                  capture_output=True)
         assert resumed.returncode==2 and p.poll() is None, resumed.stderr
@@ -157,7 +157,7 @@ def test_two_runs_in_one_folder(tmp_path):
         p.kill(); p.communicate()
     done = subprocess.run([sys.executable, *args, 'schedule.epochs=1', '--resume'], env=ENV, cwd=tmp_path,
                           text=True, capture_output=True)
-    assert 'a run that goes on' not in done.stderr, done.stderr
+    assert 'a run in progress' not in done.stderr, done.stderr
 
 def wait_for(what, seconds=600):
     for _ in range(10*seconds):
