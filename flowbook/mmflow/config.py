@@ -481,11 +481,11 @@ def _read(path, seen=()):
 
 # %% ../../nbs/mmflow/10_config.ipynb #81dc8b6f
 def _check_keys(v, where):
-    "Raise where a key is no text"
+    "Raise if a key is not a string"
     if isinstance(v, dict):
         for k, o in v.items():
             if not isinstance(k, str): raise fail(ConfigError, where, f"the key {k!r}"[:80],
-                'keys that are texts')
+                'keys that are strings')
             _check_keys(o, f"{where} {k}" if isinstance(where, Path) else f"{where}.{k}")
     elif isinstance(v, (list, tuple)):
         for o in v: _check_keys(o, where)
@@ -513,9 +513,9 @@ def _names_of_modules(spec):
 # %% ../../nbs/mmflow/10_config.ipynb #d40c294a
 def read_mmconfig(
     path,                      # `.py`, `.json` or `.yaml` file
-    allow_imports:bool=False   # Import the modules that `custom_imports` names? They run as any program does
+    allow_imports:bool=False   # Import the modules that `custom_imports` names? They run like any program
 )->dict:                       # Its names and values, those of its bases included
-    "Read a config file in MMFlow's manner"
+    "Read a config file the way MMFlow does"
     path = Path(path)
     try: out = _read(path)
     except (RecursionError, MemoryError):
