@@ -86,9 +86,9 @@ def main():
         predictor = FlowPredictor(args.model, args.weights, args.device, args.iters)
         methods = {k: lambda a, b, m=m: classical_flow(a, b, m)
                    for k,m in BASELINES.items()} | {predictor.name: predictor}
-        if predictor.model.network:
-            polished = FlowPredictor(args.model, args.weights, args.device, args.iters, polish=True)
-            methods[f'{predictor.name}, polished'] = polished
+        if predictor.model.network:   # the network alone, and with its finish
+            other = FlowPredictor(args.model, args.weights, args.device, args.iters, polish=not predictor.polish)
+            methods[f'{predictor.name}, ' + ('polished' if other.polish else 'network alone')] = other
         res = measure(read_pairs(args.folder), methods)
         if not res[predictor.name]:
             raise fail(FlowbookError, args.folder, 'no pair', 'at least one of the pairs that --help lists')
