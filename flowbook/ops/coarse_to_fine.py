@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['variational_presets', 'image_pyramid', 'level_at', 'edge_weights', 'refine_levels', 'census_cost', 'choose_flow',
-           'variational_flow', 'polish_flow']
+           'has_structure', 'variational_flow', 'polish_flow']
 
 # %% ../../nbs/ops/52_coarse_to_fine.ipynb #0728af76
 import cv2, math, numpy as np, torch
@@ -132,6 +132,25 @@ def choose_flow(
         best, least = np.where(better[..., None], o, best), np.where(better, cost, least)
     return best
 
+# %% ../../nbs/ops/52_coarse_to_fine.ipynb #34618f94
+def has_structure(
+    img:np.ndarray,  # `(C,H,W)` float32
+    least:float=.03  # Share of the gradient's energy that a blur leaves where most is left; white noise has 0.009, photos and scenes have 0.8 and more
+)->bool:             # False: it may be noise
+    "Does an image hold more than noise?"
+    x = np.ascontiguousarray(img.mean(0), np.float32)
+    energy = lambda x: sum(np.gradient(x, axis=i)**2 for i in (0, 1))
+    rough = float(energy(x).mean())
+    if rough == 0: return False
+    smooth = cv2.GaussianBlur(energy(cv2.GaussianBlur(x, (0, 0), 2)), (0, 0), 4)
+    return float(np.percentile(smooth, 99)) > least*rough
+
+def _nothing_seen(x, y, flow, gain=.1):
+    "Do both images look like noise, which `flow` explains hardly better than no motion?"
+    if has_structure(x) or has_structure(y): return False
+    cost = lambda f: float(census_cost(x.mean(0), y.mean(0), f).mean())
+    return cost(0*flow) - cost(flow) < gain
+
 # %% ../../nbs/ops/52_coarse_to_fine.ipynb #13fe8ccd
 variational_presets = dict(
     fast=dict(scale=.8, fixed=3, sor=6),
@@ -144,7 +163,7 @@ def _arrays(img1, img2, name):
         raise fail(FlowbookError, name, found, 'two images (B,C,H,W) of at least 8x8 pixels')
     return (o.detach().float().cpu().numpy() for o in (img1, img2))
 
-def _pair_flow(img1, img2, start, at, meet, valid, scale=.9, smallest=16, sigma=.4, **options):
+def _found_flow(img1, img2, start, at, meet, valid, scale=.9, smallest=16, sigma=.4, **options):
     "`(H,W,2)` of one pair: one pass, or two that meet"
     levels = image_pyramid(img1, img2, scale, smallest, sigma)
     nothing = np.zeros((*levels[-1][0].shape[1:], 2), np.float32)
@@ -155,6 +174,11 @@ def _pair_flow(img1, img2, start, at, meet, valid, scale=.9, smallest=16, sigma=
             refine_levels(levels, start, top, low, **options)]
     flow = choose_flow(*levels[low], both)
     return refine_levels(levels, flow, low - 1, **options) if low else flow
+
+def _pair_flow(img1, img2, *args, **options):
+    "The same, and no motion where both images show nothing"
+    flow = _found_flow(img1, img2, *args, **options)
+    return 0*flow if _nothing_seen(img1, img2, flow) else flow
 
 # %% ../../nbs/ops/52_coarse_to_fine.ipynb #ab085121
 def variational_flow(
