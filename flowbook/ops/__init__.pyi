@@ -15,6 +15,7 @@ from .build import show_source as show_source
 from .coarse_to_fine import census_cost as census_cost
 from .coarse_to_fine import choose_flow as choose_flow
 from .coarse_to_fine import edge_weights as edge_weights
+from .coarse_to_fine import has_structure as has_structure
 from .coarse_to_fine import image_pyramid as image_pyramid
 from .coarse_to_fine import level_at as level_at
 from .coarse_to_fine import polish_flow as polish_flow
