@@ -46,7 +46,7 @@ def forward(self:CoarseEncoder,
 
 # %% ../../nbs/models/50_memfof.ipynb #d11f5e93
 class SharpAttention(ContextAttention):
-    "`ContextAttention` that stays as sharp when there are more cells"
+    "`ContextAttention` that stays equally sharp when there are more cells"
     def __init__(self, *,
         inputs:int=512 # Channels of the context
     ): ContextAttention.__init__(self, inputs=inputs, head=inputs)

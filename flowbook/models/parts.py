@@ -54,7 +54,7 @@ def replace_part(
 
 @torch.no_grad()
 def _try_out(model):
-    "Run a small pair through `model` and look at what comes out"
+    "Run a small pair through `model` and check its output"
     training, size = model.training, max(64, getattr(model, 'stride', 64))
     p = next(model.parameters(), torch.zeros(1))
     a, b = torch.rand(2, 1, 3, size, size + getattr(model, 'stride', 0), device=p.device)

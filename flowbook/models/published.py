@@ -29,7 +29,7 @@ class Published:
     source:str     # Who published this file
     trained_on:str # Datasets, in order
     figures:dict   # What they or others report, pixels or percent
-    licence:str    # Of the weights; 'unknown' where nothing is said about them
+    licence:str    # Of the weights; 'unknown' if nothing is stated about them
     page:str       # Where to read about them
     url:str        # The file
     sha256:str=''  # Its SHA-256 or the first digits of it; empty: not published

@@ -175,7 +175,7 @@ def refine_flow(
     *,
     valid:Tensor=None, # `(B,1,H,W)` bool or weight: how much a pixel's own data count; None: 1
     edge:Tensor=None,  # `(B,2,H,W)` factor of the smoothness to the right and below, 0 to 1; None: 1
-    match:Tensor=None, # `(B,3,H,W)` a flow to be drawn to, pixels, and how strongly; None: nothing
+    match:Tensor=None, # `(B,3,H,W)` a flow to draw it to, pixels, and how strongly; None: nothing
     alpha:float=20.,   # Weight of the smoothness
     delta:float=5.,    # Weight of constant brightness
     gamma:float=10.,   # Weight of constant gradients
