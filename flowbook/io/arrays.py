@@ -90,7 +90,7 @@ def decode_npz(data, where):
     except FlowFileError: raise
     except Exception as e:
         raise bad_file(where, f"a damaged .npz ({e or type(e).__name__})",
-                       'a whole one') from None # zipfile raises anything
+                       'an intact one') from None # zipfile raises anything
     return _with_valid(flow, valid, where)
 
 # %% ../../nbs/io/24_arrays.ipynb #68e2b338

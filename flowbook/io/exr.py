@@ -70,10 +70,10 @@ def read_exr_channels(
                     for i in range(len(f.parts))]
     except FlowFileError: raise
     except (RuntimeError, ValueError, TypeError, KeyError) as e:
-        raise bad_file(path, f'a damaged EXR ({e or type(e).__name__})', 'a whole one') from None
+        raise bad_file(path, f'a damaged EXR ({e or type(e).__name__})', 'an intact one') from None
     found = {k: v for p in parts for k,v in p.items()}
     if len(parts) < n or not found:
-        raise bad_file(path, 'an EXR that breaks off', 'a whole one')
+        raise bad_file(path, 'a truncated EXR', 'an intact one')
     return found
 
 def _part_channels(name, channels):
@@ -228,7 +228,7 @@ def is_stmap(
     check_file(path, FlowFileError)
     try: return _text(path, 'flowbookConvention')=='stmap'
     except (RuntimeError, ValueError) as e:
-        raise bad_file(path, f'a damaged EXR ({e or type(e).__name__})', 'a whole one') from None
+        raise bad_file(path, f'a damaged EXR ({e or type(e).__name__})', 'an intact one') from None
 
 # %% ../../nbs/io/27_exr.ipynb #2bcaa772
 def _decoder(convention):

@@ -74,7 +74,7 @@ def check_zip(
     try:
         with zipfile.ZipFile(path) as z: bad = z.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as e: bad = str(e)
-    if bad: raise fail(cls, path, f'a wrong checksum ({bad[:80]})', 'a whole file: this one is damaged')
+    if bad: raise fail(cls, path, f'a wrong checksum ({bad[:80]})', 'an intact file')
 
 # %% ../../nbs/io/10_files.ipynb #51b430f0
 MAX_SIDE = 2**15   # px

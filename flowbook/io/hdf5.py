@@ -51,7 +51,7 @@ def _unpack(raw, need, itemsize, filters, where):
         if o==1:
             z = zlib.decompressobj()
             try: raw = z.decompress(raw, need+1)
-            except zlib.error as e: raise bad_file(where, f"a damaged block ({e})", 'a whole one') from None
+            except zlib.error as e: raise bad_file(where, f"a damaged block ({e})", 'an intact one') from None
         elif len(raw)==need: # all first bytes, then all second bytes, ...
             raw = np.frombuffer(raw, np.uint8).reshape(itemsize, -1).T.tobytes()
     if len(raw)!=need: raise bad_file(where, f"a block of {len(raw)} bytes", f"{need}")
@@ -97,7 +97,7 @@ def read_hdf5(data, key, where):
             else: out = _read_blocks(d, filters, memoryview(data), where)
     except FlowFileError: raise
     except Exception as e:
-        raise bad_file(where, f"a damaged HDF5 file ({e})", 'a whole one') from None # h5py raises anything
+        raise bad_file(where, f"a damaged HDF5 file ({e})", 'an intact one') from None # h5py raises anything
     with np.errstate(over='ignore'): return np.ascontiguousarray(out, np.float32)
 
 # %% ../../nbs/io/23_hdf5.ipynb #d95ca26b

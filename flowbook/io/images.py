@@ -70,7 +70,7 @@ def _deep_colour(im, where):
         n in zip(_tiff(im, at, 0), _tiff(im, count, 0), strict=True)]
     if max(ends) > len(data):
         raise fail(ImageFileError, where,
-            f'a damaged image ({len(data)} bytes, at least {max(ends)} wanted)', 'a whole one')
+            f'a damaged image ({len(data)} bytes, at least {max(ends)} wanted)', 'an intact one')
     img = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if img is None or img.dtype!=np.uint16 or img.shape[2:] not in ((3,), (4,)):
         raise fail(ImageFileError, where, 'a TIFF of 16 bits that OpenCV does not read', 'another, or 8 bits')
@@ -94,7 +94,7 @@ def decode_pillow(
         return img if deep else (img >> 8).astype(np.uint8)
     except FlowbookError: raise
     except Exception as e: raise fail(ImageFileError, where, f"a damaged image ({e})",
-        'a whole one') from None
+        'an intact one') from None
 
 def _to_16(img, top):
     "Values from 0 to `top` as values from 0 to 65535"
@@ -129,7 +129,7 @@ def _decode_png(data, path):
     img = cv2.imdecode(np.frombuffer(data, np.uint8),
         cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     if img is None or img.shape!=(h,w,3) or img.itemsize!=(1 if bits <= 8 else 2):
-        raise fail(ImageFileError, path, 'a damaged image', 'a whole one')
+        raise fail(ImageFileError, path, 'a damaged image', 'an intact one')
     return cv2.cvtColor(img, cv2.COLOR_BGR2RGB, img)
 
 # %% ../../nbs/io/30_images.ipynb #34232b95

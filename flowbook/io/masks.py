@@ -23,7 +23,7 @@ def _decode_mask(data, where):
     check_png(data, where)
     grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     if grey is None or grey.shape!=(h,w):
-        raise bad_file(where, 'pixels that cannot be decoded', 'a whole PNG')
+        raise bad_file(where, 'pixels that cannot be decoded', 'an intact PNG')
     return grey >= 128
 
 # %% ../../nbs/io/25_masks.ipynb #1eb7889b

@@ -79,7 +79,7 @@ def png_pixels(
     check_png(data, where)
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.shape != ((h,w,3) if colour else (h,w)) or raw.itemsize != bits//8:
-        raise bad_file(where, 'pixels that cannot be decoded', 'a whole PNG')
+        raise bad_file(where, 'pixels that cannot be decoded', 'an intact PNG')
     return raw
 
 # %% ../../nbs/io/14_png.ipynb #adab09be

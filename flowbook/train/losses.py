@@ -133,9 +133,9 @@ def matching_nll(
     f2:Tensor,        # `(B,C,h,w)` features of image 2, of unit length
     flow:Tensor,      # `(B,2,h,w)` true flow, cells
     seen:Tensor,      # `(B,1,h,w)` bool: is the truth known, and the point visible in image 2?
-    sharpness:Tensor, # Factor of the cosine, one number
-    most:int=1024     # Cells of image 1 that are asked, drawn at random
-)->Tensor:            # Scalar; 0 where nothing is seen
+    sharpness:Tensor, # Factor of the cosine, a scalar
+    most:int=1024     # Cells of image 1 to use, drawn at random
+)->Tensor:            # Scalar; 0 if nothing is visible
     "Mean negative log-likelihood of the true match among the cells of all of `f2`"
     b, _, h, w = f1.shape
     y, x = torch.meshgrid(*(torch.arange(n, device=f1.device) for n in (h, w)), indexing='ij')
@@ -171,13 +171,13 @@ def match_loss(
     occ:Tensor=None,    # `(B,1,H,W)` True where image 2 hides the point; None: nowhere
     gamma:float=.8,     # Weight of an iteration relative to the next
     max_flow:float=400.,# Longer true flow is ignored, pixels
-    near:float=12.,     # A match further off than this is left to the matching itself, pixels
+    near:float=12.,     # Matches further off than this are trained by the matching term only, pixels
     cell:int=8,         # Side of a cell of `features`, pixels
-    match:float=2.,     # Weight of the matching
+    match:float=2.,     # Weight of the matching term
     spread:float=.2,    # Weight of the likelihood of the error's length
-    sharpness:float=12. # Of the matching, where the model has none of its own
+    sharpness:float=12. # Of the matching, if the model doesn't have its own
 )->Tensor:              # Scalar
-    "Teach matches as a classifier, updates by their absolute errors, and the spread by its likelihood"
+    "Train matches as a classifier, updates by their absolute errors, and the spread by its likelihood"
     if getattr(out, 'features', None) is None:
         expected = 'those of a model that matches, in training mode, for example flowbook_small'
         raise fail(FlowbookError, 'match_loss', 'predictions without `features`', expected)
@@ -350,7 +350,7 @@ class TripleMixture(FlowLoss):
 @register_loss
 @delegates(match_loss, but=['valid', 'occ'])
 class MatchLoss(FlowLoss):
-    "`match_loss` with its numbers fixed"
+    "`match_loss` with fixed settings"
     func = staticmethod(match_loss)
 
 @register_loss
