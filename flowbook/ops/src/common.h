@@ -58,7 +58,12 @@ typedef bf16 fp16;   // never used: see flowbook_has_fp16
 #endif
 
 // ---- threads
-// f(item, scratch) for all items below n; each thread has `floats` of scratch of its own
+// PyTorch's own threads, once Python has found the function that starts them, `GOMP_parallel`: two pools would fight for the cores, because idle threads of OpenMP go on spinning for a while
+typedef void (*Start)(void (*)(void *), void *, unsigned, unsigned);
+static std::atomic<Start> shared_pool(nullptr);
+API void flowbook_share_pool(void *start) { shared_pool = (Start)start; }
+
+// f(item, scratch) for all items below n, begun in this order; each thread has `floats` of scratch of its own
 template<class F> static void parallel(i64 n, int threads, size_t floats, F f) {
   static constexpr std::align_val_t line{64};   // of the cache
   std::atomic<i64> next(0);
@@ -67,8 +72,11 @@ template<class F> static void parallel(i64 n, int threads, size_t floats, F f) {
     std::unique_ptr<float, decltype(give_back)> scratch((float *)::operator new(4*floats + 64, line), give_back);
     for (i64 i; (i = next++) < n;) f(i, scratch.get());
   };
+  threads = (int)std::min<i64>(threads, n);
+  if (threads < 2) return work();
+  if (Start start = shared_pool) return start([](void *p) { (*(decltype(work) *)p)(); }, &work, threads, 0);
   std::vector<std::thread> others;
-  for (i64 t = 1; t < std::min<i64>(threads, n); t++) others.emplace_back(work);
+  for (int t = 1; t < threads; t++) others.emplace_back(work);
   work();
   for (auto &t : others) t.join();
 }

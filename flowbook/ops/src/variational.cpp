@@ -188,26 +188,19 @@ static void relax(const System &s, const Board &b, float omega, i64 y, int colou
 }
 
 // Half sweep n of row y needs half sweep n - 1 of rows y - 1 to y + 1. So `few` of them follow each other down the board, a row
-// apart, while the rows stay in the cache; threads take turns with such groups, each behind the one before it.
+// apart, while the rows stay in the cache; threads take such groups in their order, each behind the one before it.
 static void sweeps(const System &s, const Board &b, float omega, int halves, int threads) {
   const int few = 10, groups = (halves + few - 1)/few;
-  threads = std::max(1, std::min(threads, groups));
   std::vector<std::atomic<i64>> done(groups);
   for (auto &d : done) d = 0;
-  auto work = [&](int first) {
-    for (int g = first; g < groups; g += threads) {
-      const int n = std::min(few, halves - g*few);
-      for (i64 t = 0; t < b.H + n - 1; t++) {
-        if (g) while (done[g - 1].load(std::memory_order_acquire) < std::min(t + 2, b.H)) std::this_thread::yield();
-        for (int i = 0; i < n; i++) { const i64 y = t - i; if (y >= 0 && y < b.H) relax(s, b, omega, y, (g*few + i) & 1); }
-        done[g].store(std::max<i64>(0, t - n + 2), std::memory_order_release);
-      }
+  parallel(groups, threads, 0, [&](i64 g, float *) {
+    const int n = std::min<int>(few, halves - (int)g*few);
+    for (i64 t = 0; t < b.H + n - 1; t++) {
+      if (g) while (done[g - 1].load(std::memory_order_acquire) < std::min(t + 2, b.H)) std::this_thread::yield();
+      for (int i = 0; i < n; i++) { const i64 y = t - i; if (y >= 0 && y < b.H) relax(s, b, omega, y, (g*few + i) & 1); }
+      done[g].store(std::max<i64>(0, t - n + 2), std::memory_order_release);
     }
-  };
-  std::vector<std::thread> others;
-  for (int t = 1; t < threads; t++) others.emplace_back(work, t);
-  work(0);
-  for (auto &t : others) t.join();
+  });
 }
 
 // ---- refine
