@@ -139,7 +139,7 @@ def work(rank, args):
 
 def release(args):
     "Write weights and card"
-    from flowbook.infer.evaluate import evaluate_scenes
+    from flowbook.infer.evaluate import BASELINES, evaluate_scenes
     from flowbook.infer.predictor import FlowPredictor
     from flowbook.infer.trust import measure_trust
     from flowbook.io.files import atomic_path
@@ -163,8 +163,9 @@ def release(args):
     config = SceneConfig(**recipe['data']['scenes'])
     card['held_out_scenes'] = {}
     for o in name, 'flowbook_fast':
-        found = evaluate_scenes(FlowPredictor(o, device='cpu'), config, HELD_OUT, args.seed)
-        card['held_out_scenes'][o] = {k: {m: round(v[m], 4) for m in ('epe', 'fl_all')} for k, v in found.items()}
+        methods = BASELINES | {'variational': 'variational'} if o == name else {}
+        found = evaluate_scenes(FlowPredictor(o, device='cpu'), config, HELD_OUT, args.seed, baselines=methods)
+        card['held_out_scenes'] |= {k: {m: round(v[m], 4) for m in ('epe', 'fl_all')} for k, v in found.items()}
     card['trust'] = measure_trust(FlowPredictor(name, device='cpu', calibrated=False), 24, config, seed=args.seed).card()
     write()
     print(json.dumps({k: card[k] for k in ('held_out_scenes', 'trust')}, indent=1))
