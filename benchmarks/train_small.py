@@ -8,11 +8,11 @@ The recipe is `flowbook_small`; what is special here is how the pairs reach the 
 draws random crops from it, so that a pair is seen about twice. The processes average their gradients. RUN_DIR/state.pt holds all that is needed to go on (run the same command again with more minutes);
 `--from` starts from weights alone, with a short warm-up. The learning rate falls linearly to zero at `--minutes`, which count from the first step of the first run.
 """
-import argparse, csv, datetime, json, os, random, sys, time
+import argparse, csv, datetime, json, os, random, time
 from pathlib import Path
 import torch, torch.distributed as dist, torch.multiprocessing as mp
 from flowbook.data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
-from flowbook.models.weights import load_weights, read_state_dict, save_weights
+from flowbook.models.weights import load_weights, save_weights
 from flowbook.models.zoo import create_model
 from flowbook.recipes.base import get_recipe
 from flowbook.train.losses import create_loss

@@ -163,7 +163,7 @@ def _arrays(img1, img2, name):
         raise fail(FlowbookError, name, found, 'two images (B,C,H,W) of at least 8x8 pixels')
     return (o.detach().float().cpu().numpy() for o in (img1, img2))
 
-def _found_flow(img1, img2, start, at, meet, valid, scale=.9, smallest=16, sigma=.4, **options):
+def _found_flow(img1, img2, start, at, meet, valid, margin, scale=.9, smallest=16, sigma=.4, **options):
     "`(H,W,2)` of one pair: one pass, or two that meet"
     levels = image_pyramid(img1, img2, scale, smallest, sigma)
     nothing = np.zeros((*levels[-1][0].shape[1:], 2), np.float32)
@@ -172,7 +172,7 @@ def _found_flow(img1, img2, start, at, meet, valid, scale=.9, smallest=16, sigma
     top, low = level_at(levels, at), level_at(levels, meet)
     both = [refine_levels(levels, nothing, last=low, **options),
             refine_levels(levels, start, top, low, **options)]
-    flow = choose_flow(*levels[low], both)
+    flow = choose_flow(*levels[low], both, margin=margin)
     return refine_levels(levels, flow, low - 1, **options) if low else flow
 
 def _pair_flow(img1, img2, *args, **options):
@@ -190,6 +190,7 @@ def variational_flow(
     preset:str='medium',  # 'fast', 'medium' or 'fine'
     at:float=4.,          # How many times smaller the level is where `start` joins
     meet:float=1.5,       # The same for the level where the two are compared
+    margin:float=.02,     # By how much the second has to explain the images better there, see `choose_flow`
     **options             # `scale`, `smallest`, `sigma` of `image_pyramid`, `median` and `warps` of `refine_levels`, parameters of `refine_flow`
 )->Tensor:                # `(B,2,H,W)` pixels, float32, on the device of `img1`, without gradient
     "Estimate flow by minimising a variational energy from coarse to fine"
@@ -199,7 +200,7 @@ def variational_flow(
     starts = other(start, lambda x: np.ascontiguousarray(np.nan_to_num(x.transpose(1, 2, 0))))
     masks = other(valid, lambda x: cv2.erode(x[0], np.ones((5, 5), np.uint8)))   # derivatives reach two pixels
     settings = {**variational_presets[preset], **options}
-    flows = [_pair_flow(*o, at=at, meet=meet, valid=m, **settings)
+    flows = [_pair_flow(*o, at=at, meet=meet, valid=m, margin=margin, **settings)
              for *o, m in zip(a, b, starts, masks, strict=True)]
     if not flows: return img1.new_zeros((0, 2, *img1.shape[-2:]), dtype=torch.float32)
     return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(img1.device)
