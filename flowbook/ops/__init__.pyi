@@ -3,6 +3,7 @@ from .backend import KernelError as KernelError
 from .backend import kernel_for as kernel_for
 from .backend import kernel_mode as kernel_mode
 from .backend import kernel_note as kernel_note
+from .backend import pool_start as pool_start
 from .backend import same_device as same_device
 from .backend import use_kernels as use_kernels
 from .build import build_kernels as build_kernels
