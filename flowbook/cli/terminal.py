@@ -189,7 +189,7 @@ Imports = Annotated[bool, typer.Option('--allow-imports',
                                        help="Import the modules in a file's custom_imports; their code runs like any program.")]
 Upright = Annotated[bool, typer.Option('--upright',
                                        help='Rotate photos as their EXIF tag says; default: as stored, with a note.')]
-Polish = Annotated[bool|None, typer.Option('--polish/--no-polish', help='Finish the flow with a variational method? Default: as the model wants it.')]
+Polish = Annotated[bool|None, typer.Option('--polish/--no-polish', help='Refine the flow with a variational method, or not; default: as the model needs.')]
 Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO,HI',
                                     help='Values of black and white in 16-bit images: full is 0 and 65535, auto the bits in use, or two numbers.')]
 Json = Annotated[bool, typer.Option('--json', help='Print only the figures, as JSON, on stdout.')]
