@@ -121,7 +121,7 @@ class FlowPredictor:
         overlap:int=None,       # Smallest overlap of tiles, pixels; None: a quarter of their shorter side
         upright:bool=False,     # Rotate photos as their EXIF tag says? Otherwise they are taken as stored, with a note
         value_range='full',     # Integer values of black and white: 'full', 'auto', or two numbers, see `fit_range`
-        polish:bool=None,       # Finish the flow with a variational method on the CPU, see below? None: as the model wants it
+        polish:bool=None,       # Finish the flow with a variational method on the CPU, see below? None: the model's choice
         calibrated:bool=True,   # Apply the temperature on the weights' card to the confidence? See `temper`
         backend:str=None,       # What runs an exported file, see `load_exported`; None: the first that can
         provider:str=None       # See `load_exported`
@@ -244,7 +244,7 @@ def _polished(self:FlowPredictor, found, imgs):
     return found | {k: finish(*ways[k], found[k]) for k in ways if k in found}
 
 def _climb(img1, img2, flow):
-    "Two climbs, from no motion and from `flow`; what was no number stays none"
+    "Run `variational_flow` from no motion and from `flow`; unknown vectors stay NaN"
     known = flow.isfinite().all(1, keepdim=True)
     return torch.where(known, variational_flow(img1, img2, start=flow, margin=.05).to(flow.dtype), flow)
 
@@ -450,7 +450,7 @@ def estimate_flow(
     img0=None,               # The previous frame, for a three-frame model
     valid1=None,             # `(H,W)` mask of img1, False = no data; None: from NaN and transparency
     valid2=None,             # The same for img2
-    polish:bool=None         # Finish the flow with a variational method, see `FlowPredictor`? None: as the model wants it
+    polish:bool=None         # Finish the flow with a variational method, see `FlowPredictor`? None: the model's choice
 )->FlowArray:                # `(H,W,2)` pixels, float32; NaN where img1 has no data
     "Estimate the flow from `img1` to `img2`"
     if isinstance(model, (np.ndarray, Tensor)):
