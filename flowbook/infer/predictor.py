@@ -70,7 +70,8 @@ def fill_model(
     elif not any(True for _ in model.parameters()): pass   # a classical method
     else:
         names = [o.name for o in list_weights(name)]
-        published = f"published ones (flowbook fetch {name} {names[0]}, then --weights {names[0]}), or " if names else ''
+        fetch = f'flowbook fetch {name} {names[0]}, then --weights {names[0]}' if names else ''
+        published = f'published ones ({fetch}), or ' if names else ''
         raise fail(ConfigError, 'weights', f'none for {name}', f'{published}a file')
     return model
 
@@ -116,12 +117,12 @@ class FlowPredictor:
         device='auto',          # See `pick_device`
         iters:int=None,         # Iterations of a recurrent model; None: its default
         precision:str='fp32',   # 'fp32', 'bf16', 'fp16' on a GPU, or 'auto': see `pick_precision`
-        scale:float=1.,         # Resize the images by this factor first; the flow is returned at their original size, in its pixels
-        tile=None,              # `(h,w)` of the tiles, pixels of the scaled image; 'auto': as large as memory allows; None: no tiles
+        scale:float=1.,         # Resize the images by this factor first; the flow comes back in their own pixels
+        tile=None,              # `(h,w)` of tiles, scaled pixels; 'auto': as memory allows; None: no tiles
         overlap:int=None,       # Smallest overlap of tiles, pixels; None: a quarter of their shorter side
-        upright:bool=False,     # Rotate photos as their EXIF tag says? Otherwise they are taken as stored, with a note
-        value_range='full',     # Integer values of black and white: 'full', 'auto', or two numbers, see `fit_range`
-        polish:bool=None,       # Finish the flow with a variational method on the CPU, see below? None: the model's choice
+        upright:bool=False,     # Rotate photos as their EXIF tag says? Else they stay as stored, with a note
+        value_range='full',     # Integers of black and white: 'full', 'auto', or two numbers, see `fit_range`
+        polish:bool=None,       # Finish the flow with a variational method? None: as the model has it
         calibrated:bool=True,   # Apply the temperature on the weights' card to the confidence? See `temper`
         backend:str=None,       # What runs an exported file, see `load_exported`; None: the first that can
         provider:str=None       # See `load_exported`
@@ -129,7 +130,8 @@ class FlowPredictor:
         self.device,self.iters,name = pick_device(device),iters,model
         self.upright,self.value_range = upright,check_range(value_range)
         self.calibrated = calibrated
-        self.precision,self.scale,self.tile,self.overlap = *_check_options(precision, scale, tile, self.device),overlap
+        self.precision,self.scale,self.tile = _check_options(precision, scale, tile, self.device)
+        self.overlap = overlap
         if isinstance(model, (str, Path)) and Path(model).suffix in FILE_SUFFIXES:
             if weights is not None:
                 raise fail(ConfigError, 'weights', f'some for {model}', 'None: a file has its own')
@@ -191,7 +193,8 @@ def _memory_said(img):
         if type(e) is RuntimeError and 'allocate memory' not in str(e): raise
         b,_,h,w = img.shape
         raise fail(FlowbookError, 'memory',
-                   f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels", "tile='auto' or a smaller scale") from None
+                   f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels",
+                   "tile='auto' or a smaller scale") from None
 
 @patch
 def _network(self:FlowPredictor, *imgs, flow_init=None, memory=None, both=False):
@@ -252,7 +255,8 @@ def _climb(img1, img2, flow):
 def _check_count(self:FlowPredictor, given):
     "Raise unless the model takes this many frames"
     if given==self.model.frames: return
-    expected = '3: the frame before, the frame, and the next' if self.model.frames==3 else '2: a frame and the next'
+    three = self.model.frames==3
+    expected = '3: the frame before, the frame, and the next' if three else '2: a frame and the next'
     raise fail(ConfigError, self.name, f"{given} frame{'s'*(given!=1)}", expected)
 
 # %% ../../nbs/infer/10_predictor.ipynb #f7518288
@@ -301,7 +305,7 @@ def _load(self:FlowPredictor, *imgs):
 
 @patch
 def _valid_frames(self:FlowPredictor, imgs, valid1, valid2):
-    "The frames, filled where they hold nothing, and the masks of the last two on the device; None where all is valid"
+    "The frames, filled where they hold nothing, and the masks of the last two; None where all is valid"
     self._check_count(len(imgs))
     names,given = ('img0', 'valid1', 'valid2')[-len(imgs):],(None, valid1, valid2)[-len(imgs):]
     joined = [join_masks(o, m, n) for o,m,n in zip(imgs, given, names, strict=True)]
@@ -312,15 +316,16 @@ def _valid_frames(self:FlowPredictor, imgs, valid1, valid2):
 
 def _to_numpy(flow):
     "`(H,W,2)` of one flow, `(B,H,W,2)` of several"
-    return to_numpy_flow(flow) if len(flow)==1 else np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy())
+    if len(flow)==1: return to_numpy_flow(flow)
+    return np.ascontiguousarray(flow.permute(0, 2, 3, 1).cpu().numpy())
 
 # %% ../../nbs/infer/10_predictor.ipynb #4d1eaec5
 @patch
 def __call__(self:FlowPredictor,
-    *imgs,        # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`: a frame and the next; before them the previous frame, for a three-frame model
+    *imgs,        # A frame and the next, see `load_pair`; first the previous one, for a three-frame model
     valid1=None,  # `(H,W)` mask of the last frame but one, False = no data; None: from NaN and transparency
     valid2=None   # The same for the last
-)->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch of more than one; NaN where the frame has no data
+)->FlowArray:     # `(H,W,2)` pixels, float32; `(B,H,W,2)` for a batch; NaN where the frame has no data
     "Compute the flow from the last frame but one to the last"
     frames,masks = self._valid_frames(imgs, valid1, valid2)
     flow = self._fields(frames)[0]['flow']
@@ -339,10 +344,10 @@ def predict(self:FlowPredictor,
     img1,                     # Path, Pillow image, array or tensor, or a batch of them, see `load_pair`
     img2,                     # The second frame, in the same form
     bidirectional:bool=False, # Backward flow too, and with it occlusion and confidence?
-    flow_init=None,           # First guess, `(H,W,2)` array or `(B,2,H,W)` tensor, pixels, for example from warm_start; None: no guess
+    flow_init=None,           # First guess, `(H,W,2)` array or `(B,2,H,W)` tensor, pixels; None: no guess
     progress=None,            # Called with (done, n) after each tile
     img0=None,                # The previous frame, for a three-frame model
-    memory:dict=None,         # For consecutive triples of a video: pass the same dictionary each time, empty at first, and features are computed once; None: nothing is kept
+    memory:dict=None,         # Keeps features for the next triple: pass the same dictionary; None: nothing is kept
     valid1=None,              # `(H,W)` mask of img1, False = no data; None: from NaN and transparency
     valid2=None,              # The same for img2
     keep_guess:bool=False     # Keep the flow that was guessed where there is no data, instead of NaN?
@@ -446,11 +451,11 @@ def estimate_flow(
     scale:float=1.,          # Resize the images by this factor first
     tile=None,               # `(h,w)` of tiles, 'auto' or None, see `FlowPredictor`
     upright:bool=False,      # Rotate photos as their EXIF tag says?
-    value_range='full',      # Integer values of black and white: 'full', 'auto', or two numbers, see `fit_range`
+    value_range='full',      # Integers of black and white: 'full', 'auto', or two numbers, see `fit_range`
     img0=None,               # The previous frame, for a three-frame model
     valid1=None,             # `(H,W)` mask of img1, False = no data; None: from NaN and transparency
     valid2=None,             # The same for img2
-    polish:bool=None         # Finish the flow with a variational method, see `FlowPredictor`? None: the model's choice
+    polish:bool=None         # Finish the flow with a variational method? None: the model's choice
 )->FlowArray:                # `(H,W,2)` pixels, float32; NaN where img1 has no data
     "Estimate the flow from `img1` to `img2`"
     if isinstance(model, (np.ndarray, Tensor)):
@@ -459,7 +464,8 @@ def estimate_flow(
     model = str(model) if isinstance(model, Path) else model
     named = isinstance(model, str) and not isinstance(weights, dict)
     weights = str(weights) if isinstance(weights, Path) else weights
-    options = iters,precision,scale,tuple(tile) if isinstance(tile, list) else tile,None,upright,check_range(value_range),polish
+    tile = tuple(tile) if isinstance(tile, list) else tile
+    options = iters,precision,scale,tile,None,upright,check_range(value_range),polish
     make = _cached(model, weights, (_stamp(model), weights and _stamp(weights)), str(device),
                    options) if named else FlowPredictor(model, weights, device, *options)
     return make(*([] if img0 is None else [img0]), img1, img2, valid1=valid1, valid2=valid2)

@@ -9,7 +9,7 @@ __all__ = ['variational_presets', 'image_pyramid', 'level_at', 'edge_weights', '
 # %% ../../nbs/ops/52_coarse_to_fine.ipynb #0728af76
 import cv2, math, numpy as np, torch
 from torch import Tensor
-from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.errors import FlowbookError, fail, unknown
 from .variational import refine_flow
 
 # %% ../../nbs/ops/52_coarse_to_fine.ipynb #1f1efcd0
@@ -135,7 +135,7 @@ def choose_flow(
 # %% ../../nbs/ops/52_coarse_to_fine.ipynb #34618f94
 def has_structure(
     img:np.ndarray,  # `(C,H,W)` float32
-    least:float=.03  # Share of the gradient's energy that a blur leaves where most is left; white noise has 0.009, photos and scenes have 0.8 and more
+    least:float=.03  # Share of the gradient's energy that a blur leaves: noise 0.009, photos 0.8 and more
 )->bool:             # False: it may be noise
     "Does an image hold more than noise?"
     x = np.ascontiguousarray(img.mean(0), np.float32)
@@ -191,14 +191,15 @@ def variational_flow(
     at:float=4.,          # How many times smaller the level is where `start` joins
     meet:float=1.5,       # The same for the level where the two are compared
     margin:float=.02,     # By how much the second has to explain the images better there, see `choose_flow`
-    **options             # `scale`, `smallest`, `sigma` of `image_pyramid`, `median` and `warps` of `refine_levels`, parameters of `refine_flow`
+    **options             # Of `image_pyramid` and `refine_levels`; parameters of `refine_flow`
 )->Tensor:                # `(B,2,H,W)` pixels, float32, on the device of `img1`, without gradient
     "Estimate flow by minimising a variational energy from coarse to fine"
     if preset not in variational_presets: raise unknown('preset', preset, variational_presets)
     a, b = _arrays(img1, img2, 'variational_flow')
     other = lambda o, f: [None]*len(a) if o is None else [f(x.detach().float().cpu().numpy()) for x in o]
     starts = other(start, lambda x: np.ascontiguousarray(np.nan_to_num(x.transpose(1, 2, 0))))
-    masks = other(valid, lambda x: cv2.erode(x[0], np.ones((5, 5), np.uint8)))   # derivatives reach two pixels
+    reach = np.ones((5, 5), np.uint8)   # derivatives reach two pixels
+    masks = other(valid, lambda x: cv2.erode(x[0], reach))
     settings = {**variational_presets[preset], **options}
     flows = [_pair_flow(*o, at=at, meet=meet, valid=m, margin=margin, **settings)
              for *o, m in zip(a, b, starts, masks, strict=True)]

@@ -159,13 +159,15 @@ def matching_nll(
 def _centres(x, fmap, cell):
     "`x` `(B,C,H,W)` at the centres of the cells of `fmap`, whose image was padded evenly; 0 in the padding"
     size, cells = x.shape[-2:], fmap.shape[-2:]
-    at = [torch.arange(n, device=x.device)*cell + cell//2 - (n*cell - s)//2 for s, n in zip(size, cells, strict=True)]
+    middle = lambda s, n: torch.arange(n, device=x.device)*cell + cell//2 - (n*cell - s)//2
+    at = [middle(s, n) for s, n in zip(size, cells, strict=True)]
     inside = [(i >= 0) & (i < s) for i, s in zip(at, size, strict=True)]
     rows, cols = (i.clamp(0, s - 1) for i, s in zip(at, size, strict=True))
-    return torch.where(inside[0][:, None] & inside[1], x[..., rows[:, None], cols], torch.zeros((), dtype=x.dtype, device=x.device))
+    found = x[..., rows[:, None], cols]
+    return torch.where(inside[0][:, None] & inside[1], found, torch.zeros_like(found))
 
 def match_loss(
-    out,                # `FlowOutput` with `flows` (matches first), `features` of both images and, for the spread, `infos`
+    out,                # `FlowOutput` with `flows`, matches first, `features` and, for the spread, `infos`
     flow:Tensor,        # `(B,2,H,W)` true flow, pixels
     valid:Tensor=None,  # `(B,1,H,W)` True where `flow` is known; None: everywhere
     occ:Tensor=None,    # `(B,1,H,W)` True where image 2 hides the point; None: nowhere
