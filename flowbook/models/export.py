@@ -354,7 +354,7 @@ def _notes(model, size, dynamic, any_size):
     low = _limits(model)[0]*model.stride
     if dynamic: rule = f'height and width are {low} or more' + f', multiples of {model.stride}'*(not any_size)
     notes = dict(producer=f'flowbook {flowbook.__version__}', model=type(model).__name__, size=rule,
-                 fits=model.fits or '',
+                 fits=model.fits or '', polish=model.polish or '',
                  img1='(B,3,H,W) RGB in [0,1]', img2='the next frame',
                  flow='(B,2,H,W) pixels from img1 to img2: u right, v down')
     if model.frames == 3: return dict(img0='(B,3,H,W) RGB in [0,1], the frame before') | notes

@@ -195,6 +195,7 @@ class FileModel(Estimator):
         self.path, self.run = Path(path), _checked(run, self.notes)
         self.only, self.least, self.step = _sides(self.notes)
         self.frames = 3 if 'img0' in self.notes else 2
+        self.polish = self.notes['polish'] if self.notes.get('polish') in ('steps', 'climb') else None
         self.training = False
 
 @patch
