@@ -92,7 +92,8 @@ class AugmentExplorer(Still):
     ):
         if not isinstance(sample, FlowSample):
             raise fail(FlowbookError, 'sample', f'a {type(sample).__name__}', 'a FlowSample')
-        self.sample,self.transforms,self.max_side = sample,playground() if transforms is None else dict(transforms),max_side
+        self.sample,self.max_side = sample,max_side
+        self.transforms = playground() if transforms is None else dict(transforms)
         if not self.transforms: raise fail(ConfigError, 'transforms', 'none', 'names and their arguments')
         self.canvas,self.sliders = _canvas_type()(pointer=False),{}
         self._make_controls(need_jupyter('ipywidgets'))
@@ -151,7 +152,8 @@ def _refresh(self:AugmentExplorer):
 # %% ../../nbs/apps/30_explorer.ipynb #07e507dc
 def _sheet(s, scale):
     "The frames; under them the flow, and frame 2 warped back along it"
-    label = lambda imgs, texts: hstack([add_label(o, t, max(9, s.size[0]//18)) for o,t in zip(imgs, texts)])
+    label = lambda imgs, texts: hstack([add_label(o, t, max(9, s.size[0]//18))
+                                        for o,t in zip(imgs, texts, strict=True)])
     frames = label([s.img1, s.img2], ['frame 1', 'frame 2'])
     if s.flow is None: return frames
     back = warp_blink(s.img1, s.img2, s.flow, s.valid)[1]

@@ -114,7 +114,8 @@ _HEADINGS = {k: tuple(v.split(' | ')) for k,v in dict(
     wauc='accuracy within 5 px (WAUC) | %', aae='mean angle error | °',
     ms='time per pair | ms', memory_mb='memory | MB', occ_f1='occlusion found (F1) | %').items()}
 _PARTS = dict(all='', occ='occluded pixels', noc='visible pixels', bg='background', fg='objects',
-    static='pixels that do not move', s0_10='motion below 10 px', s10_40='motion of 10 to 40 px', s40='motion above 40 px', d0_10='within 10 px of an occlusion',
+    static='pixels that do not move', s0_10='motion below 10 px', s10_40='motion of 10 to 40 px',
+    s40='motion above 40 px', d0_10='within 10 px of an occlusion',
     d10_60='10 to 60 px from an occlusion', d60_140='60 to 140 px from an occlusion')
 
 def _heading(key):
@@ -174,7 +175,9 @@ def _number(v):
     if not isinstance(v, (int, float)): return f'<td class=l>{_e("" if v is None else str(v))}</td>'
     return f'<td data-v="{v if v == v else 1e30}">{_digits(v)}</td>'
 
-def _digits(v): return '' if v != v else f'{v:,d}' if isinstance(v, int) else f'{v:.2f}' if abs(v) < 100 else f'{v:.0f}'
+def _digits(v):
+    return ('' if v != v else f'{v:,d}' if isinstance(v, int)
+            else f'{v:.2f}' if abs(v) < 100 else f'{v:.0f}')
 
 def _head(names): return '<tr>' + ''.join(f'<th><button>{_e(n)}</button></th>' for n in names) + '</tr>'
 
@@ -202,8 +205,9 @@ def _key():
     ends = [f'{3*o:.1f}' if o < 1 else f'{3*o:g}' for o in KITTI_ERROR_BINS] + ['']
     bin_of = lambda color, end: f'<span><i style="background:rgb{tuple(color.tolist())}"></i>{end}</span>'
     bins = ''.join(map(bin_of, KITTI_ERROR_COLORS, ends))
-    flow = ('<b>Flow and truth</b>: colour is direction, as from the middle of the wheel outwards; the stronger, the '
-            'faster. The rim is the number under each picture. Darker: faster than that. Black: unknown.')
+    flow = ('<b>Flow and truth</b>: colour is direction, as from the middle of the wheel outwards; '
+            'the stronger, the faster. The rim is the number under each picture. '
+            'Darker: faster than that. Black: unknown.')
     error = '<b>Error</b>, in px: blue is right, red is wrong. Above 60 px of motion, in 60ths of the motion.'
     return (f'<div class=key><div>{_image(wheel, "png", "colour wheel")}<span>{flow}</span></div>'
             f'<div class=scale><span>{error}</span><div class=bins>{bins}</div></div></div>')
@@ -212,7 +216,8 @@ def _key():
 def _figure(data, caption, alt, under=None):
     "A picture with its caption, and another one that is shown while the pointer or focus is on it"
     pictures,extra = _image(data, 'jpeg', alt),''
-    if under is not None: pictures,extra = pictures + _image(under, 'jpeg', 'frame 2', 'b'),' class=two tabindex=0'
+    if under is not None:
+        pictures,extra = pictures + _image(under, 'jpeg', 'frame 2', 'b'),' class=two tabindex=0'
     return f'<figure{extra}>{pictures}<figcaption>{_e(caption)}</figcaption></figure>'
 
 def _row_of_pictures(r):
@@ -234,7 +239,8 @@ def _article(i, r, sets):
                    for m,s in r['scores'].items())
     place,rank = f'<span>{_e(r["set"])}</span>' if sets else '',min(-_rank(r), 1e30)
     name = _e(r['name'])
-    return (f'<article id=p{i} data-v="{rank}" data-n="{name}"><div class=head><h3>{name}</h3>{place}{said}</div>'
+    return (f'<article id=p{i} data-v="{rank}" data-n="{name}">'
+            f'<div class=head><h3>{name}</h3>{place}{said}</div>'
             f'<div class=row>{_row_of_pictures(r)}</div></article>')
 
 def _pair_row(i, r, methods, sets):
@@ -250,7 +256,8 @@ def _made():
     import flowbook
     program = Path(sys.argv[0])
     name = program.parent.name if program.stem == '__main__' else program.stem
-    command = {'Command': ' '.join(['flowbook', *map(str, sys.argv[1:])])} if name in ('flowbook', 'cli') else {}
+    command = ({'Command': ' '.join(['flowbook', *map(str, sys.argv[1:])])} if name in ('flowbook', 'cli')
+               else {})
     return command | {'Version': f'flowbook {flowbook.__version__}, PyTorch {torch.__version__}',
                       'Date': time.strftime('%Y-%m-%d %H:%M')}
 
@@ -274,8 +281,8 @@ _PAGE = '''<!doctype html><html lang=en><meta charset=utf-8>
 <title>{title}</title><style>{style}</style><h1>{title}</h1>
 <nav><a href="#pictures">Pictures</a><a href="#scores">Scores</a><a href="#all">All pairs</a>
 <a href="#made">How it was made</a></nav><h2 id=pictures>Pictures of {shown}</h2>{key}
-<p><label>Order <select id=order><option value=worst>worst first</option><option value=best>best first</option>
-<option value=name>by name</option></select></label></p>
+<p><label>Order <select id=order><option value=worst>worst first</option>
+<option value=best>best first</option><option value=name>by name</option></select></label></p>
 <div id=pairs>{articles}</div><h2 id=scores>Scores</h2>{scores}
 <h2 id=all>All pairs, worst first</h2><p class=note>Click a heading to sort.{left}</p>
 <div class=wrap><table><thead>{heads}</thead><tbody>{rows}</tbody></table></div>
@@ -284,7 +291,8 @@ _PAGE = '''<!doctype html><html lang=en><meta charset=utf-8>
 def _pair_parts(rows, methods, sets, most):
     "The parts of the page about pairs"
     drawn = [i for i,r in enumerate(rows) if r['pictures']]
-    number = f'the {len(drawn)} worst of {len(rows)} pairs' if len(drawn) < len(rows) else f'all {len(rows)} pairs'
+    number = (f'the {len(drawn)} worst of {len(rows)} pairs' if len(drawn) < len(rows)
+              else f'all {len(rows)} pairs')
     heads = ['pair', *['dataset']*sets, *(f'{m}: {k}' for m in methods for k in ('error, px', 'wrong, %'))]
     return dict(shown=number, articles=''.join(_article(i, rows[i], sets) for i in drawn), heads=_head(heads),
                 rows=''.join(_pair_row(i, r, methods, sets) for i,r in enumerate(rows[:most])),

@@ -32,7 +32,7 @@ class ServeLimits:
     rate:float=60.            # Requests per minute from one address, even all at once; 0: no limit
     queue:int=8               # Jobs that run or wait; more are rejected
     timeout:float=60.         # Seconds to send a request, and again to answer it
-    header_timeout:float=5.   # Seconds to the end of the headers, from accept or the next request's first byte
+    header_timeout:float=5.   # Seconds to the end of the headers, from accept or the next request's start
     per_address:int=24        # Open connections of one address; 0: no limit, for use behind a proxy
 
     def __post_init__(self):
@@ -277,22 +277,33 @@ figcaption,.small{font-size:.87rem;color:#555} form .row img{width:100%}
 <label>file <input type=file name=video accept=video/* required></label>
 <input type=hidden name=format value=mp4><button>Compute</button></form>
 <p class=small>From a terminal:
-<code>curl -F img1=@a.png -F img2=@b.png -F format=flo ADDRESSflow -o out.flo</code>. Also <a href=health>/health</a> and
+<code>curl -F img1=@a.png -F img2=@b.png -F format=flo ADDRESSflow -o out.flo</code>. Also
+<a href=health>/health</a> and
 <a href=openapi.json>/openapi.json</a>.</p></div>
 <section id=result aria-live=polite><p class=small>The flow will appear here.</p></section></main>
 <template id=key><div class=key><img src="data:image/png;base64,WHEEL" alt="colour wheel"><span>Colour is the
-direction of motion, as from the middle of the wheel outwards; the stronger, the faster. <b></b></span></div></template>
+direction of motion, as from the middle of the wheel outwards; the stronger, the faster.
+<b></b></span></div></template>
 <script>SCRIPT</script></html>"""
 
 # %% ../../nbs/apps/50_serve.ipynb #24201ffe
 _script = '''
 const out = document.getElementById("result")
-const make = (tag, text, more) => Object.assign(document.createElement(tag), text ? {textContent: text} : {}, more)
+const make = (tag, text, more) =>
+  Object.assign(document.createElement(tag), text ? {textContent: text} : {}, more)
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0))
 const place = (data, type) => URL.createObjectURL(new Blob([data], {type}))
 const link = (name, data, type) => make("a", "save " + name, {download: name, href: place(data, type)})
-const figure = (what, text) => { const f = make("figure"); f.append(what, make("figcaption", text)); return f }
-const key = speed => { const k = document.getElementById("key").content.cloneNode(true); k.querySelector("b").textContent = `The rim is ${speed} px.`; return k }
+const figure = (what, text) => {
+  const f = make("figure")
+  f.append(what, make("figcaption", text))
+  return f
+}
+const key = speed => {
+  const k = document.getElementById("key").content.cloneNode(true)
+  k.querySelector("b").textContent = `The rim is ${speed} px.`
+  return k
+}
 const ask = async (form, format) => {   // an answer, or an error in words
   const data = new FormData(form)
   data.set("format", format)
@@ -358,7 +369,8 @@ _POLICY = ("default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; 
 def _home(name, limits, address):
     "The page with the forms"
     from html import escape
-    said = (f'Images up to {limits.max_pixels/1e6:g} million pixels, videos up to {limits.max_frames} frames, '
+    said = (f'Images up to {limits.max_pixels/1e6:g} million pixels, '
+            f'videos up to {limits.max_frames} frames, '
             f'{limits.max_mb:g} MB in all.')
     wheel = base64.b64encode(cv2.imencode('.png', render_color_wheel(152)[..., ::-1])[1]).decode()
     parts = dict(SCRIPT=_script, WHEEL=wheel, LIMITS=said, MODEL=escape(name), ADDRESS=escape(address))
@@ -368,7 +380,7 @@ def _home(name, limits, address):
 
 # %% ../../nbs/apps/50_serve.ipynb #a957a043
 def _pair_job(predictor, img1, img2, format, limits):
-    "Two open files in; response, its type and the largest speed out; read here, so that waiting jobs take no memory"
+    "Two open files in; response, its type and largest speed out; read here: waiting jobs take no memory"
     a,b = (decode_upload(f.read(), name, limits.max_pixels, getattr(predictor, 'upright', False))
            for f,name in ((img1,'img1'), (img2,'img2')))
     flow = np.asarray(predictor(a, b))
@@ -378,7 +390,7 @@ def _pair_job(predictor, img1, img2, format, limits):
 def _video_job(predictor, video, format, limits):
     "An open file in; a video or a zip of one file per pair, its type and the shared speed of full colour out"
     frames,fps = decode_clip(video.read(), limits)
-    flows = [np.asarray(predictor(a, b)) for a,b in zip(frames, frames[1:])]
+    flows = [np.asarray(predictor(a, b)) for a,b in zip(frames, frames[1:], strict=False)]
     scale = max(map(max_motion, flows)) or 1.
     return *(_film(flows, scale, fps) if format=='mp4' else _zip(flows, scale, format)),scale
 
@@ -427,7 +439,8 @@ def _add_errors(app):
     async def invalid(request, e):
         o = e.errors()[0]
         what = 'nothing' if o['type']=='missing' else 'something else'
-        wanted = 'a file' if o['loc'][-1] in ('img1','img2','video') else o.get('ctx', {}).get('expected', o['msg'])[:200]
+        wanted = ('a file' if o['loc'][-1] in ('img1','img2','video')
+                  else o.get('ctx', {}).get('expected', o['msg'])[:200])
         return JSONResponse(dict(error=f"{o['loc'][-1]}: found {what}, expected {wanted}"), 422)
 
 # %% ../../nbs/apps/50_serve.ipynb #c58512be
@@ -452,26 +465,27 @@ def _add_jobs(app, predictor, limits, desk):
         data,kind,scale = await desk.run(job)
         name = {'application/octet-stream': 'flow.flo', 'application/zip': 'flow.zip',
                 'video/mp4': 'flow.mp4'}.get(kind)
-        save = {'Content-Disposition': f'attachment; filename={name}'} if name else {}   # a browser shows the others
+        # without a name: a browser shows the file
+        save = {'Content-Disposition': f'attachment; filename={name}'} if name else {}
         save['X-Max-Flow'] = f'{scale:.4g}'   # pixels; the speed of full colour
         return JSONResponse(data) if isinstance(data, dict) else Response(data, media_type=kind, headers=save)
     @app.post('/flow')
-    async def flow(img1:UploadFile=File(description='frame 1: PNG, JPEG or WebP'),
-                   img2:UploadFile=File(description='frame 2, of the same size'),
+    async def flow(img1:UploadFile=File(description='frame 1: PNG, JPEG or WebP'), # noqa: B008 - for FastAPI
+                   img2:UploadFile=File(description='frame 2, of the same size'),  # noqa: B008
                    format:Literal['flo','kitti','png','json']=Form('flo')):
         return await respond(lambda: _pair_job(predictor, img1.file, img2.file, format, limits))
     @app.post('/video')
-    async def video(video:UploadFile=File(description='MP4, MOV, AVI, MKV or WebM'),
+    async def video(video:UploadFile=File(description='MP4, MOV, AVI, MKV or WebM'), # noqa: B008
                     format:Literal['mp4','png','flo','kitti']=Form('mp4')):
         return await respond(lambda: _video_job(predictor, video.file, format, limits))
 
 # %% ../../nbs/apps/50_serve.ipynb #39d484bf
 def make_app(
-    predictor,                         # `FlowPredictor`, or anything similar: called with two images, with `name` and `device`
+    predictor,                         # `FlowPredictor`, or a function of two images with `name` and `device`
     limits:ServeLimits=ServeLimits()   # Limits of a request
 ): # A FastAPI application, for uvicorn or any other ASGI server
     "Build the server around `predictor`"
-    try: import fastapi, python_multipart
+    try: import fastapi, python_multipart # noqa: F401 - is it there?
     except ImportError as e:
         raise fail(FlowbookError, 'serve', f'no {e.name}',
                    'the packages of pip install "flowbook[serve]"') from None
@@ -502,7 +516,8 @@ def _raw_answer(status, error):
     import json
     from http import HTTPStatus
     body = json.dumps(dict(error=str(error))).encode()
-    head = f'HTTP/1.1 {status} {HTTPStatus(status).phrase}', 'content-type: application/json', f'content-length: {len(body)}', 'connection: close'
+    head = (f'HTTP/1.1 {status} {HTTPStatus(status).phrase}', 'content-type: application/json',
+            f'content-length: {len(body)}', 'connection: close')
     return '\r\n'.join(head).encode() + b'\r\n\r\n' + body
 
 def _room(mine, everybody, limits):

@@ -22,7 +22,7 @@ def _uint8(img):
 
 # %% ../../nbs/apps/10_views.ipynb #6b9f55f5
 def _frame_pairs(frames):
-    "Pairs of uint8 images: the items of `frames` if they are pairs, otherwise neighbours, which share their images"
+    "Pairs of uint8 images: the items of `frames` if they are pairs, otherwise neighbours, which share images"
     if isinstance(frames, str) or hasattr(frames, '__fspath__'):
         from flowbook.io.video import read_frames
         with read_frames(frames, stop=MAX_FRAMES) as found: items = list(found)
@@ -33,7 +33,7 @@ def _frame_pairs(frames):
         raise fail(FlowbookError, 'frames', f"{len(items)} of them",
                    'two frames or more, pairs, or FlowSamples')
     items = list(map(_uint8, items))
-    return list(zip(items, items[1:]))
+    return list(zip(items, items[1:], strict=False))
 
 MAX_FRAMES = 100 # of a video; all are kept in memory
 
@@ -48,8 +48,8 @@ def _sample(pair, flow_gt, name):
 
 # %% ../../nbs/apps/10_views.ipynb #9fa2553c
 def as_samples(
-    frames,       # `FlowSample`, list of them, pair of frames, list of pairs, list of frames, or a video or folder (its first 100 frames)
-    flow_gt=None  # True flow of the pair, or a list with one (or `None`) per pair: paths, `(H,W,2)` arrays or tensors, pixels
+    frames,       # `FlowSample`s, pair of frames, list of pairs or frames, video or folder (first 100 frames)
+    flow_gt=None  # True flow, or one or `None` per pair: paths, `(H,W,2)` arrays or tensors, pixels
 )->list: # `FlowSample`s
     "Convert `frames` and their truth to samples"
     given = [frames] if isinstance(frames, FlowSample) else frames
@@ -62,14 +62,15 @@ def as_samples(
         else len(pairs))
     if len(truths)!=len(pairs):
         raise fail(ConfigError, 'flow_gt', f"{len(truths)} of them", f"{len(pairs)}, one per pair")
-    return [_sample(p, t, f'pair {i}') for i,(p,t) in enumerate(zip(pairs, truths))]
+    return [_sample(p, t, f'pair {i}') for i,(p,t) in enumerate(zip(pairs, truths, strict=True))]
 
 # %% ../../nbs/apps/10_views.ipynb #01dae417
 def _named(models):
     "Dictionary of name to model"
     if isinstance(models, dict): return dict(models)
     if isinstance(models, str) or callable(models): models = [models]
-    name = lambda m: m if isinstance(m, str) else getattr(m, 'name', None) or getattr(m, '__name__', type(m).__name__)
+    name = lambda m: (m if isinstance(m, str) else getattr(m, 'name', None)
+                      or getattr(m, '__name__', type(m).__name__))
     res = {}
     for m in models:
         if not (isinstance(m, str) or callable(m)):
@@ -85,9 +86,9 @@ class FlowViews:
     "Pairs of frames, models to run on them, and pictures of the results"
     def __init__(self,
         frames,                     # See `as_samples`
-        models=('flowbook_small',), # Names, predictors or functions of two images; or a dictionary name: model
+        models=('flowbook_small',), # Names, predictors or functions of two images; or dictionary name: model
         flow_gt=None,               # True flow, see `as_samples`
-        max_flow:float=None,        # Speed of full colour, pixels; `None`: the fastest pixel of the truth, otherwise of the first model, pair by pair
+        max_flow:float=None,        # Speed of full colour, px; None: pair's largest, of truth or model 1
         keep:int=32                 # Number of flow fields to keep
     ):
         self.samples,self.models = as_samples(frames, flow_gt),_named(models)
@@ -182,7 +183,8 @@ _painters = dict(
     blink    =lambda v,s,i,m: s.img1,
     occlusion=lambda v,s,i,m: occlusion_overlay(s.img1, v.occ(i, m)),
     truth    =lambda v,s,i,m: flow_to_color(s.flow, v.scale(i), s.valid),
-    error    =lambda v,s,i,m: error_to_color(v.flow(i, m), s.flow, s.valid)) | {'frame 1': lambda v,s,i,m: s.img1}
+    error    =lambda v,s,i,m: error_to_color(v.flow(i, m), s.flow, s.valid)
+) | {'frame 1': lambda v,s,i,m: s.img1}
 
 # %% ../../nbs/apps/10_views.ipynb #85701ba4
 @patch

@@ -33,7 +33,8 @@ _style = """
 .fb-canvas figcaption {padding: 2px 0; opacity: .75}
 .fb-canvas .fb-box {position: relative; line-height: 0; border-radius: 3px; overflow: hidden}
 .fb-canvas img {display: block; width: 100%; image-rendering: auto}
-.fb-canvas img.fb-other {position: absolute; inset: 0; height: 100%; animation: fb-blink 1.2s steps(1) infinite}
+.fb-canvas img.fb-other {position: absolute; inset: 0; height: 100%;
+  animation: fb-blink 1.2s steps(1) infinite}
 .fb-canvas svg {position: absolute; inset: 0; width: 100%; height: 100%; touch-action: none}
 .fb-canvas .fb-left svg {cursor: crosshair}
 .fb-canvas .fb-left svg:focus-visible {outline: 2px solid #14619b}
@@ -44,7 +45,12 @@ _style = """
 
 # %% ../../nbs/apps/20_widgets.ipynb #3c0e30a5
 _panel_js = """
-const make = (tag, cls, parent) => { const o = document.createElement(tag); o.className = cls; parent.append(o); return o }
+const make = (tag, cls, parent) => {
+  const o = document.createElement(tag)
+  o.className = cls
+  parent.append(o)
+  return o
+}
 const sheet = parent => {
   const o = document.createElementNS('http://www.w3.org/2000/svg', 'svg')
   o.setAttribute('preserveAspectRatio', 'none')
@@ -69,7 +75,8 @@ _mark_js = """
 const cross = (svg, x, y, color, r) => {
   for (const [stroke, width] of [['#fff', 5], [color, 2.5]]) {   // a white edge shows on dark pictures
     const p = document.createElementNS('http://www.w3.org/2000/svg', 'path')
-    const is = {d: `M${x-r} ${y}H${x+r}M${x} ${y-r}V${y+r}`, stroke, 'stroke-width': width, fill: 'none', 'vector-effect': 'non-scaling-stroke'}
+    const is = {d: `M${x-r} ${y}H${x+r}M${x} ${y-r}V${y+r}`, stroke, 'stroke-width': width, fill: 'none',
+                'vector-effect': 'non-scaling-stroke'}
     for (const [k, v] of Object.entries(is)) p.setAttribute(k, v)
     svg.append(p)
   }
@@ -86,10 +93,16 @@ const draw = (svg, marks, size) => {
 _render_js = """
 function render({model, el}) {
   el.classList.add('fb-canvas')
-  const row = make('div', 'fb-row', el), left = panel(row, 'fb-left'), right = panel(row, 'fb-right'), text = make('div', 'fb-text', el)
+  const row = make('div', 'fb-row', el), left = panel(row, 'fb-left'), right = panel(row, 'fb-right')
+  const text = make('div', 'fb-text', el)
   const paint = {
-    left: () => show(left.img, model.get('left')), key: () => show(left.key, model.get('key')), blink: () => show(left.other, model.get('blink')), right: () => show(right.img, model.get('right')),
-    marks: () => { const [a, b] = model.get('marks'); draw(left.svg, a, model.get('size')); draw(right.svg, b, model.get('size')) },
+    left: () => show(left.img, model.get('left')), key: () => show(left.key, model.get('key')),
+    blink: () => show(left.other, model.get('blink')), right: () => show(right.img, model.get('right')),
+    marks: () => {
+      const [a, b] = model.get('marks')
+      draw(left.svg, a, model.get('size'))
+      draw(right.svg, b, model.get('size'))
+    },
     captions: () => model.get('captions').forEach((c, i) => {
       const side = [left, right][i]
       side.caption.textContent = side.img.alt = c
@@ -104,7 +117,8 @@ function render({model, el}) {
   left.other.alt = 'frame 2 warped back'
   text.setAttribute('aria-live', 'polite')
   const at = e => {
-    const r = left.svg.getBoundingClientRect(), [h, w] = model.get('size'), inside = (o, n) => Math.max(0, Math.min(n - 1, Math.floor(o*n)))
+    const r = left.svg.getBoundingClientRect(), [h, w] = model.get('size')
+    const inside = (o, n) => Math.max(0, Math.min(n - 1, Math.floor(o*n)))
     return [inside((e.clientX - r.left)/r.width, w), inside((e.clientY - r.top)/r.height, h)]
   }
   const say = values => { for (const [k, v] of Object.entries(values)) model.set(k, v); model.save_changes() }
@@ -136,7 +150,7 @@ def _canvas_type():
         _esm,_css = _panel_js + _mark_js + _render_js,_style
         left,blink,right,key = (t.Bytes().tag(sync=True)
                                 for _ in range(4)) # PNG; `blink` alternates with `left`; empty: no blinking
-        size = t.List([1,1]).tag(sync=True)                                # height and width, the units of marks and pointer
+        size = t.List([1,1]).tag(sync=True)                                # height, width: units of the marks
         marks = t.List([[],[]]).tag(sync=True)                             # per picture: [x, y, colour]
         captions,text = t.List(['','']).tag(sync=True),t.Unicode().tag(sync=True)
         pointer = t.Bool(True).tag(sync=True)                              # does the page report the mouse?
@@ -182,7 +196,7 @@ class FlowViewer(Still):
     "Interactive viewer of frames and flow in a notebook"
     def __init__(self,
         frames,                     # `FlowSample`s, pairs or frames, see `as_samples`; or a `FlowViews`
-        models=('flowbook_small',), # Names, predictors or functions of two images; or a dictionary name: model
+        models=('flowbook_small',), # Names, predictors or functions of two images; or dictionary name: model
         flow_gt=None,               # True flow, see `as_samples`
         max_flow:float=None,        # Speed of full colour, pixels; `None`: see `FlowViews`
         max_side:int=640            # Longest side of what is sent to the browser, pixels

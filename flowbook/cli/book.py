@@ -102,4 +102,5 @@ def book(
     if as_json: return print_json(dict(out=out, tutorials=rows))
     for r in rows: typer.echo(f"{r['file']:34} {r['title']}")
     typer.echo(f'wrote {len(rows)} notebooks to {out}')
-    typer.echo(f'next: jupyter lab {out/"start.ipynb"} (JupyterLab comes with pip install "flowbook[jupyter]")')
+    typer.echo(f'next: jupyter lab {out/"start.ipynb"} '
+               '(JupyterLab comes with pip install "flowbook[jupyter]")')

@@ -21,7 +21,7 @@ def _start(): "Show, list, compare and export recipes and config files."
 
 # %% ../../nbs/cli/46_config.ipynb #b67fe1af
 _Config = Annotated[str, typer.Argument(metavar='RECIPE|FILE', autocompletion=complete_recipe,
-                                        help="A name from flowbook config list, or a config file: flowbook's or MMFlow's.",
+        help="A name from flowbook config list, or a config file: flowbook's or MMFlow's.",
                                         show_default=False)]
 
 def _load(config, changes=None, allow_imports=False):
@@ -62,8 +62,9 @@ def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="Such as
 def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterations']/1000:g}k"
 
 # %% ../../nbs/cli/46_config.ipynb #31a30c2d
-@config.command('diff', epilog=example('flowbook config diff raft_8x2_100k_flyingchairs_368x496 gma_8x2_120k_flyingchairs_368x496',
-                               'flowbook config diff run/recipe.json quickstart'))
+@config.command('diff', epilog=example(
+    'flowbook config diff raft_8x2_100k_flyingchairs_368x496 gma_8x2_120k_flyingchairs_368x496',
+    'flowbook config diff run/recipe.json quickstart'))
 def _diff(a:_Config, b:_Config, allow_imports:Imports=False, as_json:Json=False):
     "Show the values in which two recipes differ."
     from flowbook.recipes.base import flat_recipe

@@ -66,26 +66,36 @@ def make(
     say_next(f'flowbook data check {name} {quote(str(out))}{own}')
 
 # %% ../../nbs/cli/30_data.ipynb #d1fa56b2
-@data.command(epilog=example('flowbook data check sintel data/Sintel', 'flowbook data check flyingchairs data/FlyingChairs_release --full --index'))
+@data.command(epilog=example('flowbook data check sintel data/Sintel',
+                             'flowbook data check flyingchairs data/FlyingChairs_release --full --index'))
 def check(
     name:_Name, root:_Root,
-    options:Annotated[Optional[list[str]], typer.Argument(metavar='KEY=VALUE', help="Options of the dataset, for example pass_style=final; default: all values.", show_default=False)]=None,
+    options:Annotated[Optional[list[str]],
+        typer.Argument(metavar='KEY=VALUE', show_default=False,
+            help="Options of the dataset, for example pass_style=final; default: all values.")]=None,
     full:Annotated[bool, typer.Option('--full', help='Decode every file, not only its header.')]=False,
-    index:Annotated[bool, typer.Option('--index', help='Write flowbook-index.json, which the dataset then reads instead of its folders.')]=False,
-    workers:Annotated[Optional[int], typer.Option(min=1, help='Threads; default: twice the cores.', show_default=False)]=None,
+    index:Annotated[bool, typer.Option('--index',
+        help='Write flowbook-index.json, which the dataset then reads instead of its folders.')]=False,
+    workers:Annotated[Optional[int],
+                      typer.Option(min=1, help='Threads; default: twice the cores.',
+                                   show_default=False)]=None,
     as_json:Json=False):
     "Check every file of a dataset: missing, damaged, of the wrong size?"
     with working('importing PyTorch'):
         from flowbook.data.check import check_dataset
         from flowbook.recipes.base import parse_options
         chosen = parse_options(options or [])
-    with Counting(f'checking {name}', 'files') as progress: report = check_dataset(name, root, full, index, workers, chosen, progress)
-    if as_json: print_json({k: getattr(report, k) for k in ('name', 'root', 'files', 'rows', 'absent', 'problems')})
+    with Counting(f'checking {name}', 'files') as progress:
+        report = check_dataset(name, root, full, index, workers, chosen, progress)
+    if as_json:
+        print_json({k: getattr(report, k) for k in ('name', 'root', 'files', 'rows', 'absent', 'problems')})
     else:
         _show(report)
         if not report.problems: _say_train(name, root, options or [])
     if report.problems:
-        raise fail(FlowbookError, root, f"{len(report.problems)} files or folders with problems, first {report.problems[0]}", 'a complete dataset')
+        raise fail(FlowbookError, root,
+                   f"{len(report.problems)} files or folders with problems, first {report.problems[0]}",
+                   'a complete dataset')
 
 def _say_train(name, root, options):
     "The next step: the bundled network fine-tuned on this data"
@@ -105,9 +115,11 @@ def _show(report):
                              'flowbook data convert data/FlyingChairs_release --to png --delete'))
 def convert(
     root:_Root,
-    to:Annotated[str, typer.Option(help='flo (from .pfm), png (from .ppm) or ppm (from .png); only flow and 8-bit colour frames.')]='flo',
+    to:Annotated[str, typer.Option(
+        help='flo (from .pfm), png (from .ppm) or ppm (from .png); '
+             'only flow and 8-bit colour frames.')]='flo',
     delete:Annotated[bool, typer.Option('--delete',
-                                        help='Remove each old file once its new one reads back the same.')]=False,
+        help='Remove each old file once its new one reads back the same.')]=False,
     workers:Annotated[Optional[int],
                       typer.Option(min=1, help='Threads; default: twice the cores.',
                                    show_default=False)]=None,
@@ -120,7 +132,8 @@ def convert(
         n = convert_files(root, to, delete, workers, progress, left)
     if as_json: return print_json(dict(root=root, to=to, written=n, left=left))
     if left:
-        typer.echo(f"left {len(left)} files unchanged, for example {left[0]}: truth, or more than 8-bit colour", err=True)
+        typer.echo(f"left {len(left)} files unchanged, for example {left[0]}: "
+                   "truth, or more than 8-bit colour", err=True)
     typer.echo(f"wrote {n} .{to} files below {root}")
 
 # %% ../../nbs/cli/30_data.ipynb #6e60413f

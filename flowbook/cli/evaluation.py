@@ -98,7 +98,8 @@ def save_rows(
 
 # %% ../../nbs/cli/52_evaluation.ipynb #ac54cb73
 _Data = Annotated[Optional[str],
-                  typer.Option(autocompletion=complete_dataset, help='A dataset: scenes, sintel, kitti2015, ...; flowbook data list shows them all.', show_default=False)]
+                  typer.Option(autocompletion=complete_dataset, show_default=False,
+                      help='A dataset: scenes, sintel, kitti2015, ...; flowbook data list shows them all.')]
 _Root = Annotated[Optional[Path], typer.Option(help='Folder of the dataset.', show_default=False)]
 _Split = Annotated[Optional[str],
                    typer.Option(help='Split of the dataset; default: the one that papers report on.',
@@ -138,7 +139,7 @@ def _check_folders(folders, root, sets):
 
 # %% ../../nbs/cli/52_evaluation.ipynb #2c54ae53
 def _wanted(scores, changes):
-    "Scores to show (None: all), and the changes among the words: `--eval EPE Fl` gives `Fl` as a separate word"
+    "Scores to show (None: all), and the changes among the words: `--eval EPE Fl` gives `Fl` as one of them"
     from flowbook.train.scores import SCORES
     known = {k.lower(): k for k in SCORES} | dict(fl='fl_all', occ_f1='occ_f1')
     more = [c for c in changes or [] if scores and '=' not in c and c.lower() in known]
@@ -163,33 +164,46 @@ def _keeper(out_dir, show_dir):
 
 # %% ../../nbs/cli/52_evaluation.ipynb #dd0cca4a
 def test(
-    name:Annotated[str, typer.Argument(metavar='RECIPE|MODEL', autocompletion=complete_model, help='A recipe or config file; or a model, to test on the scenes of the recipe flowbook_small.', show_default=False)],
+    name:Annotated[str, typer.Argument(metavar='RECIPE|MODEL', autocompletion=complete_model,
+        help='A recipe or config file; or a model, to test on the scenes of the recipe flowbook_small.',
+        show_default=False)],
     changes:Changes=None, cfg_options:CfgOptions=None, data:_Data=None, root:_Root=None, split:_Split=None,
         weights:Weights=None,
-    n:Annotated[Optional[int], typer.Option(min=1, help='Pairs of each dataset; default: as many as the recipe validates on, or all.', show_default=False)]=None,
-    scores:Annotated[Optional[list[str]], typer.Option('--eval', help='Scores to show: EPE, Fl, px1, wauc, epe_occ, ...; default: as many as fit.', show_default=False)]=None,
-    out_dir:Annotated[Optional[Path], typer.Option(help='Folder for the flow of each pair, as .flo.', show_default=False)]=None,
-    show_dir:Annotated[Optional[Path], typer.Option(help='Folder for the flow of each pair, as pictures.', show_default=False)]=None,
+    n:Annotated[Optional[int], typer.Option(min=1, show_default=False,
+        help='Pairs of each dataset; default: as many as the recipe validates on, or all.')]=None,
+    scores:Annotated[Optional[list[str]], typer.Option('--eval', show_default=False,
+        help='Scores to show: EPE, Fl, px1, wauc, epe_occ, ...; default: as many as fit.')]=None,
+    out_dir:Annotated[Optional[Path], typer.Option(show_default=False,
+        help='Folder for the flow of each pair, as .flo.')]=None,
+    show_dir:Annotated[Optional[Path], typer.Option(show_default=False,
+        help='Folder for the flow of each pair, as pictures.')]=None,
     report:_ReportFile=None, report_n:_ReportN=40, save:_Save=None,
-    alone:Annotated[bool, typer.Option('--alone', help='Without DIS, Farneback and zero flow to compare with.')]=False,
-    fuse_conv_bn:Annotated[bool, typer.Option('--fuse-conv-bn', help='Merge batch norms into convolutions first.')]=False,
+    alone:Annotated[bool, typer.Option('--alone',
+        help='Without DIS, Farneback and zero flow to compare with.')]=False,
+    fuse_conv_bn:Annotated[bool, typer.Option('--fuse-conv-bn',
+        help='Merge batch norms into convolutions first.')]=False,
     precision:Precision='fp32', upright:Upright=False, value_range:Range='full',
-    gpus:Annotated[Optional[int], typer.Option(min=1, help='GPUs to split the pairs over.', show_default=False)]=None,
-    processes:Annotated[Optional[int], typer.Option(min=1, help='Processes on the CPU to split the pairs over.', show_default=False)]=None,
+    gpus:Annotated[Optional[int], typer.Option(min=1, show_default=False,
+        help='GPUs to split the pairs over.')]=None,
+    processes:Annotated[Optional[int], typer.Option(min=1, show_default=False,
+        help='Processes on the CPU to split the pairs over.')]=None,
     port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Score a model on held-out pairs or a dataset, next to DIS, Farneback and zero flow."
     _check_files(save, report, name, weights)
-    with working('importing PyTorch'): wanted,changes = _wanted(scores, [*(changes or []), *(cfg_options or [])])
+    with working('importing PyTorch'):
+        wanted,changes = _wanted(scores, [*(changes or []), *(cfg_options or [])])
     count,device = count_processes(gpus, processes, device)
     if count == 1 and port: raise fail(ConfigError, '--port', f'{port} for one process',
         '--processes or --gpus with it')
-    given = dict(data=data, root=root, split=split, weights=weights, n=n, out_dir=out_dir, show_dir=show_dir, report=report, report_n=report_n, alone=alone,
+    given = dict(data=data, root=root, split=split, weights=weights, n=n, out_dir=out_dir, show_dir=show_dir,
+                 report=report, report_n=report_n, alone=alone,
                  fuse_conv_bn=fuse_conv_bn, precision=precision, allow_imports=allow_imports, device=device,
                  upright=upright, value_range=value_range)
     if count > 1: return _start_many(count, [name, *changes], given, wanted, save, as_json, port)
     found,pairs,worst = _run_test(name, changes, **given)
     if launched_number()[0]: return
-    _show_test(f"{name} on {{}} {'pairs' if data else 'held-out pairs'}", name, found, pairs, worst, wanted, save, as_json)
+    _show_test(f"{name} on {{}} {'pairs' if data else 'held-out pairs'}", name, found, pairs, worst, wanted,
+               save, as_json)
     if not as_json: _say_files([*(save or []), report, out_dir, show_dir])
 
 # %% ../../nbs/cli/52_evaluation.ipynb #0b1a05d1
@@ -241,7 +255,7 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         told = dict(weights=weights or 'of the package', device=device, precision=precision)
         trust = notes.watch and notes.watch.values()
         write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, told, trust=trust)
-    return found,dict(zip(found, _sizes(seen))),notes.worst()
+    return found,dict(zip(found, _sizes(seen), strict=False)),notes.worst()
 
 # %% ../../nbs/cli/52_evaluation.ipynb #c809bf08
 def _watch(make, predictor):
@@ -261,7 +275,7 @@ def _label(report, label):
 
 def _sizes(seen):
     "Pairs of each dataset, from calls with (done, n)"
-    return [n for (done,n),(last,_) in zip(seen, [(10**9, 0), *seen]) if done <= last]
+    return [n for (done,n),(last,_) in zip(seen, [(10**9, 0), *seen], strict=False) if done <= last]
 
 def _show_test(title, name, found, pairs, worst, wanted, save, as_json):
     "A table, or one for each dataset"
@@ -305,7 +319,9 @@ class Comparing(TyperCommand):
 
 def compare(
     models:Annotated[list[str], typer.Argument(metavar='MODEL', autocompletion=complete_model,
-        help='Models, recipes or config files, also the classical methods named below; NAME:WEIGHTS takes published weights or a file. Words KEY=VALUE are options of the dataset: images=, img2=, flow= of a folder.', show_default=False)],
+        help='Models, recipes or config files, also the classical methods named below; NAME:WEIGHTS takes '
+             'published weights or a file. Words KEY=VALUE are options of the dataset: images=, img2=, '
+             'flow= of a folder.', show_default=False)],
     data:_Data='scenes', root:_Root=None, split:_Split=None,
     n:Annotated[Optional[int],
                 typer.Option(min=1, help='Pairs of each dataset; default: all, or 32 scenes.',
@@ -347,9 +363,12 @@ def compare(
     _say_export(next(iter(found.values())))
 
 # %% ../../nbs/cli/52_evaluation.ipynb #25ac2310
-_NEXT = dict(sintel='unpack it, and give clean and final to the bundler that came with the data: bundler clean final out.lzma', kitti='upload it at www.cvlibs.net/datasets/kitti',
+_NEXT = dict(sintel='unpack it, and give clean and final to the bundler that came with the data: '
+                    'bundler clean final out.lzma',
+             kitti='upload it at www.cvlibs.net/datasets/kitti',
              kitti2012='upload it at www.cvlibs.net/datasets/kitti',
-             spring='unpack it, run the flow_subsampling of spring-benchmark.org inside, and upload its .hdf5')
+             spring='unpack it, run the flow_subsampling of spring-benchmark.org inside, '
+                    'and upload its .hdf5')
 
 def submit(
     benchmark:Annotated[str, typer.Argument(metavar='sintel|kitti|kitti2012|spring',
@@ -388,11 +407,11 @@ def bench(
     models:Annotated[list[str], typer.Argument(metavar='MODEL', autocompletion=complete_model,
         help='One or more names from flowbook models, recipes or config files.', show_default=False)],
     size:Annotated[list[str], typer.Option(metavar='HxW',
-        help='Height and width, pixels; several: --size again.')]=['448x1024'],
-    batch:Annotated[list[int],
-                    typer.Option(min=1, metavar='N...', help='Pairs at a time, one or several.')]=[1],
-    precision:Annotated[list[str],
-                        typer.Option(metavar='fp32|bf16|fp16...', help='One or several.')]=['fp32'],
+        help='Height and width, pixels; several: --size again.')]=['448x1024'], # noqa: B006 - only read
+    batch:Annotated[list[int], typer.Option(min=1, metavar='N...',
+        help='Pairs at a time, one or several.')]=[1], # noqa: B006 - only read
+    precision:Annotated[list[str], typer.Option(metavar='fp32|bf16|fp16...',
+        help='One or several.')]=['fp32'], # noqa: B006 - only read
     iters:Iters=None,
     backends:Annotated[Optional[str], typer.Option(show_default=False, metavar='all|NAME,...',
         help='Each model in several runtimes: pytorch, torch.compile, onnxruntime, openvino.')]=None,
@@ -441,4 +460,5 @@ def _show_bench(rows, on):
     if cells: print_table(', '.join(f'{k} {v}' for k,v in on.items()), heads, cells)
     for r in rows:
         if 'failed' in r:
-            typer.echo(f"{r['model']} {'x'.join(map(str, r['size']))}, batch {r['batch']}, {r['precision']}: not run: {r['failed']}")
+            typer.echo(f"{r['model']} {'x'.join(map(str, r['size']))}, batch {r['batch']}, {r['precision']}: "
+                       f"not run: {r['failed']}")

@@ -25,7 +25,8 @@ def export(
                      typer.Option(help='onnx or torch_export; default: from the suffix of --out.',
                                   show_default=False)]=None,
     dynamic:Annotated[bool, typer.Option('--dynamic',
-                                         help="Take any batch, height and width; in a .pt2 file sides must be multiples of the model's stride.")]=False,
+        help="Take any batch, height and width; in a .pt2 file sides must be multiples of "
+             "the model's stride.")]=False,
     iters:Iters=None,
     weights:Weights=None,
     allow_imports:Imports=False,
@@ -41,7 +42,7 @@ def export(
         check_target(out, weights)
         net,iters = _network(model, weights, untrained, iters, allow_imports)
         say(f'recording {model} and running the file: a minute or more')
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):   # the exporters' output is for their developers
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()): # the exporters' output, for developers
             kind = format or ('torch_export' if out.suffix=='.pt2' else 'onnx')
             found = export_model(net, out, shape, kind, dynamic, iters)
     _show(found, model, as_json, weights)
@@ -69,7 +70,8 @@ def _show(found, model, as_json, weights=None):
         return print_json(dict(model=model, path=found.path, format=found.format, dynamic=found.dynamic,
                                bytes=found.bytes, delta=f'{found.delta:.2e}', runs=runs))
     for r in runs:
-        typer.echo(f"{r['batch']} pair{'s'*(r['batch']>1)} of {r['size'][1]}x{r['size'][0]}: file and model differ by at most {r['delta']:.1e} px, flow up to {r['largest']:.1f} px")
+        typer.echo(f"{r['batch']} pair{'s'*(r['batch']>1)} of {r['size'][1]}x{r['size'][0]}: file and model "
+                   f"differ by at most {r['delta']:.1e} px, flow up to {r['largest']:.1f} px")
     typer.echo(f'wrote {found.path}, {found.bytes/1e6:.1f} MB')
     mine = f' --weights {weights}' if weights else ''
     say_next(f'flowbook serve --model {model}{mine}', 'the same network over HTTP')

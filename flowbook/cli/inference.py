@@ -205,16 +205,21 @@ def infer(
     model:Model='flowbook_small',
     weights:Weights=None,
     gt:Annotated[Optional[Path],
-                 typer.Option(help='True flow to compare with: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it.', show_default=False)]=None,
+                 typer.Option(help='True flow to compare with: .flo, .pfm, .flo5, .npy, .npz, '
+                                   'or .png as KITTI writes it.', show_default=False)]=None,
     bidirectional:Annotated[bool, typer.Option('--bidirectional',
-                                               help='Backward flow, occlusion and confidence too: flow_bw.flo, occ.png, occ_bw.png, confidence.png.')]=False,
+        help='Backward flow, occlusion and confidence too: flow_bw.flo, occ.png, occ_bw.png, '
+             'confidence.png.')]=False,
     exr:Annotated[Optional[str], typer.Option(show_default=False,
         help='Motion vectors for compositing programs too, motion.exr: nuke, blender or flowbook.')]=None,
     legend:Annotated[bool, typer.Option('--legend',
-        help='Draw the colour key next to the flow; without it the picture has the size of the images.')]=False,
+        help='Draw the colour key next to the flow; without it the picture has the size of '
+             'the images.')]=False,
     iters:Iters=None,
     backend:Backend=None,
-    scale:Annotated[float, typer.Option(help='Resize the images by this factor first; the flow is returned at their original size, in its pixels.')]=1.,
+    scale:Annotated[float, typer.Option(
+        help='Resize the images by this factor first; the flow is returned at their original size, '
+             'in its pixels.')]=1.,
     tile:Tile=None,
     precision:Precision='auto',
     polish:Polish=None, upright:Upright=False, value_range:Range='full',
@@ -236,8 +241,9 @@ def infer(
         from flowbook.infer.folder import predict_to_folder
         from flowbook.io.files import new_folder
         with nullcontext() if alone else new_folder(out):
-            light = None if data or gt else array_predictor(model, *words, weights=weights, **how, exr=exr,
-                                                              bidirectional=bidirectional) if len(words)==2 else None
+            light = None if data or gt else array_predictor(
+                model, *words, weights=weights, **how, exr=exr, bidirectional=bidirectional,
+            ) if len(words)==2 else None
             predictor = light or open_predictor(model, weights, allow_imports, **how)
             say(f'{predictor.name} on {predictor.device}')
             if many: return _infer_many(predictor, out, data, root, split, n, words, legend,
@@ -259,7 +265,8 @@ def _show_infer(pair, res, files, as_json):
     h,w = res['size']
     typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}{_said(res)}, {res['ms']:.0f} ms")
     if 'orientation' in res:
-        typer.echo(f"photos {'turned upright' if res['upright'] else 'as stored, not upright'} (EXIF orientation {res['orientation'][0]}, {res['orientation'][1]})")
+        typer.echo(f"photos {'turned upright' if res['upright'] else 'as stored, not upright'} "
+                   f"(EXIF orientation {res['orientation'][0]}, {res['orientation'][1]})")
     if 'plan' in res: typer.echo(res['plan'])
     typer.echo(f"motion: mean {res['mean']:.2f} px, max {res['max']:.1f} px")
     known = dict(occluded='occluded: {:.1f} %', confidence='confidence: mean {:.2f}')

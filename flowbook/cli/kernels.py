@@ -38,9 +38,10 @@ def _show(found, as_json):
 # %% ../../nbs/cli/48_kernels.ipynb #46626dfa
 def build_ops(
     native:Annotated[bool, typer.Option('--native',
-                                        help='Compile for this CPU only (-march=native), instead of for all of its kind.')]=False,
+        help='Compile for this CPU only (-march=native), instead of for all of its kind.')]=False,
     cuda:Annotated[bool, typer.Option('--cuda',
-                                      help='Build the CUDA kernels as a classical extension, with nvcc: for machines where they may not be compiled on first use.')]=False,
+        help='Build the CUDA kernels as a classical extension, with nvcc: for machines where they may not be '
+             'compiled on first use.')]=False,
     source:Annotated[Optional[Path],
                      typer.Option(help='Only write the source to this file; build nothing.',
                                   show_default=False)]=None):

@@ -32,11 +32,16 @@ _session = [
     '[cyan]flowbook demo[/cyan]   the flow of a pair that comes with the package',
     '[cyan]flowbook infer a.png b.png --out flow[/cyan]   of your own two photos',
     '[cyan]flowbook video walk.mp4 --out flow.mp4[/cyan]   of a video',
-    "[cyan]flowbook data check folder mine 'images=*.png' 'flow=*.flo'[/cyan]   your own data, in the folder mine",
-    "[cyan]flowbook train flowbook_small --load-from flowbook-small --data folder --root mine 'images=*.png' 'flow=*.flo' --work-dir run[/cyan]   fine-tuned on it",
-    "[cyan]flowbook compare flowbook_small flowbook_small:run/weights.safetensors --data folder --root mine 'images=*.png' 'flow=*.flo'[/cyan]   before and after",
-    '[cyan]flowbook export flowbook_small --weights run/weights.safetensors --out flow.onnx[/cyan]   for other programs',
-    'flowbook COMMAND --help says more. Exit codes: 0 done, 2 an error in your input, 1 a bug, 130 stopped by Ctrl-C.']
+    "[cyan]flowbook data check folder mine 'images=*.png' 'flow=*.flo'[/cyan]"
+    "   your own data, in the folder mine",
+    "[cyan]flowbook train flowbook_small --load-from flowbook-small --data folder --root mine "
+    "'images=*.png' 'flow=*.flo' --work-dir run[/cyan]   fine-tuned on it",
+    "[cyan]flowbook compare flowbook_small flowbook_small:run/weights.safetensors --data folder --root mine "
+    "'images=*.png' 'flow=*.flo'[/cyan]   before and after",
+    '[cyan]flowbook export flowbook_small --weights run/weights.safetensors --out flow.onnx[/cyan]'
+    '   for other programs',
+    'flowbook COMMAND --help says more. '
+    'Exit codes: 0 done, 2 an error in your input, 1 a bug, 130 stopped by Ctrl-C.']
 
 
 # %% ../../nbs/cli/10_main.ipynb #7bea3b83
@@ -56,7 +61,8 @@ def _overview(ctx):
     "The shelves with their commands, and where to start"
     program,found = ctx.command,{k: [] for k in _shelves}
     for name in program.list_commands(ctx): found[program.get_command(ctx, name).rich_help_panel].append(name)
-    lines = [l for k,names in found.items() for l in (f'{k:14}{_shelves[k]}', f"{'':14}{'  '.join(names)}", '')]
+    lines = [l for k,names in found.items()
+             for l in (f'{k:14}{_shelves[k]}', f"{'':14}{'  '.join(names)}", '')]
     return '\n'.join([program.help, '', *lines, 'Begin with    flowbook demo',
                       'Then          flowbook COMMAND --help; flowbook --help says what each does'])
 
@@ -84,10 +90,10 @@ def _count_models():
 
 # %% ../../nbs/cli/10_main.ipynb #98dd63d6
 def models(
-    pattern:Annotated[str, typer.Argument(metavar='PATTERN', autocompletion=complete_model, show_default=False,
-                                          help="Pattern of names, for example 'raft*'; default: all.")]='*',
+    pattern:Annotated[str, typer.Argument(metavar='PATTERN', autocompletion=complete_model,
+        help="Pattern of names, for example 'raft*'; default: all.", show_default=False)]='*',
     weights:Annotated[bool, typer.Option('--weights',
-                                         help='List their published weights instead, with scores and licences.')]=False,
+        help='List their published weights instead, with scores and licences.')]=False,
     flops:Annotated[bool, typer.Option('--flops',
                                        help='Also count operations at 448x1024; takes half a minute.')]=False,
     as_json:Json=False):
@@ -153,18 +159,22 @@ _add('Train',
         'flowbook adapt cells.tif --work-dir cells',
         'flowbook adapt street.mp4 --work-dir street --model raft --weights sintel --steps 500']),
     curves=(curves, ['flowbook curves run']),
-    slurm=(slurm, ['flowbook slurm raft_8x2_100k_flyingchairs_368x496 data.root=/data --partition gpu --gpus 8 --out job.sh']))
+    slurm=(slurm, [
+        'flowbook slurm raft_8x2_100k_flyingchairs_368x496 data.root=/data --partition gpu --gpus 8 '
+        '--out job.sh']))
 app.add_typer(config, name='config', rich_help_panel='Train')
 
 _add('Measure',
     test=(test, ['flowbook test flowbook_small', 'flowbook test quickstart --weights run/weights.safetensors',
                  'flowbook test flowbook_small --data sintel --root data/Sintel --report report.html',
-                 'flowbook test raft --weights raft.pth --n 16 --eval EPE Fl --out-dir flows --show-dir pictures']),
+                 'flowbook test raft --weights raft.pth --n 16 --eval EPE Fl --out-dir flows '
+                 '--show-dir pictures']),
     compare=(compare, ['flowbook compare flowbook_small dis farneback',
                        'flowbook compare flowbook_small dis --data middlebury --root data/Middlebury']),
     submit=(submit, ['flowbook submit sintel --model flowbook_small --root data/Sintel --out sintel.zip']),
     bench=(bench, ['flowbook bench flowbook_small --size 448x1024',
-                   'flowbook bench raft dis --size 448x1024 --size 1080x1920 --batch 1 4 --precision fp32 bf16']))
+                   'flowbook bench raft dis --size 448x1024 --size 1080x1920 --batch 1 4 '
+                   '--precision fp32 bf16']))
 
 # %% ../../nbs/cli/10_main.ipynb #d035e0ae
 app.add_typer(data, name='data', rich_help_panel='Data')
@@ -176,7 +186,8 @@ _add('Data',
 
 _add('Serve',
     serve=(serve, ['flowbook serve', 'flowbook serve --model dis --port 9000',
-                   'curl -F img1=@a.png -F img2=@b.png -F format=png http://127.0.0.1:8000/flow -o flow.png']),
+                   'curl -F img1=@a.png -F img2=@b.png -F format=png http://127.0.0.1:8000/flow '
+                   '-o flow.png']),
     export=(export, ['flowbook export flowbook_small --out small.onnx --size 448x1024',
                      'flowbook export raft --weights flyingthings3d --out raft.onnx --dynamic']))
 

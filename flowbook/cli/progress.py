@@ -70,7 +70,8 @@ def after_batch(self:TrainProgress):
     if not self.bar: return
     lr,loss = self.opt.hypers[-1]['lr'],float(self.recorder.smooth_loss.value)
     self.bar.update(self.task, advance=1,
-                    note=f'step {self.iter + 1}/{self.steps}  loss {loss:.3f}{self.epe}  lr {lr:.1e}  {self.speed(time.time() - self.epoch_began)}')
+                    note=f'step {self.iter + 1}/{self.steps}  loss {loss:.3f}{self.epe}  lr {lr:.1e}  '
+                         f'{self.speed(time.time() - self.epoch_began)}')
 
 @patch
 def after_train(self:TrainProgress):
@@ -92,7 +93,7 @@ def speed(self:TrainProgress,
 def after_epoch(self:TrainProgress):
     "Print the line of the epoch"
     if not self.recorder.values[-1]: return   # a skipped epoch
-    scores = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
+    scores = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1], strict=False))
     found = [v for k,v in scores.items() if k.endswith('epe') and v is not None]
     self.epe = f'  epe {sum(found)/len(found):.2f}' if found else ''
     line = self.describe(scores)

@@ -18,7 +18,8 @@ def serve(
     weights:Weights=None,
     device:Device='auto', backend:Backend=None,
     upright:Upright=False, value_range:Range='full',
-    host:Annotated[str, typer.Option(help='Address to listen on; 127.0.0.1: this machine only, 0.0.0.0: anybody who can reach it.')]='127.0.0.1',
+    host:Annotated[str, typer.Option(help='Address to listen on; 127.0.0.1: this machine only, '
+                                          '0.0.0.0: anybody who can reach it.')]='127.0.0.1',
     port:Annotated[int, typer.Option(help='Port; 0: any free one.')]=8000,
     max_pixels:Annotated[int, typer.Option(help='Largest image, pixels.')]=4_000_000,
     max_mb:Annotated[float, typer.Option(help='Largest request, MB.')]=32.,
@@ -57,6 +58,7 @@ def _announce(predictor, host, port):
     "Print the address, and who else can reach it"
     where = f'[{host}]' if ':' in host else host
     typer.echo(f"{predictor.name} on {predictor.device.type}: http://{where}:{port}/ (Ctrl-C ends it)")
-    typer.echo(f"try: curl -F img1=@a.png -F img2=@b.png -F format=png http://{where}:{port}/flow -o flow.png")
+    typer.echo("try: curl -F img1=@a.png -F img2=@b.png -F format=png "
+               f"http://{where}:{port}/flow -o flow.png")
     if host not in ('127.0.0.1', '::1', 'localhost'):
         typer.echo('note: anybody who can reach this machine may use it; it asks for no password', err=True)

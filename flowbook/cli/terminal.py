@@ -57,7 +57,7 @@ def join_words(
     params:list, # Parameters of a command
     args:list    # Words of its command line
 )->list:         # The same, with one word after each option
-    "Turn `--size 448 1024` into `--size 448,1024` and `--batch 1 4` into `--batch 1 --batch 4`, as the metavars say"
+    "Turn `--size 448 1024` into `--size 448,1024`, `--batch 1 4` into `--batch 1 --batch 4`, as metavars say"
     metavars = {o: p.metavar for p in params if p.metavar for o in p.opts}
     out,args = [],list(args)
     while args:
@@ -167,31 +167,39 @@ Model = Annotated[str,
     typer.Option(autocompletion=complete_model,
         help='A name from flowbook models; or a recipe or config file, with its test iterations.')]
 Weights = Annotated[Optional[str],
-                    typer.Option(autocompletion=complete_weights, help='A name from flowbook models --weights, or a file: safetensors, or a checkpoint of MMFlow, torchvision and others; default: those of the package.', show_default=False)]
+    typer.Option(autocompletion=complete_weights, show_default=False,
+        help='A name from flowbook models --weights, or a file: safetensors, or a checkpoint of MMFlow, '
+             'torchvision and others; default: those of the package.')]
 Iters = Annotated[Optional[int],
-                  typer.Option(min=1, help="Iterations of a recurrent model, passes of a refiner; default: the model's own.", show_default=False)]
+                  typer.Option(min=1, show_default=False,
+                      help="Iterations of a recurrent model, passes of a refiner; default: the model's own.")]
 Size = Annotated[str, typer.Option(metavar='HxW', help='Height and width of the images, pixels.')]
 Tile = Annotated[Optional[str],
                  typer.Option(metavar='auto|HxW',
-                              help='Compute in tiles of this height and width, pixels; auto: as large as memory allows; default: no tiles.', show_default=False)]
+                     help='Compute in tiles of this height and width, pixels; auto: as large as '
+                          'memory allows; default: no tiles.', show_default=False)]
 Precision = Annotated[str, typer.Option(autocompletion=complete_from('auto', 'fp32', 'bf16', 'fp16'),
     help='fp32, bf16, fp16 on a GPU, or auto: bf16 where it is faster and the flow stays the same.')]
 CfgOptions = Annotated[Optional[list[str]], typer.Option('--cfg-options', metavar='KEY=VALUE...',
-    help="The same as KEY=VALUE words, as in MMFlow's programs; for an MMFlow config file, its own keys work.", show_default=False)]
+    help="The same as KEY=VALUE words, as in MMFlow's programs; for an MMFlow config file, "
+         "its own keys work.", show_default=False)]
 Changes = Annotated[Optional[list[str]],
                     typer.Argument(metavar='KEY=VALUE',
-                                   help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; flowbook config show NAME lists them.", show_default=False)]
+                        help="Values to change, for example data.bs=4 or 'data.scenes.size=(96,128)'; "
+                             "flowbook config show NAME lists them.", show_default=False)]
 Backend = Annotated[Optional[str], typer.Option(show_default=False,
     help='What runs an exported file, --model FILE.onnx or FILE.pt2: onnxruntime, openvino or pytorch.')]
 Device = Annotated[str, typer.Option(autocompletion=complete_from('auto', 'cpu', 'cuda', 'mps'),
     help='auto, cpu, cuda, or mps, the GPU of a Mac; auto takes the CUDA GPU if there is one.')]
 Imports = Annotated[bool, typer.Option('--allow-imports',
-                                       help="Import the modules in a file's custom_imports; their code runs like any program.")]
+    help="Import the modules in a file's custom_imports; their code runs like any program.")]
 Upright = Annotated[bool, typer.Option('--upright',
-                                       help='Rotate photos as their EXIF tag says; default: as stored, with a note.')]
-Polish = Annotated[bool|None, typer.Option('--polish/--no-polish', help='Refine the flow with a variational method, or not; default: as the model needs.')]
+    help='Rotate photos as their EXIF tag says; default: as stored, with a note.')]
+Polish = Annotated[bool|None, typer.Option('--polish/--no-polish',
+    help='Refine the flow with a variational method, or not; default: as the model needs.')]
 Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO,HI',
-                                    help='Values of black and white in 16-bit images: full is 0 and 65535, auto the bits in use, or two numbers.')]
+    help='Values of black and white in 16-bit images: full is 0 and 65535, auto the bits in use, '
+         'or two numbers.')]
 Json = Annotated[bool, typer.Option('--json', help='Print only the figures, as JSON, on stdout.')]
 
 # %% ../../nbs/cli/05_terminal.ipynb #102144c8
@@ -262,7 +270,7 @@ def print_table(
     heads:list, # Names of the columns
     rows:list   # Lists of strings
 )->None:
-    "Rows of strings; all columns but the first and any called description are numbers; in a pipe nothing is cut"
+    "Rows of strings; all columns but the first and those called description are numbers; a pipe cuts nothing"
     from rich.console import Console
     from rich.table import Table
     if title: typer.echo(title)
@@ -347,7 +355,8 @@ class Counting:
 def _open_bar(self:Counting, total):
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    columns = TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[note]}'), TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()
+    columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[note]}'),
+               TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
     self.bar = Progress(*columns, console=Console(file=self.file), transient=True)
     self.task = self.bar.add_task(self.text, total=total, note='')
     self.bar.start()

@@ -22,7 +22,8 @@ _Recipe = Annotated[str, typer.Argument(metavar='RECIPE|FILE', autocompletion=co
                                         help='A name from flowbook config list, or a config file.',
                                         show_default=False)]
 _WorkDir = Annotated[Optional[Path],
-                     typer.Option(help='Folder for recipe, table, checkpoints, pictures and weights; default: work_dirs/RECIPE.', show_default=False)]
+                     typer.Option(help='Folder for recipe, table, checkpoints, pictures and weights; '
+                                       'default: work_dirs/RECIPE.', show_default=False)]
 _Resume = Annotated[bool, typer.Option('--resume', help='Continue from the last checkpoint in the work dir.')]
 _LoadFrom = Annotated[Optional[str],
                       typer.Option(help='Weights to start from: a file, or the name of published ones.',
@@ -40,8 +41,8 @@ Port = Annotated[Optional[int], typer.Option(min=1, max=65535,
 _ResumeFrom = Annotated[Optional[Path],
     typer.Option(help='Continue from this checkpoint, in this or a new work dir.', show_default=False)]
 _Data = Annotated[Optional[str],
-    typer.Option(autocompletion=complete_dataset, help='Train on this dataset instead, holding out part of it: folder, sintel, ...',
-        show_default=False)]
+    typer.Option(autocompletion=complete_dataset, show_default=False,
+        help='Train on this dataset instead, holding out part of it: folder, sintel, ...')]
 _Root = Annotated[Optional[Path],
     typer.Option(help='Folder of that dataset; words images=, img2=, flow= are options of folder.',
         show_default=False)]
@@ -175,16 +176,18 @@ def _run(plan, work_dir, device, resume, validate):
     import warnings
     with working('importing fastai'), warnings.catch_warnings():
         warnings.simplefilter('ignore')   # other libraries' warnings to developers
-        import flowbook.data.loaders, flowbook.train.learner
+        import flowbook.data.loaders, flowbook.train.learner # noqa: F401 - while warnings are off
         from flowbook.cli.progress import TrainProgress
         from flowbook.recipes.base import run_recipe
     progress = TrainProgress(open(os.devnull, 'w') if launched_number()[0] else None)
     try: return run_recipe(plan, work_dir, join_others(device), resume, validate=validate, cbs=[progress])
     except KeyboardInterrupt:
         progress.close()
-        later = 'the same command with --resume continues after the last checkpoint' if (work_dir/'last.pth').exists() else 'before the first checkpoint, so there is nothing to resume'
+        later = ('the same command with --resume continues after the last checkpoint'
+                 if (work_dir/'last.pth').exists()
+                 else 'before the first checkpoint, so there is nothing to resume')
         if not launched_number()[0]: typer.echo(f'stopped: {later}', err=True)
-        raise typer.Exit(130)
+        raise typer.Exit(130) from None
     finally:
         progress.close()
         leave_processes()
@@ -192,7 +195,8 @@ def _run(plan, work_dir, device, resume, validate):
 # %% ../../nbs/cli/44_training.ipynb #1f88984c
 def _show_run(learn, plan, work_dir, as_json, words=()):
     values = getattr(learn.recorder, 'values', None)
-    scores = {k: v for k,v in zip(learn.recorder.metric_names[1:], values[-1])} if values else {}
+    scores = ({k: v for k,v in zip(learn.recorder.metric_names[1:], values[-1], strict=False)}
+              if values else {})
     name,weights = plan['model']['name'],work_dir/'weights.safetensors'
     if as_json:
         return print_json(dict(model=name,
@@ -209,7 +213,8 @@ def _show_run(learn, plan, work_dir, as_json, words=()):
         first = [name] if name=='flowbook_small' else ['flowbook_small']
         after = [*first, f'{name}:{weights}', *words]
         return say_next(f"flowbook compare {' '.join(map(q, after))}", 'before and after')
-    say_next(f"flowbook infer a.png b.png --out flow --model {q(work_dir/'recipe.json')} --weights {q(weights)}{imports}")
+    say_next(f"flowbook infer a.png b.png --out flow --model {q(work_dir/'recipe.json')} "
+             f"--weights {q(weights)}{imports}")
 
 
 # %% ../../nbs/cli/44_training.ipynb #3a805a18
@@ -252,14 +257,16 @@ def slurm_script(
 # %% ../../nbs/cli/44_training.ipynb #4af3a181
 def _body(program, work_dir, words, gpus, port):
     head = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-    run = [f'srun {shlex.quote(sys.executable)} -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc_per_node {gpus} --rdzv_id "$SLURM_JOB_ID" \\']
+    run = [f'srun {shlex.quote(sys.executable)} -m torch.distributed.run --nnodes "$SLURM_NNODES" '
+           f'--nproc_per_node {gpus} --rdzv_id "$SLURM_JOB_ID" \\']
     if program == 'test': return ['', head, *run,
         f'  --rdzv_backend c10d --rdzv_endpoint "$head:{port}" -m flowbook.cli test {words} --device cuda']
     return ['', '# two minutes before the end: back into the queue',
             "trap 'scontrol requeue \"$SLURM_JOB_ID\"' USR1", '',
             head, f'resume=; [ -e {work_dir}/last.pth ] && resume=--resume',
             *run,
-            f'  --rdzv_backend c10d --rdzv_endpoint "$head:{port}" -m flowbook.cli train {words} --work-dir {work_dir} --device cuda $resume &', 'wait']
+            f'  --rdzv_backend c10d --rdzv_endpoint "$head:{port}" -m flowbook.cli train {words} '
+            f'--work-dir {work_dir} --device cuda $resume &', 'wait']
 
 # %% ../../nbs/cli/44_training.ipynb #256dd317
 def _whole_batch(plan, stem, n):
@@ -267,7 +274,8 @@ def _whole_batch(plan, stem, n):
     import re
     bs,named = plan['data']['bs'],re.search(r'_(\d+)x(\d+)_', stem)
     if not bs % n or not named: return count_processes(None, n, 'cpu', bs) and []
-    typer.echo(f'note: data.bs={n*int(named[2])} instead of {bs}: {named[2]} for each of {n} GPUs, as in MMFlow', err=True)
+    typer.echo(f'note: data.bs={n*int(named[2])} instead of {bs}: {named[2]} for each of {n} GPUs, '
+               'as in MMFlow', err=True)
     return [f'data.bs={n*int(named[2])}']
 
 

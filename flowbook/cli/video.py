@@ -10,10 +10,9 @@ import sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish, Precision, Range,
-                                   Tile,
-                                   Upright, Weights,
-                                   open_predictor, parse_range, parse_tile, print_json, say_next, stops_gently, working)
+from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish,
+                                   Precision, Range, Tile, Upright, Weights, open_predictor, parse_range,
+                                   parse_tile, print_json, say_next, stops_gently, working)
 from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/50_video.ipynb #c3f7c45a
@@ -35,24 +34,35 @@ def _parse_scale(text, fixed):
         raise fail(ConfigError, 'max-flow', repr(text), "a number of pixels, or 'auto'") from None
 
 # %% ../../nbs/cli/50_video.ipynb #e10235ac
-_Source = Annotated[str, typer.Argument(metavar='IN', help='Video, folder of images, quoted pattern, or camera number.', show_default=False)]
+_Source = Annotated[str, typer.Argument(metavar='IN', show_default=False,
+    help='Video, folder of images, quoted pattern, or camera number.')]
 _Out = Annotated[Path, Out('Video (.mp4 .mov .avi .mkv .webm) or .gif to write; '
                            'without a suffix: a folder of images.')]
 _Layout = Annotated[str, typer.Option(help='flow, side, overlay, arrows, occlusion, or error (needs --gt).')]
-_Gt = Annotated[Optional[Path], typer.Option(help='Folder of true flow, one file for each pair: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it; or a video of its colours, to show next to the flow.', show_default=False)]
-_MaxFlow = Annotated[str, typer.Option(metavar='PX|auto', help='Speed of full colour; auto follows the video in steps.')]
-_Fixed = Annotated[bool, typer.Option('--fixed-scale', help='Find one scale for the video in a first pass over at most 50 pairs.')]
+_Gt = Annotated[Optional[Path], typer.Option(show_default=False, help=(
+    'Folder of true flow, one file for each pair: .flo, .pfm, .flo5, .npy, .npz, or .png as KITTI writes it; '
+    'or a video of its colours, to show next to the flow.'))]
+_MaxFlow = Annotated[str, typer.Option(metavar='PX|auto',
+    help='Speed of full colour; auto follows the video in steps.')]
+_Fixed = Annotated[bool, typer.Option('--fixed-scale',
+    help='Find one scale for the video in a first pass over at most 50 pairs.')]
 _Every = Annotated[int, typer.Option(min=1, help='Take every n-th frame.')]
-_Stop = Annotated[Optional[int], typer.Option('--frames', min=2, help='End before this frame of the source; default: its end.', show_default=False)]
-_Fps = Annotated[Optional[float], typer.Option(help='Frames per second of the video; default: as the source, otherwise 25.', show_default=False)]
-_Codec = Annotated[Optional[str], typer.Option(help='Four letters: avc1 (H.264), vp09, mp4v, MJPG, XVID, FFV1 ...; default: what browsers play, H.264 with PyAV, otherwise VP9.', show_default=False)]
+_Stop = Annotated[Optional[int], typer.Option('--frames', min=2, show_default=False,
+    help='End before this frame of the source; default: its end.')]
+_Fps = Annotated[Optional[float], typer.Option(show_default=False,
+    help='Frames per second of the video; default: as the source, otherwise 25.')]
+_Codec = Annotated[Optional[str], typer.Option(show_default=False, help=(
+    'Four letters: avc1 (H.264), vp09, mp4v, MJPG, XVID, FFV1 ...; default: what browsers play, '
+    'H.264 with PyAV, otherwise VP9.'))]
 _Scale = Annotated[float, typer.Option(help='Compute at this fraction of the size.')]
-_Flo = Annotated[bool, typer.Option('--save-flo', help='Write each flow as 000000.flo too: into the folder, or to OUT_flo next to a video.')]
+_Flo = Annotated[bool, typer.Option('--save-flo',
+    help='Write each flow as 000000.flo too: into the folder, or to OUT_flo next to a video.')]
 _Exr = Annotated[Optional[str], typer.Option(show_default=False, help=(
     'Motion vectors for compositing programs too, an .exr for each frame: nuke, blender, flowbook or stmap; '
     'into the folder, or to OUT_exr next to a video.'))]
 _Resume = Annotated[bool, typer.Option('--resume', help='Continue where an earlier run stopped.')]
-_Gaps = Annotated[bool, typer.Option('--gaps', help='Treat the images of a folder as neighbours even if numbers are missing.')]
+_Gaps = Annotated[bool, typer.Option('--gaps',
+    help='Treat the images of a folder as neighbours even if numbers are missing.')]
 _Engine = Annotated[Optional[str], typer.Option(show_default=False, help=(
     'IN is many videos (a folder, pattern or .txt file), and OUT a folder: local is a pool of '
     'processes, ray a cluster, slurm prints the script of a job array. Run it again to do what is left.'))]
@@ -63,7 +73,8 @@ _Retries = Annotated[int, typer.Option(
 _Suffix = Annotated[str, typer.Option(help='With --engine: suffix of each video; empty: images.')]
 _Manifest = Annotated[str, typer.Option(
     help='With --engine: table with a row per video, in OUT; .csv or .parquet.')]
-_Warm = Annotated[bool, typer.Option('--warm-start', help="Start from the last pair's flow; flowbook_small, raft, gma and similar models can.")]
+_Warm = Annotated[bool, typer.Option('--warm-start',
+    help="Start from the last pair's flow; flowbook_small, raft, gma and similar models can.")]
 
 # %% ../../nbs/cli/50_video.ipynb #9bb80cdd
 def run_many(
@@ -103,7 +114,8 @@ def _slurm(tasks, words=None):
 # %% ../../nbs/cli/50_video.ipynb #3307e466
 def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weights=None, device:Device='auto',
           precision:Precision='auto', tile:Tile=None, scale:_Scale=1., iters:Iters=None, backend:Backend=None,
-          layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False, every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
+          layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False,
+          every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
           resume:_Resume=False, gaps:_Gaps=False, polish:Polish=None,
           upright:Upright=False, value_range:Range='full',
@@ -121,17 +133,20 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
     with working('importing PyTorch'):
         from flowbook.infer.video import process_video, unfinished_video
         from flowbook.io.video import read_frames
-        with read_frames(source, every, 0, frames) as film: camera,total = film.kind=='camera',film.count and film.count - 1
-        predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision, tile=cut,
-                                   scale=scale, iters=iters, upright=upright, polish=polish, backend=backend,
-                                   value_range=parse_range(value_range))
+        with read_frames(source, every, 0, frames) as film:
+            camera,total = film.kind=='camera',film.count and film.count - 1
+        predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision,
+                                   tile=cut, scale=scale, iters=iters, upright=upright, polish=polish,
+                                   backend=backend, value_range=parse_range(value_range))
     with Counting(source, 'pairs') as progress, stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
-        try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps, codec,
-                                    resume, warm_start, gaps=gaps, exr=exr,
+        try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps,
+                                    codec, resume, warm_start, gaps=gaps, exr=exr,
                                     about=dict(weights=weights), progress=progress)
         except KeyboardInterrupt: report = None
-    if report is None: _say_stopped(out, progress.done if out.suffix.lower()=='.gif' else unfinished_video(out), total, camera)
+    if report is None:
+        _say_stopped(out, progress.done if out.suffix.lower()=='.gif' else unfinished_video(out), total,
+                     camera)
     _show(report, source, predictor, layout, notes, as_json)
 
 # %% ../../nbs/cli/50_video.ipynb #7c278a6c
@@ -148,7 +163,9 @@ def _show(report, source, predictor, layout, notes, as_json):
     if not report.new: return typer.echo(f'{report.out} is complete: {report.pairs} pairs')
     h,w = report.size
     if predictor.tile: typer.echo(str(predictor.plan(report.size)))
-    typer.echo(f"{source}: {report.new} pairs of {w}x{h} pixels, {predictor.name} on {predictor.device}, {report.fps:.1f} pairs/s; at work: {', '.join(f'{k} {100*v:.0f} %' for k,v in stages.items())}")
+    typer.echo(f"{source}: {report.new} pairs of {w}x{h} pixels, {predictor.name} on {predictor.device}, "
+               f"{report.fps:.1f} pairs/s; "
+               f"at work: {', '.join(f'{k} {100*v:.0f} %' for k,v in stages.items())}")
     if report.scores:
         typer.echo(f"error: EPE {report.scores['epe']:.2f} px, Fl-all {report.scores['fl_all']:.1f} %")
     if layout not in ('arrows','occlusion'): typer.echo(f'colours: full at {report.max_flow:.3g} px')

@@ -6,7 +6,6 @@
 __all__ = ['show_weights', 'fetch', 'convert']
 
 # %% ../../nbs/cli/40_weights.ipynb #7fbd7496
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -32,7 +31,8 @@ def show_weights(
                 [[w.model, w.name, f"{w.trained_on}: {figures_text(w)}. Licence: {w.licence}"]
                  for w in found])
     typer.echo('EPE in pixels, Fl in %; * = the weights have seen these data')
-    say_next(f'flowbook fetch {found[0].model} {found[0].name}', 'then --weights NAME wherever weights are wanted')
+    say_next(f'flowbook fetch {found[0].model} {found[0].name}',
+             'then --weights NAME wherever weights are wanted')
 
 # %% ../../nbs/cli/40_weights.ipynb #acb1ac00
 def fetch(
@@ -50,13 +50,15 @@ def fetch(
     about = read_metadata(path)
     if as_json: return print_json(dict(path=path, **about))
     typer.echo(f"{path}")
-    typer.echo(f"{about['source']}, trained on {about['trained_on']}. Licence: {about['licence']}, see {about['page']}")
+    typer.echo(f"{about['source']}, trained on {about['trained_on']}. "
+               f"Licence: {about['licence']}, see {about['page']}")
     say_next(f'flowbook infer a.png b.png --out flow --model {model} --weights {name}')
 
 # %% ../../nbs/cli/40_weights.ipynb #05e871ea
 def convert(
     source:Annotated[Path, typer.Argument(metavar='IN', show_default=False,
-        help='A checkpoint: .safetensors, or a PyTorch file of flowbook, MMFlow, torchvision, ptlflow, princeton-vl, NVlabs or visinf.')],
+        help='A checkpoint: .safetensors, or a PyTorch file of flowbook, MMFlow, torchvision, ptlflow, '
+             'princeton-vl, NVlabs or visinf.')],
     out:Annotated[Path, typer.Argument(metavar='OUT.safetensors', help='File to write.', show_default=False)],
     model:Annotated[Optional[str],
                     typer.Option(show_default=False,
@@ -71,5 +73,6 @@ def convert(
         say('converting')
         res = convert_weights(source, out, model=model, dtype=torch.float16 if half else None)
     if as_json: return print_json(dict(path=out, **res))
-    typer.echo(f"wrote {out}: {res['model']}, from the names of {res['scheme']}, SHA-256 {res['sha256'][:16]}...")
+    typer.echo(f"wrote {out}: {res['model']}, from the names of {res['scheme']}, "
+               f"SHA-256 {res['sha256'][:16]}...")
     say_next(f"flowbook infer a.png b.png --out flow --model {res['model']} --weights {out}")

@@ -26,7 +26,7 @@ def time_model(
     warmup:int=1,            # Runs before the clock starts
     runs:int=5,              # Timed runs
     progress=None            # Called with (done, n) after each run
-)->dict:                     # `ms` per batch, the median; `ms_low`, `ms_high`: the quartiles of the runs; `fps`: pairs per second
+)->dict:                     # `ms` per batch, the median; its quartiles `ms_low`, `ms_high`; `fps`: pairs/s
     "Time `predictor`"
     for k,v,least in ('runs', runs, 1), ('batch', batch, 1), ('warmup', warmup, 0):
         if v < least: raise fail(ConfigError, f'--{k}', v, f'{least} or more')
@@ -160,7 +160,7 @@ def bench_model(
     warmup:int=1,           # See `time_model`
     runs:int=5,             # See `time_model`
     memory:bool=True        # Measure memory? On a CPU it takes another process and run
-)->dict:                    # `model`, `size`, `batch`, `precision`, `device`, what `time_model` gives, `memory_mb`, `gflops` per pair and `parameters`
+)->dict:                    # The setting, what `time_model` gives, `memory_mb`, `gflops`/pair, `parameters`
     "Measure one model in one setting"
     net = _build(model)
     memory = memory and can_travel(model)   # otherwise the process that measures it cannot build it
@@ -220,7 +220,7 @@ def bench_backends(
     warmup:int=1,          # See `time_model`
     runs:int=5,            # See `time_model`
     progress=None          # Called with (done, n) before each
-)->list:                   # A dictionary each: what `time_model` gives; `delta`, px from the first; or `failed`
+)->list:                   # A dictionary each: what `time_model` gives; `delta` to the first, px; or `failed`
     "Time one network on the CPU in several runtimes, and compare their flows"
     known = [k for k, (s, _) in BACKENDS.items() if model.endswith(s)] if _is_file(model) else list(RUNS)
     wanted = known if backends in ('all', ['all']) else list(backends)

@@ -33,7 +33,8 @@ def weights_licence(
     if weights is None: return model_card(name).get('licence', 'unknown')
     for w in list_weights(name):
         if w.name == str(weights): return w.licence
-    return read_metadata(weights).get('licence', 'unknown') if Path(weights).suffix == '.safetensors' else 'unknown'
+    return (read_metadata(weights).get('licence', 'unknown') if Path(weights).suffix == '.safetensors'
+            else 'unknown')
 
 # %% ../../nbs/infer/26_compare.ipynb #d48744f2
 def open_models(
@@ -67,7 +68,7 @@ def compare_models(
     progress=None,        # Called with (done, n) after each pair
     each=None,            # See `evaluate_methods`
     opener=FlowPredictor  # See `open_models`
-)->list:                  # A dictionary per model, best EPE first: `model`, all scores, `ms`, `memory_mb`, `parameters`, `licence`; or `model` and `failed`
+)->list:                  # By EPE: `model`, scores, `ms`, `memory_mb`, `parameters`, `licence`; or `failed`
     "Measure `models` on the same pairs"
     pair,n = dataset_pair(dataset),len(dataset) if n is None else min(n, len(dataset))
     first,opened = pair(0),open_models(models, device, precision, opener)

@@ -72,8 +72,8 @@ def compare_methods(
 
 # %% ../../nbs/infer/20_evaluate.ipynb #19c71f9e
 def evaluate_methods(
-    methods:dict,    # Name to function: `(1,3,H,W)` tensors img1, img2 to flow `(1,2,H,W)`, or to something with `flow` and `occ`
-    pair,            # Function from index to a pair: `img1`, `img2`, `flow`, `valid`, and `occ`, `objects`, `name` or None, as tensors of one
+    methods:dict,    # Name to function: `(1,3,H,W)` tensors img1, img2 to flow `(1,2,H,W)`, or flow and `occ`
+    pair,            # Function of an index: `img1`, `img2`, `flow`, `valid`; `occ`, `objects`, `name` or None
     n:int,           # Number of pairs
     progress=None,   # Called with (done, n) after each pair
     each=None        # Called with the index of a pair, the pair, and a dictionary of method to flow `(H,W,2)`
@@ -109,7 +109,8 @@ def method_of(
     "Make a function of tensors from a predictor or a name"
     if isinstance(predictor, str): predictor = FlowPredictor(predictor, device='cpu')
     def run(a, b, before=None):
-        more = {} if predictor.model.frames==2 else dict(img0=a if before is None else before)   # a pair alone: see `from_pair`
+        # a pair alone: see `from_pair`
+        more = {} if predictor.model.frames==2 else dict(img0=a if before is None else before)
         p = predictor.predict(a, b, **more)   # with `occ` where the model itself knows what is hidden
         return SimpleNamespace(flow=torch.from_numpy(np.array(p.flow)).permute(2, 0, 1)[None],
                                occ=None if p.occ is None else torch.from_numpy(p.occ)[None,None])
@@ -147,7 +148,7 @@ def evaluate_scenes(
     keep=None,                        # Called with the number of each scene and the model's flow, `(H,W,2)`
     each=None,                        # See `evaluate_methods`
     baselines:dict=BASELINES          # Classical methods to compare with: title to name
-)->dict:                              # Per method: `epe` in pixels, `fl_all` in percent and all other scores, `ms` per pair
+)->dict:                              # Per method: `epe`, px, `fl_all`, %, all other scores, `ms` per pair
     "Measure a model and the classical baselines on held-out scenes"
     if n < 1: raise fail(ConfigError, 'n', n, 'at least one scene')
     return evaluate_methods(_methods(predictor, baselines), scene_pair(config, seed), n, progress,
@@ -159,10 +160,10 @@ def evaluate_dataset(
     dataset,                  # Indexable, of `FlowSample`s with flow
     n:int=None,               # How many, from the start; None: all
     progress=None,            # Called with (done, n) after each pair
-    keep=None,                # Called with the index of each pair, preceded by the member of a `ConcatDataset`, and the model's flow
+    keep=None,                # Called with each index (after the member of a `ConcatDataset`), and the flow
     each=None,                # See `evaluate_methods`
     baselines:dict=BASELINES  # Classical methods to compare with: title to name
-)->dict:                      # Per method as in `evaluate_scenes`; for a `ConcatDataset` one such dictionary per member, by label
+)->dict:                      # Per method as in `evaluate_scenes`; of a `ConcatDataset`, that for each member
     "Measure a model and the classical baselines on a dataset"
     if getattr(dataset, 'separate_eval', False):
         under = lambda label: keep and (lambda i, flow: keep(f'{label}/{i:06d}', flow))

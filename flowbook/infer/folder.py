@@ -41,7 +41,7 @@ class SavedFlow:
     orientation:tuple = (1, 1)                 # EXIF tags of the two photos; 1: they are stored upright
     upright:bool = False                       # Were they rotated as their tags say?
     precision:str = 'fp32'                     # Precision of the computation
-    scores:dict = field(default_factory=dict)  # `epe`, `fl_all` and more, see `evaluate_pair`; empty without true flow
+    scores:dict = field(default_factory=dict)  # `epe`, `fl_all`, more: `evaluate_pair`; empty without truth
 
 # %% ../../nbs/infer/22_folder.ipynb #87964241
 @patch
@@ -86,7 +86,8 @@ def _reader(predictor, imgs):
     planes = [to_unit(o) if o.element_size()==2 else o for o in planes]   # 16 bits: one note
     *z,x,y = planes
     before = z[0] if z else None
-    return [*map(to_pixels, planes)],lambda both, tick: predictor.predict(x, y, both, progress=tick, img0=before)
+    return ([*map(to_pixels, planes)],
+            lambda both, tick: predictor.predict(x, y, both, progress=tick, img0=before))
 
 # %% ../../nbs/infer/22_folder.ipynb #d58f69fb
 def _prefixed(name, prefix):
@@ -96,8 +97,8 @@ def _prefixed(name, prefix):
 def predict_to_folder(
     img1,                        # Path, Pillow image, array or tensor, see `to_tensor`
     img2,                        # The second frame, in the same form
-    out:str|Path,                # Folder for `flow.flo`, `flow.png`, `side_by_side.png`, and what `save_extras` adds; created if missing
-    predictor=None,              # A `FlowPredictor`, or an `ArrayPredictor` of these images; None: the bundled model
+    out:str|Path,                # Folder of flow.flo, flow.png, side_by_side.png, `save_extras`; may be new
+    predictor=None,              # `FlowPredictor`, or `ArrayPredictor` of these images; None: bundled model
     flow_gt=None,                # Path of the true flow; None: unknown
     bidirectional:bool=False,    # Backward flow too, and with it occlusion and confidence?
     progress=None,               # Called with (done, n) after each tile

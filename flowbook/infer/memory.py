@@ -120,7 +120,8 @@ def plan_memory(
     i = bisect_left(tiles, True,
                     key=lambda tile: need(tile) + frame <= share*free)   # from too large to small enough
     if i < len(tiles):
-        note = f'needs about {_mib(need(tiles[i]) + frame)} of {_mib(free)} free, the whole about {_mib(whole)}'
+        note = (f'needs about {_mib(need(tiles[i]) + frame)} of {_mib(free)} free, '
+                f'the whole about {_mib(whole)}')
         return plan_tiles(size, tiles[i], overlap, note)
     raise fail(FlowbookError, 'memory', f'{_mib(free)} free',
                f'more for {size[1]}x{size[0]} pixels, or a smaller scale')

@@ -51,7 +51,7 @@ def find_nodata(
 # %% ../../nbs/infer/11_nodata.ipynb #176f2de6
 def join_masks(
     img,            # As `find_nodata` takes it
-    valid=None,     # `(H,W)` or `(B,H,W)`, or path of an image that is black where there is no data; None: all valid
+    valid=None,     # `(H,W)` or `(B,H,W)`, or path of an image, black where there is no data; None: all valid
     name:str='valid'# For messages
 )->tuple:           # The image without NaN; and `(B,1,H,W)` bool, None if all pixels have data
     "Find pixels that have no data or are masked"

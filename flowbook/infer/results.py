@@ -18,7 +18,7 @@ from ..viz.plots import flow_figure, side_by_side
 
 # %% ../../nbs/infer/05_results.ipynb #7af45828
 class FlowArray(np.ndarray):
-    "Flow `(H,W,2)` or `(B,H,W,2)` in pixels, channel 0 = u (right), 1 = v (down), that prints its size, unit and frames"
+    "Flow `(H,W,2)` or `(B,H,W,2)` in pixels, channels u (right), v (down); prints its size, unit and frames"
     def __new__(cls,
         flow,                   # `(H,W,2)` or `(B,H,W,2)`, pixels
         frames=('img1', 'img2') # Names of the frames it leads from and to
@@ -48,14 +48,16 @@ def __array_ufunc__(self:FlowArray, ufunc, method, *inputs, out=None, **kw):
     return out[0] if out is not None and len(out)==1 else found   # `flow *= 2` stays what it was
 
 # %% ../../nbs/infer/05_results.ipynb #f8755698
-def _range(name, a): return f'{name} {a.min():.1f}..{a.max():.1f}' if np.isfinite(a).all() else f'{name} unknown in places'
+def _range(name, a):
+    return f'{name} {a.min():.1f}..{a.max():.1f}' if np.isfinite(a).all() else f'{name} unknown in places'
 
 @patch
 def __repr__(self:FlowArray):
     if not _is_flow(self) or not self.size: return repr(self.view(np.ndarray))
     *b,h,w,_ = self.shape
     many = f'{b[0]} flows {w}x{h} each' if b else f'flow {w}x{h}'
-    return f"{many}, pixels, from {self.frames[0]} to {self.frames[1]}: {_range('u right', self[...,0])}, {_range('v down', self[...,1])}"
+    return (f"{many}, pixels, from {self.frames[0]} to {self.frames[1]}: "
+            f"{_range('u right', self[...,0])}, {_range('v down', self[...,1])}")
 
 @patch
 def __str__(self:FlowArray): return str(self.view(np.ndarray))
@@ -71,7 +73,7 @@ def __reduce_ex__(self:FlowArray, protocol): return self.__reduce__()
 @dataclass(repr=False)
 class Prediction:
     "What is known about a pair of frames"
-    flow:np.ndarray            # `(H,W,2)` pixels, from image 1 to image 2; a `FlowArray`; `(B,H,W,2)` for a batch, as for all fields
+    flow:np.ndarray            # `FlowArray` `(H,W,2)`, px, from image 1 to 2; a batch: `(B,H,W,2)`, like all
     flow_bw:np.ndarray=None    # `(H,W,2)` pixels, from image 2 to image 1
     occ:np.ndarray=None        # `(H,W)` bool, True where the pixel of image 1 is hidden in image 2
     occ_bw:np.ndarray=None     # `(H,W)` bool, the same for image 2
@@ -91,7 +93,8 @@ def __repr__(self:Prediction):
     lines = [repr(self.flow)]
     for k in 'occ','occ_bw':
         if getattr(self, k) is not None:
-            lines.append(f"{k}: {100*getattr(self, k).mean():.1f} % of image {1 + (k!='occ')} hidden in the other")
+            lines.append(f"{k}: {100*getattr(self, k).mean():.1f} % of image {1 + (k!='occ')} "
+                         "hidden in the other")
     if self.confidence is not None: lines.append(f'confidence: mean {self.confidence.mean():.2f}')
     if self.plan is not None and (self.plan.note or not self.plan.whole): lines.append(str(self.plan))
     return '\n'.join(lines)
@@ -125,10 +128,11 @@ def save_results(
 def save_extras(
     folder:str|Path, # Where the files go; it must exist
     prediction       # A `Prediction`
-)->list:             # The files: `flow_bw.flo`, `occ.png` and `occ_bw.png` (white = occluded), `confidence.png` (white = sure); fields that are None are skipped
+)->list:             # `flow_bw.flo`, `occ.png`, `occ_bw.png` (white: occluded), `confidence.png`, if not None
     "Write the backward flow, occlusion and confidence of a prediction"
     grey = lambda a, p: write_image((np.asarray(a, np.float32)*255).round().astype(np.uint8), p)
-    jobs = ('flow_bw', '.flo', write_flow),('flow_prev', '.flo', write_flow),('occ', '.png', grey),('occ_bw', '.png', grey),('confidence', '.png', grey)
+    jobs = (('flow_bw', '.flo', write_flow), ('flow_prev', '.flo', write_flow), ('occ', '.png', grey),
+            ('occ_bw', '.png', grey), ('confidence', '.png', grey))
     known = [(getattr(prediction, k), Path(folder)/f'{k}{suffix}', write) for k,suffix,write in jobs
              if getattr(prediction, k) is not None]
     for what,path,write in known: write(what, path)
@@ -139,4 +143,5 @@ def result_files(
     folder:str|Path # Where `save_results` and `save_extras` will write
 )->list:            # Paths of every file they may write, for `check_target`
     "List the paths of result files"
-    return [Path(folder)/o for o in 'flow.flo flow.png side_by_side.png flow_bw.flo occ.png occ_bw.png confidence.png'.split()]
+    return [Path(folder)/o for o in ('flow.flo flow.png side_by_side.png flow_bw.flo occ.png occ_bw.png '
+                                     'confidence.png').split()]

@@ -47,7 +47,8 @@ def _take(queue, thread):
     while True:
         try: return queue.get(timeout=_tick)
         except Empty:
-            if not thread.is_alive() and queue.empty(): raise RuntimeError('the reading thread is gone')
+            if not thread.is_alive() and queue.empty():
+                raise RuntimeError('the reading thread is gone') from None
 
 # %% ../../nbs/infer/30_stream.ipynb #f467da7f
 def _run_ahead(items, prepare, queue, stop, clock):
@@ -175,13 +176,14 @@ def stream_flow(
     frames,                         # Iterator of `(H,W,3)` uint8 RGB, or whatever `read_frames` takes
     predictor='flowbook_small',     # `FlowPredictor`, name of a model, or function of two frames
     bidirectional:bool=False,       # Estimate backward flow as well, with occlusion and confidence?
-    warm_start:bool=False,          # Start each pair from the previous flow, carried forward? Only some models can
+    warm_start:bool=False,          # Start each pair from the last flow, carried forward? Not all models can
     ahead:int=3,                    # Frames that may be read ahead
     gaps:bool=False,                # Treat a folder's images as neighbours even if numbers are missing?
     clock:StageClock=None           # Where to add the seconds of 'decode' and 'compute'
 ):                                  # Generator of `FramePair`
     "Estimate the flow between neighbouring `frames`, one pair at a time"
-    predictor,clock = _check_predictor(predictor, bidirectional, warm_start),StageClock() if clock is None else clock
+    predictor,clock = (_check_predictor(predictor, bidirectional, warm_start),
+                       StageClock() if clock is None else clock)
     check_frames(frames, gaps)
     if isinstance(frames, (str,Path,int,list,tuple)):
         frames = read_frames(frames, upright=getattr(predictor, 'upright', False),
@@ -201,7 +203,8 @@ def _stream(ready, predictor, bidirectional, warm_start, clock):
                     if warm_start: init = predictor.warm_start(pair.prediction)
                 yield pair
                 pair = None  # released before the next one is made
-            before = (last or frame) if frames_of(predictor)==3 else None   # the first frame stands in for the one before it
+            # the first frame stands in for the one before it
+            before = (last or frame) if frames_of(predictor)==3 else None
             last = frame
     finally: ready.close()
 

@@ -197,8 +197,8 @@ def make_submission(
     out,items = Path(out),submission_items(benchmark, root)
     if out.suffix != '.zip': raise fail(ConfigError, '--out', out.name, 'the name of a .zip')
     if out.exists(): raise fail(FlowbookError, out, 'a file that exists', 'a new name')
-    folder = _workplace(ensure_dir(out.parent)/out.name,
-                        dict(benchmark=benchmark) | (note or dict(model=getattr(predict, 'name', 'function'))))
+    made = dict(benchmark=benchmark) | (note or dict(model=getattr(predict, 'name', 'function')))
+    folder = _workplace(ensure_dir(out.parent)/out.name, made)
     done = 0
     for i,o in enumerate(items):
         target = folder/'tree'/o.file

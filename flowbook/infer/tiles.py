@@ -31,7 +31,9 @@ class TilePlan:
     def __len__(self): return len(self.rows)*len(self.columns)
 
     def __str__(self):
-        how = 'whole' if self.whole else f'in {len(self.rows)}x{len(self.columns)} tiles of {self.tile[1]}x{self.tile[0]}, overlap {self.overlap}'
+        how = 'whole' if self.whole else (
+            f'in {len(self.rows)}x{len(self.columns)} tiles of {self.tile[1]}x{self.tile[0]}, '
+            f'overlap {self.overlap}')
         return f'{self.size[1]}x{self.size[0]} {how}' + (f': {self.note}' if self.note else '')
 
 # %% ../../nbs/infer/08_tiles.ipynb #b455363a
@@ -51,11 +53,11 @@ def plan_tiles(
     size = tuple(int(o) for o in size)
     tile = size if tile is None else tuple(min(int(t), s) for t,s in zip(tile, size, strict=True))
     overlap = min(tile)//4 if overlap is None else int(overlap)
-    for t,s in zip(tile, size):
+    for t,s in zip(tile, size, strict=True):
         if t < 1 or (t < s and not 0 <= overlap <= t//2):
             raise fail(ConfigError, 'tile', f'{tile[0]},{tile[1]} with an overlap of {overlap}',
                        'an overlap of at most half a tile')
-    rows,columns = (_starts(s, t, overlap) for s,t in zip(size, tile))
+    rows,columns = (_starts(s, t, overlap) for s,t in zip(size, tile, strict=True))
     return TilePlan(size, tile, rows, columns, 0 if tile==size else overlap, note)
 
 # %% ../../nbs/infer/08_tiles.ipynb #ef3dbe5e
@@ -71,11 +73,11 @@ def tile_weights(
 )->list:          # `(h,w)` float32 for each tile, row by row; over the image they sum to one
     "Compute the blending weights of each tile"
     bands = []
-    for n,side,starts in zip(plan.tile, plan.size, (plan.rows, plan.columns)):
+    for n,side,starts in zip(plan.tile, plan.size, (plan.rows, plan.columns), strict=True):
         ramps = [_ramp(n, plan.overlap, o==0, o + n==side) for o in starts]
         total = torch.zeros(side)
-        for o,r in zip(starts, ramps): total[o:o+n] += r
-        bands.append([r/total[o:o+n] for o,r in zip(starts, ramps)])
+        for o,r in zip(starts, ramps, strict=True): total[o:o+n] += r
+        bands.append([r/total[o:o+n] for o,r in zip(starts, ramps, strict=True)])
     return [a[:,None]*b for a,b in product(*bands)]
 
 # %% ../../nbs/infer/08_tiles.ipynb #9ddc3ebb
@@ -87,14 +89,14 @@ def tile_corners(
 
 # %% ../../nbs/infer/08_tiles.ipynb #fe194e24
 def run_tiled(
-    run,            # Called with the tiles of `tensors`, `(B,C,h,w)`; returns a dictionary of tensors `(B,C,h,w)`
+    run,            # Called with tiles of `tensors`, `(B,C,h,w)`; returns a dictionary of tensors `(B,C,h,w)`
     plan:TilePlan,  # From `plan_tiles`
     tensors:list,   # `(B,C,H,W)` each; None stays None
     progress=None   # Called with (done, n) after each tile
 )->dict:            # The same in full size, `(B,C,H,W)`
     "Call `run` on each tile and blend the results"
     (h,w),sums = plan.tile,{}
-    for i,((top,left),weight) in enumerate(zip(tile_corners(plan), tile_weights(plan))):
+    for i,((top,left),weight) in enumerate(zip(tile_corners(plan), tile_weights(plan), strict=True)):
         place = (..., slice(top, top + h), slice(left, left + w))
         for k,v in run(*(None if t is None else t[place] for t in tensors)).items():
             if k not in sums: sums[k] = v.new_zeros(*v.shape[:-2], *plan.size)

@@ -201,7 +201,7 @@ def unfinished_tracks(
 def track_to_file(
     source,                     # Video, folder, pattern or list of frames, see `read_frames`
     out:str|Path,               # `.csv`, `.npz` or a video
-    points,                     # `(N,2)` x and y in frame `start`, pixels; a CSV file; or the longer side of a grid
+    points,                     # `(N,2)` x, y in frame `start`, pixels; a CSV file; or longer side of a grid
     predictor='flowbook_small', # `FlowPredictor`, name of a model, or function of two frames
     start:int=0,                # First frame
     stop:int=None,              # End before this frame; None: at the end

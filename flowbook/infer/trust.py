@@ -163,7 +163,7 @@ def measure_trust(
     config:SceneConfig=SceneConfig(), # What they look like
     threshold:float=1.,               # A pixel up to this error counts as right, pixels
     seed:int=0                        # Seed of the run that holds them out
-)->Trust:                             # For its confidence: learned if the model has one, else forward-backward
+)->Trust:                             # For its confidence: learned if the model has one, or forward-backward
     "Measure the confidence of a model on scenes that no training run with `seed` has seen"
     if not isinstance(n, int) or n < 1:
         raise fail(ConfigError, 'n', repr(n), 'a whole number of scenes, 1 or more')

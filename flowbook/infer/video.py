@@ -17,7 +17,8 @@ from ..io.formats import flow_suffixes
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
 from ..io.rows import check_row, frame_rows
-from ..io.video import VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_times, is_folder, join_videos, list_frames, read_frames
+from ..io.video import (VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_times, is_folder,
+                               join_videos, list_frames, read_frames)
 from .motion import MotionFiles, check_exr_kind
 from .stream import Sink, StageClock, _check_predictor, frames_of, stream_flow
 from ..viz.frames import hstack
@@ -191,7 +192,7 @@ class VideoReport:
     max_flow:float      # Last speed of full colour, pixels
     stages:dict         # Seconds at work in 'decode', 'compute', 'encode'
     padded:bool=False   # Was the frame padded to even sides for the codec?
-    scores:dict=field(default_factory=dict) # `epe` (pixels) and `fl_all` (percent) over all known pixels, if true flow was given
+    scores:dict=field(default_factory=dict) # `epe`, px, and `fl_all`, %, over all known pixels, given truth
 
     @property
     def fps(self):
@@ -275,7 +276,8 @@ def _check_match(frames, files, gt):
     (a,_),(b,_) = (next(iter(frame_rows(o).values()))[0] for o in (frames, files))
     if a!=b and len(files)!=len(frames) - 1:
         raise fail(FlowbookError, gt,
-                   f'{len(files)} files from number {b} on for {len(frames)} frames from number {a} on', 'the number of the first frame in the name of its flow, or one file for each pair')
+                   f'{len(files)} files from number {b} on for {len(frames)} frames from number {a} on',
+                   'the number of the first frame in the name of its flow, or one file for each pair')
 
 def _settings(source, predictor, **kw):
     "What must be the same for one run to continue another"
@@ -377,9 +379,9 @@ def process_video(
     out:str|Path,                # Video or GIF to write; without a suffix: a folder of images
     predictor='flowbook_small',  # `FlowPredictor`, name of a model, or function of two frames
     layout:str='side',           # One of `LAYOUTS`
-    max_flow='auto',             # Speed of full colour, pixels; 'auto': see `FlowScale`; 'fixed': see `measure_scale`
-    gt=None,                     # Folder of true flow, one file for each pair; or a video of its colours, shown on the right; None: unknown
-    save_flo:bool=False,         # Write each flow as `000000.flo` too? Into the folder, or `OUT_flo` next to a video
+    max_flow='auto',             # Speed of full colour, pixels; 'auto': `FlowScale`; 'fixed': `measure_scale`
+    gt=None,                     # True flow: folder, a file per pair; or video of its colours, on the right
+    save_flo:bool=False,         # Write each flow as `000000.flo` too? Into the folder; of a video, `OUT_flo`
     every:int=1,                 # Take every n-th frame
     stop:int=None,               # End before this frame, counted in the source; None: at the end
     fps:float=None,              # Of the written video; None: as the source, otherwise 25
@@ -389,8 +391,8 @@ def process_video(
     part:int=1000,               # Frames in a part of a video
     gaps:bool=False,             # Treat a folder's images as neighbours even if numbers are missing?
     exr:str=None,                # One of `EXR_KINDS`: write an `.exr` for each frame, as `save_flo`
-    about:dict=None,             # What else must be the same when a run is resumed, for example the weights file
-    progress=None                # Called with (done, how many or None) after each pair; in a pass for the scale too
+    about:dict=None,             # What else must be the same when a run is resumed, for example the weights
+    progress=None                # Called with (done, number or None) after each pair; in a pass for scale too
 )->VideoReport:
     "Estimate the flow of a video and write it as a video"
     _check_look(layout, max_flow)

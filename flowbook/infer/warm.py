@@ -37,7 +37,7 @@ def carry_forward(
     mean,known = sums[:,:2]/sums[:,2:].clamp(min=1e-6),(sums[:,2] >= fewest).cpu().numpy()
     mean = torch.where(sums[:,2:] >= fewest, mean,
                        torch.zeros_like(mean))   # if nothing arrives at all: no motion
-    filled = [_fill_nearest(m, k) for m,k in zip(mean.cpu().numpy(), known)]
+    filled = [_fill_nearest(m, k) for m,k in zip(mean.cpu().numpy(), known, strict=True)]
     return torch.from_numpy(np.ascontiguousarray(filled)).to(flow)
 
 # %% ../../nbs/infer/07_warm.ipynb #c44c8125

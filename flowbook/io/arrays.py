@@ -18,7 +18,7 @@ from .png import check_packed
 
 # %% ../../nbs/io/24_arrays.ipynb #80ad1b26
 def npy_head(data, where):
-    "Check the header of the .npy `data`; return type, shape, whether columns come first, and where the numbers begin"
+    "Check the header of the .npy `data`; return type, shape, are columns first, and where numbers begin"
     f = io.BytesIO(data[:2**16])
     try:
         version = npy.read_magic(f)
@@ -86,7 +86,8 @@ def decode_npz(data, where):
                 raise bad_file(where, f"arrays {', '.join(list(names)[:9]) or 'none'}",
                                "an array 'flow', or a single one")
             flow = _layout(_npz_array(z, names[name], len(data), where), where)
-            valid = _npz_array(z, names['valid'], len(data), where) if name=='flow' and 'valid' in names else None
+            masked = name=='flow' and 'valid' in names
+            valid = _npz_array(z, names['valid'], len(data), where) if masked else None
     except FlowFileError: raise
     except Exception as e:
         raise bad_file(where, f"a damaged .npz ({e or type(e).__name__})",

@@ -22,7 +22,8 @@ from .files import check_size, decoder_path, stderr_to
 
 # %% ../../nbs/io/31_decoders.ipynb #6f2a998e
 _lock = RLock()
-_ffmpegs = re.compile(r'\[[\w, #/:-]+ @ 0x[0-9a-f]+\]|^ \(Invalid argument\)|^OpenCV: |^\[ ?(WARN|ERROR|INFO):|Last message repeated')
+_ffmpegs = re.compile(r'\[[\w, #/:-]+ @ 0x[0-9a-f]+\]|^ \(Invalid argument\)|^OpenCV: |'
+                      r'^\[ ?(WARN|ERROR|INFO):|Last message repeated')
 
 @contextmanager
 def ffmpeg_errors():
@@ -56,7 +57,7 @@ def mean_rate(
 )->float:            # Frames per second; None for fewer than two frames, or two at one time
     "Frames per second of a video, from its time stamps"
     if len(times) < 2 or times[-1] <= times[0]: return None
-    usual = median(b - a for a,b in zip(times, times[1:]))
+    usual = median(b - a for a,b in zip(times, times[1:], strict=False))
     return len(times)/(times[-1] - times[0] + (last if last >= usual/3 else usual))
 
 def is_regular(
@@ -191,10 +192,10 @@ def say_damage(
     total:int=None # Frames that the header promised; None: no more than there were
 ):
     "Warn of a video with something wrong, once"
-    if total: warnings.warn(f'{where}: ends or is damaged at frame {n} of {total}')
+    if total: warnings.warn(f'{where}: ends or is damaged at frame {n} of {total}', stacklevel=1)
     elif said:
         more = f', and {len(said) - 1} times more' if len(said) > 1 else ''
-        warnings.warn(f'{where}: damaged at frame {said[0][0]} ({said[0][1][:80]}{more})')
+        warnings.warn(f'{where}: damaged at frame {said[0][0]} ({said[0][1][:80]}{more})', stacklevel=1)
 
 # %% ../../nbs/io/31_decoders.ipynb #66249579
 @patch
@@ -390,7 +391,7 @@ def open_film(
     path:str|Path,    # Video file
     where=None,       # What to call it in messages; None: `path`
     decoder:str=None  # 'av' or 'opencv'; None: PyAV if it is installed
-):                    # `AvFilm` or `CvFilm`: `size`, `count`, `fps`, `tick`; `frames(wanted)`, and then `times`
+):                    # `AvFilm` or `CvFilm`: `size`, `count`, `fps`, `tick`; `frames(wanted)`, then `times`
     "Open a video file with the best decoder available"
     if decoder not in (None, *_decoders):
         raise fail(ConfigError, 'decoder', repr(decoder), "'av', 'opencv' or None")

@@ -33,7 +33,7 @@ def _decode_disparity(data, where):
 # %% ../../nbs/io/26_disparity.ipynb #1a975663
 def read_disparity(
     path:str|Path                  # A .png of KITTI, a .dsp5, or a .pfm of 1 channel
-)->tuple[np.ndarray,np.ndarray]:   # `(H,W)` disparity, px, float32, 0 where unknown; `(H,W)` bool, True = known
+)->tuple[np.ndarray,np.ndarray]:   # `(H,W)` disparity, px, float32, 0: unknown; `(H,W)` bool, True = known
     "Read the disparity in the file `path` and where it is known"
     n = check_file(path, FlowFileError)
     with open(path, 'rb', buffering=0) as f: d = _decode_disparity(read_all(f, n, path), path)

@@ -203,7 +203,7 @@ def save_torch(
 
 # %% ../../nbs/io/10_files.ipynb #547cdbe0
 def _sources(source):
-    "Files and folders that the text, path, pattern or list `source` names; nothing for arrays, cameras and what is not there"
+    "Files and folders that the text, path, pattern or list `source` names and that are there; none of arrays"
     if isinstance(source, (list, tuple)): return [p for o in source for p in _sources(o)]
     if not isinstance(source, (str, os.PathLike)): return []
     path = os.fspath(source)

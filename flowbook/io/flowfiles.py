@@ -50,10 +50,10 @@ def read_flow_valid(
 # %% ../../nbs/io/28_flowfiles.ipynb #266e0b9d
 @also_called(flow_file='path')
 def write_flow(
-    flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)` or `(1,2,H,W)` tensor; px, within the format's range where known
+    flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)`, `(1,2,H,W)` tensor; px, in range where known
     path:str|Path,                # File to write; its suffix names the format
     valid:np.ndarray|Tensor=None, # `(H,W)` bool, False = unknown; None: unknown is NaN
-    kind:str=None                 # Which of the formats with this suffix; None: the usual one, for .png `'kitti'`
+    kind:str=None                 # Which of the formats with this suffix; None: the usual, .png: `'kitti'`
 ):
     "Write `flow` to the file `path`, completely or not at all"
     kind = kind_to_write(path, kind)
@@ -90,7 +90,7 @@ def flow_from_bytes(
 
 # %% ../../nbs/io/28_flowfiles.ipynb #2112d732
 def flow_to_bytes(
-    flow:np.ndarray|Tensor,      # `(H,W,2)` array, `(2,H,W)` or `(1,2,H,W)` tensor; px, within the format's range where known
+    flow:np.ndarray|Tensor,      # `(H,W,2)` array, `(2,H,W)`, `(1,2,H,W)` tensor; px, in range where known
     kind:str='flo',              # A row of the table
     valid:np.ndarray|Tensor=None # `(H,W)` bool, False = unknown; None: unknown is NaN
 )->bytes:                        # A whole file

@@ -17,10 +17,10 @@ def register_flow_format(
     kind:str,         # Its name
     suffix:str,       # What file names end in: `'.flo'`
     magic:bytes|tuple,# What files begin with; a tuple if there are several beginnings
-    decode,           # Function of the bytes of a file and its name, for messages; returns flow, 0 where unknown, and the mask, or None
+    decode,           # Function of a file's bytes and name; returns flow, 0 where unknown, and mask or None
     encode,           # Function of `(H,W,2)` float32, `(H,W)` bool and a name, for messages; returns bytes
-    load=None,        # Faster than `decode`: function of the open file, the 12 bytes read from it, its size and its name
-    sign=None         # If another format begins alike: function of the first 256 bytes; is it this one? None: the usual one
+    load=None,        # Faster than `decode`: function of the open file, its first 12 bytes, size and name
+    sign=None         # If others begin alike: function of the first 256 bytes; is it this? None: the usual
 ):
     "Register a format of flow files"
     FLOW_FORMATS.enter(decode, kind, suffix=suffix, magic=magic, encode=encode, load=load, sign=sign)

@@ -60,7 +60,7 @@ def _unpack(raw, need, itemsize, filters, where):
 # %% ../../nbs/io/23_hdf5.ipynb #957bde13
 def _blocks(d, n, where):
     "Check where the blocks of the array `d` lie in a file of `n` bytes"
-    count = math.prod(-(-s//c) for s,c in zip(d.shape, d.chunks))
+    count = math.prod(-(-s//c) for s,c in zip(d.shape, d.chunks, strict=True))
     if count*8 > n or math.prod(d.chunks)*d.dtype.itemsize > LARGEST:
         raise bad_file(where, f"{count} blocks of {d.chunks} in {n} bytes", 'blocks that fit')
     check_packed(n, d.nbytes, where)
@@ -80,7 +80,8 @@ def _read_blocks(d, filters, data, where):
             raise bad_file(where, f"{len(data)} bytes", f"a block up to {(b.byte_offset or 0)+b.size}")
         used = [o for i,o in enumerate(filters) if not b.filter_mask>>i & 1]
         block = _unpack(data[b.byte_offset:b.byte_offset+b.size], need, d.dtype.itemsize, used, where)
-        part = out[tuple(slice(o, o+c) for o,c in zip(b.chunk_offset, d.chunks))] # cut at the array's end
+        # cut at the array's end
+        part = out[tuple(slice(o, o+c) for o,c in zip(b.chunk_offset, d.chunks, strict=True))]
         part[...] = np.frombuffer(block, d.dtype).reshape(d.chunks)[tuple(map(slice, part.shape))]
     return out
 

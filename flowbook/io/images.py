@@ -190,15 +190,17 @@ def _note(kind, path, text, each):
     warnings.warn(f'{path}: {text}', stacklevel=3)
 
 def _note_turn(path, tag, each=False):
-    _note('turn', path, f'read as it is stored; its EXIF tag ({tag}) turns it; upright=True (--upright) obeys', each)
+    _note('turn', path,
+          f'read as it is stored; its EXIF tag ({tag}) turns it; upright=True (--upright) obeys', each)
 
 def _note_range(path, img, each=False):
     low,high = (int(o) for o in (img.min(), img.max()))
     if high - low >= 2**14: return
-    _note('range', path, f"values from {low} to {high} use {100*(high - low + 1)/65536:.2g} % of 16 bits; value_range='auto' or (low, high) (--range) stretches them", each)
+    _note('range', path, f"values from {low} to {high} use {100*(high - low + 1)/65536:.2g} % of 16 bits; "
+                         "value_range='auto' or (low, high) (--range) stretches them", each)
 
 def read_image(
-    path:str|Path,      # PNG, JPEG, PPM/PGM, BMP, TIFF (first page) or WebP; grey, palette or colour; 8 or 16 bits
+    path:str|Path,      # PNG, JPEG, PPM/PGM, BMP, TIFF (page 1) or WebP; grey, palette, colour; 8 or 16 bits
     upright:bool=False, # Rotate the image as its EXIF tag says? If not, a note says that there is one
     deep:bool=False     # Give uint16 where the file has more than 8 bits?
 )->np.ndarray:          # `(H,W,3)` RGB, uint8 or uint16
@@ -251,7 +253,8 @@ def to_unit(
         raise fail(ImageFileError, name, f"values of type {t.dtype}", 'uint8, uint16 or float')
     low,high = check_unit(t, name)
     if low != low: raise fail(ImageFileError, name, 'NaN or infinity', 'values in [0,1]')
-    return t.float() if 0 <= low and high <= 1 else t.float().clamp(0, 1) # clamping stops the gradient at 0 and 1
+    # clamping stops the gradient at 0 and 1
+    return t.float() if 0 <= low and high <= 1 else t.float().clamp(0, 1)
 
 # %% ../../nbs/io/30_images.ipynb #5b15a320
 def check_range(
@@ -275,7 +278,7 @@ def used_bits(
 def fit_range(
     images:list,        # Tensors from `to_planes`; those of one video or pair
     names:list,         # What they are called in a note
-    value_range='full'  # 'full': all of the type; 'auto': the bits that all uint16 images together use; or black and white, in the units of integers
+    value_range='full'  # 'full': whole type; 'auto': bits that all uint16 images use; or (black, white), ints
 )->list:                # Tensors: as they came, or float32 in [0,1]
     "Stretch the values in use to the whole range"
     span,deep = check_range(value_range),[o for o in images if o.dtype==torch.uint16]
@@ -303,10 +306,10 @@ def _planes(a, name='img'):
 
 # %% ../../nbs/io/30_images.ipynb #e480605d
 def to_planes(
-    img,           # Path; Pillow image; array `(H,W)` or `(H,W,C)`; tensor `(H,W)`, `(C,H,W)` or `(1,C,H,W)`; C is 1, 3 or 4
+    img,           # Path; Pillow image; array `(H,W)`, `(H,W,C)`; tensor `(H,W)`, `([1,]C,H,W)`; C: 1, 3, 4
     name:str='img', # For messages
     upright:bool=False # Rotate a photo as its EXIF tag says? If not, a note says that there is one
-)->Tensor:         # `(1,3,H,W)` RGB in the type it came in, on the device it came from; may share memory with `img`
+)->Tensor:         # `(1,3,H,W)` RGB of the type and on the device it came from; may share memory with `img`
     "View anything that holds one image as a batch of one: bytes stay bytes, 16 bits 16"
     tag = 1
     if isinstance(img, (str, Path)): name,(img,tag) = img,_stored(img)

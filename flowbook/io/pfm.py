@@ -66,7 +66,8 @@ def write_pfm(
 ):
     "Write `array` to the float image `path`, completely or not at all"
     what = f"{getattr(array, 'dtype', type(array).__name__)} of shape {tuple(getattr(array, 'shape', ()))}"
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in 'fiub' or array.ndim!=2 and array.shape[2:] not in ((1,), (3,)):
+    if (not isinstance(array, np.ndarray) or array.dtype.kind not in 'fiub'
+            or array.ndim!=2 and array.shape[2:] not in ((1,), (3,))):
         raise bad_file(path, what, 'an array (H,W,3) or (H,W) of numbers')
     if array.shape[2:]==(1,): array = array[...,0]
     with np.errstate(over='ignore'): data = encode_pfm(array, byteorder, path)

@@ -59,7 +59,7 @@ def _write(encode, flow, path, valid, *args):
 # %% ../../nbs/io/21_pngflow.ipynb #86faa82e
 @also_called(uv='flow', filename='path')
 def write_flow_kitti(
-    flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)` or `(1,2,H,W)` tensor; px, -512 to 511.98 where valid
+    flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)`, `(1,2,H,W)` tensor; valid px: -512 to 511.98
     path:str|Path,                # A .png file to write
     valid:np.ndarray|Tensor=None  # `(H,W)` bool, False = unknown; None: unknown is NaN
 ):
@@ -134,7 +134,8 @@ def _check_quantum(q, low, high, where):
         raise bad_file(where, f"quantum {q!r}", 'a power of two, such as 1/64')
     finest = _quantum(low, high)
     if q < finest:
-        raise bad_file(where, f"quantum {q:g} px for flow from {low.tolist()} to {high.tolist()}", f"{finest:g} or more")
+        raise bad_file(where, f"quantum {q:g} px for flow from {low.tolist()} to {high.tolist()}",
+                       f"{finest:g} or more")
     return float(q)
 
 # %% ../../nbs/io/21_pngflow.ipynb #545ba576
@@ -158,12 +159,13 @@ def decode_png16(data, where):
                        'steps above 0, flow below 1e9 px, an even height')
     u,v = raw.reshape(2, len(raw)//2, -1)
     flow = cv2.merge([u, v]).reshape(len(u), -1).astype(np.float32)
-    flow *= q; flow += np.tile(np.array(offset)-q, u.shape[1]).astype(np.float32) # multiples of q below 2**24 q: exact
+    # multiples of q below 2**24 q: exact
+    flow *= q; flow += np.tile(np.array(offset)-q, u.shape[1]).astype(np.float32)
     return clear_unknown(flow.reshape(*u.shape, 2), u > 0), u > 0
 
 # %% ../../nbs/io/21_pngflow.ipynb #f6b81969
 def write_flow_png16(
-    flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)` or `(1,2,H,W)` tensor; px, within 10⁸ where valid
+    flow:np.ndarray|Tensor,       # `(H,W,2)` array, `(2,H,W)`, `(1,2,H,W)` tensor; px, within 10⁸ where valid
     path:str|Path,                # A .png file to write
     valid:np.ndarray|Tensor=None, # `(H,W)` bool, False = unknown; None: unknown is NaN
     quantum:float=None            # Step, px, a power of two; None: the finest that covers the flow's range

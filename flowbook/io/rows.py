@@ -44,7 +44,8 @@ def frame_rows(
         at = change[-1] if change else n - 2 if n > 1 else None
         for f,p in found:
             scene = ''.join(f) if at is None else ''.join([*f[:at], '#', *f[at+1:]])
-            rows[f'{folder}/{scene if at is not None else ""}{suffix}'].append((None if at is None else int(f[at]), p))
+            key = f'{folder}/{scene if at is not None else ""}{suffix}'
+            rows[key].append((None if at is None else int(f[at]), p))
     return {k: sorted(v, key=lambda o: (o[0] or 0, natural_key(o[1]))) for k,v in rows.items()}
 
 # %% ../../nbs/io/34_rows.ipynb #426bf36f
@@ -52,7 +53,7 @@ def row_step(
     numbers:list # Numbers of a scene's frames, rising
 )->int:          # Difference of neighbours
     "Find the most common difference; of equally common ones the smallest"
-    steps = Counter(b - a for a,b in zip(numbers, numbers[1:]) if b > a)
+    steps = Counter(b - a for a,b in zip(numbers, numbers[1:], strict=False) if b > a)
     return min(steps, key=lambda k: (-steps[k], k)) if steps else 1
 
 def follows(
@@ -62,16 +63,17 @@ def follows(
     gaps:bool=False # Take the next existing frame, whatever its number?
 )->tuple:           # List of (path, path of the frame `step` later); list of strings that name the gaps
     "Pair the frames of a scene"
-    if gaps or row[0][0] is None: return [(a, b) for (_,a),(_,b) in zip(row, row[step:])],[]
-    numbers,last = [n for n,_ in row],row[-1][0]
+    if gaps or row[0][0] is None: return [(a, b) for (_,a),(_,b) in zip(row, row[step:], strict=False)],[]
+    numbers = [n for n,_ in row]
     if not one and numbers[0] >= 10**8 and len(row) > 2:
-        usual = median(b - a for a,b in zip(numbers, numbers[1:]))
-        whole = [b - a <= 1.9*usual for a,b in zip(numbers, numbers[1:])]
-        return ([(a, b) for i,((_,a),(_,b)) in enumerate(zip(row, row[step:])) if all(whole[i:i+step])],
+        usual = median(b - a for a,b in zip(numbers, numbers[1:], strict=False))
+        whole = [b - a <= 1.9*usual for a,b in zip(numbers, numbers[1:], strict=False)]
+        return ([(a, b) for i,((_,a),(_,b)) in enumerate(zip(row, row[step:], strict=False))
+                 if all(whole[i:i+step])],
                 [_gap(row[i][1], row[i+1][1]) for i,ok in enumerate(whole) if not ok])
     unit,at = 1 if one else row_step(numbers),dict(row)
     pairs = [(p, at[n + step*unit]) for n,p in row if all(n + k*unit in at for k in range(1, step + 1))]
-    return pairs,[_gap(a, b) for (n,a),(m,b) in zip(row, row[1:]) if m - n != unit]
+    return pairs,[_gap(a, b) for (n,a),(m,b) in zip(row, row[1:], strict=False) if m - n != unit]
 
 def _gap(a, b): return f'{Path(a).name} and {Path(b).name}'
 

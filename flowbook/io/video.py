@@ -16,7 +16,8 @@ from functools import lru_cache, partial
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.lazy import torch
-from .decoders import TIMED, capture_frames, capture_property, ffmpeg_errors, has_av, is_regular, open_film, open_video, retime_video
+from .decoders import (TIMED, capture_frames, capture_property, ffmpeg_errors, has_av, is_regular,
+                                  open_film, open_video, retime_video)
 from .deep import TIFF_SUFFIXES, Page, list_pages
 from .encoder import H264_SUFFIXES, H264Writer, h264_encoder, join_packets
 from .files import MAX_PIXELS, atomic_path, check_file, check_size, check_target, decoder_path
@@ -24,7 +25,8 @@ from .images import check_range, fit_range, read_image, used_bits
 from .rows import check_row, list_frames
 
 # %% ../../nbs/io/32_video.ipynb #4b8123f3
-VIDEO_SUFFIXES = '.mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp .gif .mjpg .mjpeg'.split()
+VIDEO_SUFFIXES = ('.mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp .gif '
+                  '.mjpg .mjpeg').split()
 
 # %% ../../nbs/io/32_video.ipynb #43e940c4
 class Frames:
@@ -49,7 +51,9 @@ class Frames:
     def times(self):
         "Seconds of all frames decoded so far, including skipped ones"
         return self.film.times if self.film else []
-    def __repr__(self): return f"Frames({self.name}: {'?' if self.count is None else self.count} frames{f', {self.fps:g} fps' if self.fps else ''})"
+    def __repr__(self):
+        return (f"Frames({self.name}: {'?' if self.count is None else self.count} frames"
+                f"{f', {self.fps:g} fps' if self.fps else ''})")
 
 # %% ../../nbs/io/32_video.ipynb #ec288430
 def _one_size(img, size, where):
@@ -335,8 +339,10 @@ def give_times(
             if not retime_video(path, tmp, times):
                 raise fail(FlowbookError, where or path, f'{len(times)} times', 'one for each frame')
         return
-    what = 'PyAV keeps them: pip install "flowbook[video]"' if Path(path).suffix.lower() in TIMED else f"only {' '.join(TIMED)} have them"
-    warnings.warn(f'{where or path}: {fps:.4g} frames per second throughout; those of the source come at uneven times ({what})')
+    what = ('PyAV keeps them: pip install "flowbook[video]"' if Path(path).suffix.lower() in TIMED
+            else f"only {' '.join(TIMED)} have them")
+    warnings.warn(f'{where or path}: {fps:.4g} frames per second throughout; '
+                  f'those of the source come at uneven times ({what})', stacklevel=1)
 
 # %% ../../nbs/io/32_video.ipynb #ab9f0fc0
 class _GifWriter:
@@ -354,7 +360,7 @@ class _GifWriter:
         ms = max(20, round(100/self.fps)*10)  # players slow down what is faster
         if len(self.times)==len(self.frames) > 2 and not is_regular(self.times, self.fps):
             steps = [round(100*t) for t in self.times]
-            ms = [max(20, 10*(b - a)) for a,b in zip(steps, steps[1:])] + [ms]
+            ms = [max(20, 10*(b - a)) for a,b in zip(steps, steps[1:], strict=False)] + [ms]
         if self.frames:
             self.frames[0].save(self.path, save_all=True, append_images=self.frames[1:], duration=ms, loop=0)
 
