@@ -1,4 +1,5 @@
-"Everything about the package is said once, in settings.ini; this file hands it to setuptools, and builds the CPU kernels where there is a C++ compiler."
+"""Everything about the package is said once, in settings.ini; this file hands it to setuptools,
+and builds the CPU kernels where there is a C++ compiler."""
 import os, shutil, sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,7 +13,8 @@ sys.path.insert(0, str(here))
 from flowbook.ops.build import build_kernels   # needs nothing but Python
 
 class BuildKernels(build_ext):
-    "Libraries for `ctypes`, no Python extension: independent of the versions of Python and PyTorch. Without a compiler there are none, and PyTorch does their work"
+    """Libraries for `ctypes`, no Python extension: independent of the versions of Python and PyTorch.
+    Without a compiler there are none, and PyTorch does their work"""
     def run(self):
         folder = here/'flowbook/ops' if self.inplace else Path(self.build_lib)/'flowbook/ops'
         try: names = [p.name for p in build_kernels(folder)]
@@ -24,7 +26,7 @@ class BuildKernels(build_ext):
     def get_output_mapping(self): return {}
 
 class CopyBook(build_py):
-    "The tutorials, for `flowbook book`, and the sidebar, which knows their order; a clone has them at the top"
+    "The tutorials, for `flowbook book`, and the sidebar, which knows their order; a clone has them on top"
     def run(self):
         super().run()
         if self.editable_mode: return
@@ -44,21 +46,30 @@ cfg = config['DEFAULT']
 kinds = [o.removesuffix('_requirements') for o in cfg if o.endswith('_requirements')]
 extras = {name: cfg[f'{name}_requirements'].split() for name in kinds}
 extras['all'] = sorted({o for name in kinds if name != 'dev' for o in extras[name]})
-extras['dev'] += extras['jupyter'] + extras['data'] + extras['export'] + extras['serve'] + extras['exr'] + extras['video']
-status = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
+extras['dev'] += (extras['jupyter'] + extras['data'] + extras['export'] + extras['serve'] + extras['exr']
+                  + extras['video'])
+status = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta',
+          '5': '5 - Production/Stable'}
 
 setup(
-    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
+    keywords=cfg['keywords'].split(),
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
     project_urls={'Documentation': cfg['doc_host']+cfg['doc_baseurl']},
     license_expression='Apache-2.0', license_files=['LICENSE'],
-    long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    long_description=(here/'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
     ext_modules=[Extension('flowbook.ops.kernels', [])] if os.environ.get('FLOWBOOK_KERNELS') != '0' else [],
-    cmdclass=dict(build_ext=BuildKernels, build_py=CopyBook, bdist_wheel=PlatformWheel), include_package_data=False, package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt', 'ops/src/*', 'py.typed', '**/*.pyi']}, zip_safe=False,
-    python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(), extras_require=extras,
+    cmdclass=dict(build_ext=BuildKernels, build_py=CopyBook, bdist_wheel=PlatformWheel),
+    include_package_data=False,
+    package_data={cfg['lib_path']: ['assets/**', 'data/splits/*.txt', 'ops/src/*', 'py.typed', '**/*.pyi']},
+    zip_safe=False,
+    python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
+    extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(),
-                  'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]}, # doclinks from other nbdev projects
+                  # doclinks from other nbdev projects
+                  'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     classifiers=[f"Development Status :: {status[cfg['status']]}", f"Intended Audience :: {cfg['audience']}",
                  f"Natural Language :: {cfg['language']}", 'Programming Language :: Python :: 3',
                  'Topic :: Scientific/Engineering :: Image Recognition'])

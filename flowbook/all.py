@@ -1,4 +1,6 @@
-"Everything for a notebook: `from flowbook.all import *`. It imports fastai; to estimate flow alone, `import flowbook` is enough"
+"""Everything for a notebook: `from flowbook.all import *`.
+
+It imports fastai; to estimate flow alone, `import flowbook` is enough"""
 from .core.faces import everything
 
 ROOMS = 'core io viz layers ops data augment models train recipes infer mmflow apps'.split()

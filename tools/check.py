@@ -2,12 +2,14 @@
 """Run every test, or the checks that keep notebooks, package and docs in step.
 
     python tools/check.py            # the tests: nbdev_test over the notebooks, then pytest
-    python tools/check.py --gate     # the rest: dependencies, notebooks clean and exported, outputs small, docs, README, wheel
+    python tools/check.py --gate     # the rest: dependencies, notebooks clean and exported, outputs small,
+                                     # docs, README, wheel
     python tools/check.py --all      # both, as CI does
     python tools/check.py --isa base # the tests on an older processor, played by this one: SSE4.1; or avx2
     python tools/check.py --release v0.1.0   # is that the version everywhere? prints its part of CHANGELOG.md
 
-What can be mended by running it again is mended: a failed `clean` or `export` has done its work, look at the diff and commit it.
+What can be mended by running it again is mended: a failed `clean` or `export` has done its work, look at
+the diff and commit it.
 `python tools/check.py export docs` runs those two only; `graph` also prints which room imports which.
 """
 import argparse, ast, io, json, os, re, shutil, subprocess, symtable, sys, time, tokenize
@@ -29,7 +31,7 @@ ISA = dict(base=dict(zip(WORDS, ('default', 'SSE41', 'SSE4_2'), strict=True)),
 # a module imports from its own room and from those before it
 ROOMS = 'core io viz layers ops data augment models train recipes infer mmflow apps cli'.split()
 
-# words that the book does not use, and what it says instead; one with other meanings stands with its neighbours
+# words that the book does not use, and what it says instead; one of several meanings has its neighbours
 _seen = 'size|sides?|pixels?|border|edges?|corners?|part|width|height'
 _which = 'first|second|two|both|large|larger|small|smaller|whole|scaled|input|your|the same'
 _step = 'cost|conv|layer|norm|encoder|network|last|first|name|number|dot|colon|word|option|loss|step'
@@ -45,7 +47,8 @@ WORDING = {
     '(solid|moving|hidden|near|far|rigid) things?|things?(?= (that )?(moves?|moved|are hidden))': 'object',
     f'({_seen}) of (the|a|each|your|both|two) pictures?|({_which}) pictures?': 'image',
     'pictures?(?= ([12]|one|two|moves?|moved|that do(es)? not move))': 'image',
-    '(any|its|their|other|these) numbers?(?= (can|may) be (changed|set|given)| in a row)': 'argument, parameter'}
+    '(any|its|their|other|these) numbers?(?= (can|may) be (changed|set|given)| in a row)':
+        'argument, parameter'}
 WORDING = [(re.compile(rf'(?<![\w-])({k})(?![\w-])', re.I), v) for k,v in WORDING.items()]
 
 class Failed(Exception): pass
@@ -155,18 +158,21 @@ def check_export():
     orphans = [p for p in package.rglob('*.py') if p.name not in HAND_WRITTEN
                and p.relative_to(package).as_posix() not in known]
     if orphans:
-        raise Failed(f"no notebook exports {', '.join(str(p.relative_to(root)) for p in orphans)}: delete by hand")
+        names = ', '.join(str(p.relative_to(root)) for p in orphans)
+        raise Failed(f'no notebook exports {names}: delete by hand')
     if names := changed(modules, 'nbdev_export', after=write_stubs):
         raise Failed(f"nbdev_export changed {', '.join(names)}: commit that")
 
 def check_index():
     "every chapter imports, and the program's lists of models and recipes are the registers' own"
-    code = "from flowbook.all import *; open('flowbook/assets/index.json', 'w', encoding='utf-8').write(make_index())"
+    code = ("from flowbook.all import *; "
+            "open('flowbook/assets/index.json', 'w', encoding='utf-8').write(make_index())")
     index = lambda: [p for p in [root/'flowbook/assets/index.json'] if p.exists()]
-    if changed(index, 'python', '-W', 'ignore', '-c', code): raise Failed('index.json has changed: commit that')
+    if changed(index, 'python', '-W', 'ignore', '-c', code):
+        raise Failed('index.json has changed: commit that')
 
 def imports():
-    "What modules import of each other, wherever it stands: the module, what it imports from, and the name, None for a whole module"
+    "What modules import of each other, anywhere: module, what it imports from, name; None: a whole module"
     paths = sorted(p for p in (root/'flowbook').glob('*/*.py') if p.name!='__init__.py')
     files = {'.'.join(p.relative_to(root).with_suffix('').parts): p for p in paths}
     for module,path in files.items():
@@ -176,7 +182,8 @@ def imports():
             if isinstance(node, ast.Import):
                 yield from ((module, o.name, None) for o in node.names if o.name in files)
             if not isinstance(node, ast.ImportFrom): continue
-            parent = '.'.join(room.split('.')[:3-node.level]) if node.level else '' # one dot: the room, two: the package
+            # one dot: the room, two: the package
+            parent = '.'.join(room.split('.')[:3-node.level]) if node.level else ''
             source = '.'.join(o for o in (parent, node.module) if o)
             for o in node.names:
                 whole = f'{source}.{o.name}'
@@ -184,7 +191,8 @@ def imports():
                 if whole in files: yield module, whole, None
                 elif source.startswith('flowbook.'): yield module, source, o.name
         for node in ast.walk(tree): # `loaders._fetch` of an imported module `loaders`
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in bound:
+            if (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+                    and node.value.id in bound):
                 yield module, bound[node.value.id], node.attr
 
 def circles(graph):
@@ -209,7 +217,8 @@ def drawing(rooms):
         parts.append(f'<rect x="{left+i*cell}" y="{top+i*cell}" width="{cell}" height="{cell}" fill="#ddd"/>')
         cols = [j for j,o in enumerate(ROOMS) if o in rooms[row] and o!=row]
         parts += [f'<circle cx="{left+mid(j)}" cy="{top+mid(i)}" r="5" fill="#2a6f97"/>' for j in cols]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{left+n*cell}" height="{top+n*cell+1}" font-family="sans-serif" font-size="13">'
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{left+n*cell}" height="{top+n*cell+1}" '
+            'font-family="sans-serif" font-size="13">')
     return '\n'.join([head, *parts, '</svg>\n'])
 
 def check_graph():
@@ -245,8 +254,8 @@ def check_lint():
     if res.returncode > 1: raise Failed(res.stderr)
     rows = [(Path(o['filename']), o['location']['row'], o['code'], o['message'])
             for o in json.loads(res.stdout)]
-    ours = lambda file, row: not re.search(r"^(__all__ = \[| {11}')",
-                                           file.read_text(encoding='utf-8').splitlines()[row-1]) # nbdev wraps that list
+    line = lambda file, row: file.read_text(encoding='utf-8').splitlines()[row-1]
+    ours = lambda file, row: not re.search(r"^(__all__ = \[| {11}')", line(file, row)) # nbdev wraps that list
     bad = [f'{f.relative_to(root)}:{row}: {code} {text}' for f,row,code,text in rows if ours(f, row)]
     if len(bad) > LEFT['lint']:
         raise Failed('\n'.join([*bad, f"{len(bad)} findings, at most {LEFT['lint']} may be left"]))
@@ -267,7 +276,8 @@ def check_outputs():
     for p in notebooks():
         size, where = p.stat().st_size, p.relative_to(root).as_posix()
         if size > SOFT:
-            (bad if size > HARD else heavy).append(f'{where}: {size//1000} kB, goal {SOFT//1000}, limit {HARD//1000}')
+            said = f'{where}: {size//1000} kB, goal {SOFT//1000}, limit {HARD//1000}'
+            (bad if size > HARD else heavy).append(said)
         for i,o,data,text in outputs(p):
             at, page = f'{where} cell {i}:', ''.join(data.get('text/html', ''))
             if o.get('name')=='stderr' or o['output_type']=='error':

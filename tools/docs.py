@@ -100,7 +100,7 @@ def plain_text(md):
     return re.sub(r'\s+', ' ', re.sub(r'[][`*|\\]', '', md)).strip()
 
 def caption(md):
-    "What a picture after `md` shows, for those who do not see it: the heading above it, and the last sentence"
+    "What a picture after `md` shows, for those who do not see it: the heading above it, and last sentence"
     head, body = re.split(r'^#+ (.*)$', f'# \n{md}', flags=re.M)[-2:]
     body = re.sub(r'^(`{3,}).*?^\1$|^(\||:::).*$', '', body, flags=re.M|re.S)
     last = re.split(r'(?<=[.:!?]) (?=[A-Z])', plain_text(body))[-1]
@@ -122,10 +122,11 @@ def shown_name(cell):
     return found and found[1]
 
 def in_order(cells, code):
-    "`cells` with neighbouring `show_doc` as their names are defined in `code`: nbdev turns those of one cell round"
+    "`cells` with neighbouring `show_doc` in the order of `code`: nbdev turns those of one cell round"
     def place(cell):
         owner, _, name = shown_name(cell).rpartition('.')
-        found = re.search(rf'^def {name}\(\s*self: *{owner}\b' if owner else rf'^(class|def) {name}\b', code, re.M)
+        found = re.search(rf'^def {name}\(\s*self: *{owner}\b' if owner else rf'^(class|def) {name}\b', code,
+                          re.M)
         return found.start() if found else len(code)
     runs = [(shown, [*run]) for shown,run in groupby(cells, lambda c: bool(shown_name(c)))]
     return [c for shown,run in runs for c in (sorted(run, key=place) if shown else run)]
@@ -162,7 +163,7 @@ def undocumented(module, shown):
     return found
 
 def notebook_md(name, picture):
-    "Front matter and Markdown of a notebook; `picture(data, extension, alt)` stores one, returns its Markdown"
+    "Front matter and Markdown of a notebook; `picture(data, extension, alt)` stores one, gives its Markdown"
     from execnb.nbio import read_nb
     from nbdev.process import extract_directives
     from nbdev.processors import FilterDefaults
@@ -193,7 +194,8 @@ def notebook_md(name, picture):
     parts += [o for several in methods.values() for o in several]
     md = '\n\n'.join(p.strip('\n') for p in parts)+'\n'
     md = md.replace('#LNone"', '"') # a line that nbdev does not know
-    linked = re.compile(r'\[(`[^`\n]+`)\]\([^)\s]+\)') # nbdev links names inside signatures too, where a link is only noise
+    # nbdev links names inside signatures too, where a link is only noise
+    linked = re.compile(r'\[(`[^`\n]+`)\]\([^)\s]+\)')
     return dict(getattr(nb, 'frontmatter_', {})), re.sub(r'^(`{3,})python\n.*?^\1$',
         lambda m: linked.sub(r'\1', m[0]), md, flags=re.M|re.S)
 
@@ -221,7 +223,8 @@ def sidebar(titles, name):
     "The sidebar as HTML, seen from the page of notebook `name`"
     here = posixpath.dirname(name) or '.'
     mark = lambda o: ' class="here"' if o==name else ''
-    link = lambda o: f'<li><a{mark(o)} href="{posixpath.relpath(page_name(o), here)}">{html.escape(titles[o])}</a></li>'
+    link = lambda o: (f'<li><a{mark(o)} href="{posixpath.relpath(page_name(o), here)}">'
+                      f'{html.escape(titles[o])}</a></li>')
     return ''.join(f"<p>{section}</p><ul>{''.join(link(o) for o in contents if o in titles)}</ul>"
                    for section,contents in [*pages_listed(), ('Index', [API])] if set(contents)&set(titles))
 
@@ -240,7 +243,8 @@ def convert(name, out):
 def page(name, fm, md, titles, out):
     "Write one HTML page"
     import pypandoc
-    tpl, promise = (out/page_name(name)).with_suffix('.template'), local_links(fm.get('description', ''), name)
+    tpl = (out/page_name(name)).with_suffix('.template')
+    promise = local_links(fm.get('description', ''), name)
     tpl.parent.mkdir(parents=True, exist_ok=True)
     plain = lambda s: html.escape(re.sub(r'[`*]|\]\([^)]*\)|\[', '', s))
     vals = dict(title=plain(titles[name]), summary=plain(promise), side=sidebar(titles, name),
@@ -252,7 +256,8 @@ def page(name, fm, md, titles, out):
     args = ['--standalone', '--toc', '--toc-depth=3', '--mathml', '--wrap=none', f'--template={tpl}']
     args += [f'--variable={k}:{v}' for k,v in vals.items()]
     body = pypandoc.convert_text(local_links(md, name), 'html5', 'markdown-implicit_figures', extra_args=args)
-    boxed = re.sub(r'<math display="block".*?</math>', r'<span class="formula">\g<0></span>', body, flags=re.S)
+    boxed = re.sub(r'<math display="block".*?</math>', r'<span class="formula">\g<0></span>', body,
+                   flags=re.S)
     (out/page_name(name)).write_text(boxed, encoding='utf-8')
     tpl.unlink()
 
@@ -292,7 +297,8 @@ def api_md():
             name = name.removeprefix(f'{module}.')
             public = re.search(r'^__all__ = \[(.*?)\]', (root/file).read_text(encoding='utf-8'), re.M|re.S)
             if public and f"'{name}'" in public[1]:
-                found.setdefault(name, f'[`{name}`]({page.removeprefix(get_config().doc_baseurl).lstrip("/")}) ({module})')
+                place = page.removeprefix(get_config().doc_baseurl).lstrip('/')
+                found.setdefault(name, f'[`{name}`]({place}) ({module})')
     rows, last = [], ''
     for name in sorted(found, key=str.lower):
         if name[0].upper()!=last: rows += ['', f'## {(last := name[0].upper())}', '']
@@ -300,11 +306,13 @@ def api_md():
     return '\n'.join(rows)+'\n'
 
 def llms_txt(done):
-    "All pages by section, in the form of llmstxt.org: title, address, promise; `done` is notebook -> (front matter, Markdown)"
+    "All pages by section, as llmstxt.org: title, address, promise; `done`: name -> (front matter, Markdown)"
     from nbdev.config import get_config
     cfg = get_config()
     plain = lambda s: re.sub(r'\[([^]]*)\]\([^)]*\)|`', lambda m: m[1] or '', s)
-    line = lambda n: f"- [{plain(done[n][0].get('title', n))}]({cfg.doc_host}{cfg.doc_baseurl}/{page_name(n)}): {plain(done[n][0].get('description', ''))}"
+    line = lambda n: (f"- [{plain(done[n][0].get('title', n))}]"
+                      f"({cfg.doc_host}{cfg.doc_baseurl}/{page_name(n)}): "
+                      f"{plain(done[n][0].get('description', ''))}")
     parts = [(section, [o for o in contents if o in done]) for section,contents in pages_listed()]
     text = [f'## {section}\n\n'+'\n'.join(map(line, pages)) for section,pages in parts if pages]
     return f'# {cfg.lib_name}\n\n> {cfg.description}\n\n'+'\n\n'.join(text)+'\n'
@@ -325,7 +333,8 @@ def without_heading(done):
     made = {page_name(n): n for n in done}
     for module,names in public_methods().items():
         for name in names:
-            page = d['syms'][module][f'{module}.{name}'][0].removeprefix(d['settings']['doc_baseurl']).lstrip('/')
+            page = d['syms'][module][f'{module}.{name}'][0]
+            page = page.removeprefix(d['settings']['doc_baseurl']).lstrip('/')
             n = made.get(page.partition('#')[0])
             if n and not re.search(rf'^#+ {re.escape(name)}$', done[n][1], re.M): yield n, name
 
@@ -356,7 +365,7 @@ def broken_links(pages):
             elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].ids: yield p, t
 
 def workers():
-    "Two processes, a fresh one for each notebook as in the tests; all come from one that has imported what takes long"
+    "Two processes, a fresh one for each notebook as in the tests; forked from one with the slow imports"
     ctx = get_context('forkserver')
     # `flowbook.all` alone imports nothing before it is asked
     ours = sorted('.'.join(p.relative_to(root).with_suffix('').parts)
@@ -373,8 +382,8 @@ def build(out):
         (out/f).parent.mkdir(parents=True, exist_ok=True)
         if not f.endswith(('.ipynb', '.yml')): shutil.copy(nbs/f, out/f)
     with workers() as pool:
-        res = dict(zip(names, pool.map_async(partial(convert, out=out), names,
-                                             chunksize=1).get(timeout=1800)))
+        found = pool.map_async(partial(convert, out=out), names, chunksize=1).get(timeout=1800)
+        res = dict(zip(names, found, strict=True))
     bad += [f'{n}: does not render: {r}' for n,r in res.items() if isinstance(r, str)]
     done = {n: r for n,r in res.items() if not isinstance(r, str)}
     bad += [f'{n}: no {k} in the first cell' for n,(fm,_) in done.items() for k in ('title', 'description')
@@ -383,8 +392,9 @@ def build(out):
     bad += [f'{n}: not in the sidebar of _quarto.yml' for n in names if n not in listed]
     bad += [f'{n}: in the sidebar of _quarto.yml, but there is no such notebook' for n in listed
             if n not in names]
-    done[API] = dict(title='Every name',
-                     description='All public functions and classes, and the chapter that explains each'), api_md()
+    about = dict(title='Every name',
+                 description='All public functions and classes, and the chapter that explains each')
+    done[API] = about, api_md()
     titles = {n: fm.get('title', n) for n,(fm,_) in done.items()}
     (out/'llms.txt').write_text(llms_txt(done), encoding='utf-8')
     bad += [f'{n}: no heading for {name}' for n,name in without_heading(done)]
@@ -400,7 +410,8 @@ def check_readme():
     "What is wrong with README.md and nbs/nbdev.yml"
     import pypandoc
     from nbdev.quarto import refresh_quarto_yml
-    want, have, yml = readme(), (root/'README.md').read_bytes().decode(), (nbs/'nbdev.yml').read_text(encoding='utf-8')
+    want, have = readme(), (root/'README.md').read_bytes().decode()
+    yml = (nbs/'nbdev.yml').read_text(encoding='utf-8')
     if want!=have: yield 'README.md: differs from nbs/index.ipynb, run tools/docs.py --readme'
     page = Links(pypandoc.convert_text(want, 'html', 'gfm-tex_math_dollars'))
     yield from (f'README.md: {t} leads nowhere' for _,t in broken_links({root/'README.md': page}))

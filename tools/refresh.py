@@ -38,7 +38,7 @@ PROGRESS = ('<progress', 'progress-bar', 'jupyter-widgets', 'fastprogress') # ma
 NOISE = re.compile(r'^(array\()?\[*<?(Axes|Figure size|Text\(|matplotlib\.)') # what a plotting call returns
 TIMES = re.compile(r'^ *(CPU times|Wall time|Total time):.*\n?', re.M)
 SCRUB = [(re.compile(r'\x1b\[[0-9;?]*[A-Za-z]'), ''),                              # terminal colours
-         (re.compile(r'[^\n]*\r(?!\n)'), ''),                                      # a redrawn line shows what was drawn last
+         (re.compile(r'[^\n]*\r(?!\n)'), ''),                                      # of a redrawn line, the last
          (re.compile(r'[^\n]*\|[\u2588-]+\| *\d+[.\d]*% *\[[^\]\n]*\]'), ''),       # fastprogress
          (re.compile(r'^(?=.*[\u2501\u2578\u2588]).*(\d+%|\d+/\d+).*\n?', re.M),
           ''), # Rich and tqdm, their last state
@@ -123,7 +123,8 @@ def small(outputs):
 def mixed(cell):
     "Does a cell import and do other things? The docs run such a cell without the cells before it"
     d = directives(cell)
-    if cell.cell_type!='code' or d.keys()&{'export', 'exporti', 'exports'} or d.get('eval:', [''])[0].lower()=='false':
+    if (cell.cell_type!='code' or d.keys()&{'export', 'exporti', 'exports'}
+            or d.get('eval:', [''])[0].lower()=='false'):
         return False
     kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for tree in cell.parsed_() or []
              for o in ast.walk(tree)
@@ -134,7 +135,8 @@ def notes(nb):
     "What goes beyond the style guide, one line each"
     for i,c in enumerate(nb.cells):
         if mixed(c):
-            yield f'cell {i}: imports beside other code: the docs run such a cell, move its imports to the top'
+            yield (f'cell {i}: imports beside other code: the docs run such a cell, '
+                   'move its imports to the top')
         for o in c.get('outputs', []):
             text = ''.join(o.get('text') or o.get('data', {}).get('text/plain', ''))
             if (n := text.count('\n')) > MAX_LINES: yield f'cell {i}: {n} lines of text, at most {MAX_LINES}'
@@ -332,7 +334,8 @@ def differs(stored, run):
     "What a run of a notebook shows in another way than its stored outputs: one line each"
     for i,(a,b) in enumerate(zip(stored, run, strict=True)):
         if a.cell_type!='code' or skipped(a) or 'varies:' in directives(a): continue
-        if any(re.search('^skipped: ', ''.join(o.get('text', '')), re.M) for o in b.get('outputs', [])): continue
+        texts = [''.join(o.get('text', '')) for o in b.get('outputs', [])]
+        if any(re.search('^skipped: ', t, re.M) for t in texts): continue
         yield from (f'cell {i}: {o}' for o in outputs_differ(a.get('outputs', []), b.get('outputs', [])))
 
 def check(path):

@@ -98,7 +98,8 @@ def everything(
 
 # %% ../../nbs/core/02_faces.ipynb #c6e1e7cd
 # Of each warning its beginning, and the module that gives it
-NOTICES = {'`torch.jit.script` is deprecated': r'torch\.jit', "The 'mode.chained_assignment' option": r'fastai\.'}
+NOTICES = {'`torch.jit.script` is deprecated': r'torch\.jit',
+           "The 'mode.chained_assignment' option": r'fastai\.'}
 
 def silence_notices()->None:
     "Ignore the warnings of `NOTICES`"

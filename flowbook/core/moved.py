@@ -39,7 +39,8 @@ models.foreign models.weights_schemes: rename Scheme swap_irr_channels foreign_s
 models.raft layers.blocks: ConvNorm ResidualBlock
 models.raft layers.encoders: FeatureEncoder ContextHead
 models.raft layers.recurrent: MotionEncoder ConvGRU FlowHead MaskPredictor UpdateBlock
-models.refine models.dis_refiner: RefinePass DISRefiner both_ways doubt_maps=flow_residuals flowbook_small=dis_refiner
+models.refine models.dis_refiner: RefinePass DISRefiner both_ways doubt_maps=flow_residuals
+    flowbook_small=dis_refiner
 models.tools models.summary: num_params flops_by_op flops fuse_conv_bn model_table
 ops.offset ops.correlation: expected_offset normalize_features
 recipes.configs mmflow.api: init_model

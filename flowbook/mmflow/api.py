@@ -23,7 +23,7 @@ def init_model(
     config,                   # What `load_config` takes
     checkpoint=None,          # File or published name; None: `model.weights`, the package's, or random ones
     device='cpu',             # Where to put it
-    overrides:list=(),       # Strings `'key.sub=value'`, or a dictionary of such keys; MMFlow calls it `cfg_options`
+    overrides:list=(),       # Strings `'key.sub=value'`, or a dictionary of them; `cfg_options` of MMFlow
     allow_imports:bool=False  # See `load_config`
 ):                            # The model in eval mode, with its recipe as `.recipe`
     "Build the model of a config and load its weights"

@@ -209,7 +209,8 @@ _methods = {dict: 'copy get keys values items update pop setdefault', tuple: 'in
             str: 'join split replace lower upper strip startswith endswith format'}
 _of_modules = {f"os.path.{k}": getattr(os.path, k) for k in ('join', 'dirname', 'basename', 'splitext')}
 _of_modules |= {'copy.copy': deepcopy, 'copy.deepcopy': deepcopy}
-_touching = 'append extend insert pop get setdefault update keys values items copy'.split()   # not what is inside
+# not what is inside
+_touching = 'append extend insert pop get setdefault update keys values items copy'.split()
 _lazy = range, zip, enumerate, type({}.keys()), type({}.values()), type({}.items())
 
 def _would_be_long(f, args):

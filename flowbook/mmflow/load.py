@@ -11,7 +11,8 @@ from copy import deepcopy
 from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown
 from ..models.registry import list_models
-from ..recipes.base import RECIPE_PARTS, apply_overrides, check_recipe, get_recipe, list_recipes, read_value, with_defaults
+from ..recipes.base import (RECIPE_PARTS, apply_overrides, check_recipe, get_recipe, list_recipes,
+                                   read_value, with_defaults)
 from .config import read_mmconfig
 from .data import describe_steps, translate_data
 from .input import translate_input
@@ -33,8 +34,8 @@ def _same_names(model, data, published):
         if named and described(mine) == described(theirs): mine['augment'] = theirs['augment']
 
 # %% ../../nbs/mmflow/40_load.ipynb #1f03ae8d
-_mappings = '''model data optimizer lr_config momentum_config runner optimizer_config checkpoint_config evaluation
-    log_config'''.split()
+_mappings = '''model data optimizer lr_config momentum_config runner optimizer_config checkpoint_config
+    evaluation log_config'''.split()
 
 def _check_sections(config, name):
     "Raise if a part of a config has the wrong type"
@@ -158,7 +159,7 @@ def _takes(recipe, item):
 # %% ../../nbs/mmflow/40_load.ipynb #0716cb6b
 def load_config(
     config,                   # Name of a recipe; `.py`, `.json` or `.yaml` file; or a dictionary
-    overrides:list=(),       # Strings `'key.sub=value'` or a dictionary; keys of the recipe, or of a config of MMFlow
+    overrides:list=(),       # Strings `'key.sub=value'` or a dictionary; keys of recipe or MMFlow's config
     allow_imports:bool=False, # Import what a file's `custom_imports` names? They run like any program
     say=warnings.warn         # Called with a line for each setting that is not used
 )->dict:                      # A complete recipe

@@ -63,7 +63,8 @@ def _start(config):
 _places = dict(_stages, flownetS2='refine.1', flownet_fusion='fusion', post_processor='context',
                flow_post_processor='flow_estimator.context', occ_post_processor='occ_estimator.context')
 _raft_places = dict(encoder='features', cxt_encoder='context', decoder='update')
-_inside = 'context', 'flow_refine', 'occ_refine', 'occ_upsample', 'flow_estimator.context', 'occ_estimator.context'
+_inside = ('context', 'flow_refine', 'occ_refine', 'occ_upsample', 'flow_estimator.context',
+           'occ_estimator.context')
 
 def _place(name, where):
     "The part of the model `name` that MMFlow calls `where`"

@@ -164,7 +164,7 @@ def evaluate(self:ConcatDataset,
     if len(results) != len(self): raise fail(ConfigError, 'results', len(results),
         f"{len(self)}, one for each pair")
     ends = [0, *self.ends]
-    parts = [results[a:b] for a,b in zip(ends, ends[1:])]
+    parts = [results[a:b] for a,b in zip(ends, ends[1:], strict=False)]
     scores = [d.evaluate(r, metric) for d,r in zip(self.datasets, parts, strict=True)]
     return {f'{i}_{k}': v for i,o in enumerate(scores) for k,v in o.items()}
 

@@ -131,7 +131,7 @@ def farneback(*,
     levels:int=FARNEBACK['levels'],          # Pyramid levels
     window:int=FARNEBACK['window'],          # Side of the window to average over, pixels
     iterations:int=FARNEBACK['iterations'],  # Iterations per level
-    poly_n:int=FARNEBACK['poly_n'],          # Side of the neighbourhood that the polynomial is fitted to, pixels
+    poly_n:int=FARNEBACK['poly_n'],          # Side of the neighbourhood the polynomial is fitted to, pixels
     poly_sigma:float=FARNEBACK['poly_sigma'] # Width of the Gaussian weights of that fit, pixels
 )->Classical:
     "Farneback's polynomial expansion; no weights"

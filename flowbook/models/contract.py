@@ -154,7 +154,8 @@ def _check_gradients(model, size):
     grid = [-(-s//model.stride) for s in size]
     start = dict(flow_init=torch.randn(2, 2, *grid, generator=rng)) if model.takes_init else {}
     out = _call(model, (one, other.flip(0)), **start)   # images that differ everywhere leave nothing at rest
-    names = 'flows', 'flows_bw', 'flows_prev', 'occs', 'occs_bw', 'infos', 'infos_prev', 'features'   # what losses read
+    # what losses read
+    names = 'flows', 'flows_bw', 'flows_prev', 'occs', 'occs_bw', 'infos', 'infos_prev', 'features'
     found = [f for k in names for f in getattr(out, k, None) or [] if f is not None and f.requires_grad]
     sum(((f - 1)**2).mean() for f in found).backward()
     wanted = [(n, p) for n, p in model.named_parameters() if p.requires_grad]

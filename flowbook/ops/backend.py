@@ -69,11 +69,13 @@ def use_kernels(
 # %% ../../nbs/ops/05_backend.ipynb #8f9cafc2
 def pool_start()->int: # Address, or 0: not found
     "Find the function that starts work on PyTorch's own threads"
-    if sys.platform != 'linux' or 'ATen parallel backend: OpenMP' not in torch.__config__.parallel_info(): return 0
+    if sys.platform != 'linux' or 'ATen parallel backend: OpenMP' not in torch.__config__.parallel_info():
+        return 0
     try: lines = Path('/proc/self/maps').read_text().splitlines()
     except OSError: return 0
     loaded = {o.split()[-1] for o in lines if re.search(r'/lib(gomp|iomp5|omp)\b[^/]*\.so', o)}
-    own = {o for o in loaded if Path(torch.__file__).parent.parent in Path(o).parents and '/torch' in o} or loaded
+    site = Path(torch.__file__).parent.parent
+    own = {o for o in loaded if site in Path(o).parents and '/torch' in o} or loaded
     if len(own) != 1: return 0    # two of them: which one PyTorch uses is a guess
     try: return ctypes.cast(ctypes.CDLL(own.pop()).GOMP_parallel, ctypes.c_void_p).value
     except (OSError, AttributeError): return 0
@@ -208,7 +210,7 @@ _MARK = '__dynamo_disable'   # where PyTorch looks for the form of a kernel that
 def register_shape(
     op # Its `torch.library.custom_op`
 ):     # A decorator
-    "Register a function that makes an empty result of `op`, and run its kernels without importing the compiler"
+    "Register a function that makes an empty result of `op`, and run its kernels without loading the compiler"
     kernels = [k.__wrapped__ for k in getattr(op, '_backend_fns', {}).values() if hasattr(k, '__wrapped__')]
     for k in kernels: setattr(k, _MARK, k)
 

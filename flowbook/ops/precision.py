@@ -33,7 +33,8 @@ def _measure(device, rounds=5):
         for p in pairs.values(): _time_conv(*p)   # the first call plans
         for i in range(rounds):
             for k, p in pairs.items(): best[k] = min(best[k], _time_conv(*p))
-            if i > 1 and best['bf16'] > 4*best['fp32']: break   # three times far too slow is not chance, even on a busy machine
+            # three times far too slow is not chance, even on a busy machine
+            if i > 1 and best['bf16'] > 4*best['fp32']: break
     return {k: _WORK/v for k, v in best.items()}
 
 def conv_rates(

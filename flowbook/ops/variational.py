@@ -32,7 +32,8 @@ def _bring_back(img, flow):
     low = to.floor()
     (x0, y0), (a, c) = low.long().unbind(1), (to - low).unbind(1)
     x1, y1 = (x0+1).clamp(max=w-1), (y0+1).clamp(max=h-1)
-    read = lambda y, x: img.flatten(2).gather(2, (y*w + x).flatten(1)[:, None].expand(-1, img.shape[1], -1)).view_as(img)
+    read = lambda y, x: img.flatten(2).gather(
+        2, (y*w + x).flatten(1)[:, None].expand(-1, img.shape[1], -1)).view_as(img)
     a, c = a[:, None], c[:, None]
     return (1-c)*((1-a)*read(y0, x0) + a*read(y0, x1)) + c*((1-a)*read(y1, x0) + a*read(y1, x1)), inside
 

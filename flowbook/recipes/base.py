@@ -211,7 +211,8 @@ def get_recipe(
 )->dict:              # The recipe, complete; you may change it
     "Look up a recipe by `name` and apply `overrides`"
     if name not in RECIPES and name in list_models():
-        raise fail(ConfigError, 'recipe', f'the model {name!r}', f'a recipe: flowbook train quickstart model={name}')
+        raise fail(ConfigError, 'recipe', f'the model {name!r}',
+                   f'a recipe: flowbook train quickstart model={name}')
     return apply_overrides(with_defaults(expand_recipe(RECIPES[name]())), overrides)
 
 def flat_recipe(

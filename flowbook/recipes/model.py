@@ -54,7 +54,8 @@ class _TestIters:
         if not model.training and kwargs.get('iters') is None: return args, kwargs | dict(iters=self.iters)
 
 # %% ../../nbs/recipes/06_model.ipynb #00635880
-OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input', 'style'   # the rest: the model's
+# the rest: the model's
+OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input', 'style'
 
 def build_model(
     recipe:dict,       # A recipe
