@@ -38,7 +38,7 @@ PROGRESS = ('<progress', 'progress-bar', 'jupyter-widgets', 'fastprogress') # ma
 NOISE = re.compile(r'^(array\()?\[*<?(Axes|Figure size|Text\(|matplotlib\.)') # what a plotting call returns
 TIMES = re.compile(r'^ *(CPU times|Wall time|Total time):.*\n?', re.M)
 SCRUB = [(re.compile(r'\x1b\[[0-9;?]*[A-Za-z]'), ''),                              # terminal colours
-         (re.compile(r'[^\n]*\r(?!\n)'), ''),                                      # of a redrawn line, the last
+         (re.compile(r'[^\n]*\r(?!\n)'), ''),                                      # redrawn lines: the last
          (re.compile(r'[^\n]*\|[\u2588-]+\| *\d+[.\d]*% *\[[^\]\n]*\]'), ''),       # fastprogress
          (re.compile(r'^(?=.*[\u2501\u2578\u2588]).*(\d+%|\d+/\d+).*\n?', re.M),
           ''), # Rich and tqdm, their last state

@@ -69,7 +69,7 @@ def compare_models(
     each=None,            # See `evaluate_methods`
     opener=FlowPredictor  # See `open_models`
 )->list:                  # By EPE: `model`, scores, `ms`, `memory_mb`, `parameters`, `licence`; or `failed`
-    "Measure `models` on the same pairs"
+    "Measure `models` on the same pairs: a dictionary for each, best EPE first"
     pair,n = dataset_pair(dataset),len(dataset) if n is None else min(n, len(dataset))
     first,opened = pair(0),open_models(models, device, precision, opener)
     for text,p in opened.items():

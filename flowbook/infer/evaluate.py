@@ -78,7 +78,7 @@ def evaluate_methods(
     progress=None,   # Called with (done, n) after each pair
     each=None        # Called with the index of a pair, the pair, and a dictionary of method to flow `(H,W,2)`
 )->dict:             # Per method: the scores of `FlowScores`, and `ms` per pair
-    "Run all methods over `pair(0)` to `pair(n - 1)`, or this process's part of them"
+    "Run all methods over `pair(0)` to `pair(n - 1)`, tensors of one pair, or this process's part of them"
     if n < 1: raise fail(ConfigError, 'n', n, 'at least one pair')
     scores,ms,(rank,count) = {k: FlowScores() for k in methods},dict.fromkeys(methods, 0.),process_number()
     for i in range(rank, n, count):

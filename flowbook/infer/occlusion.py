@@ -65,9 +65,9 @@ def occlusion_estimation(
     flow:Tensor,             # `(B,2,H,W)` pixels, from image 1 to image 2
     flow_bw:Tensor,          # `(B,2,H,W)` pixels, from image 2 to image 1
     mode:str='consistency',  # 'consistency', 'range_map', 'fb_abs' or 'unimatch'
-    threshold:float=None     # Error²/length²; arrivals; error, px; error/length; None: .01, .5, 1.5, .01
+    threshold:float=None     # Error²/length², arrivals, error in px, error/length; None: .01, .5, 1.5, .01
 )->tuple:                    # `occ` and `occ_bw`, `(B,1,H,W)` bool, True = occluded
-    "Estimate from `flow` and `flow_bw` what is hidden in the other image"
+    "Estimate from `flow` and `flow_bw` what is hidden in the other image; each mode has its `threshold`"
     if mode not in OCCLUSION_MODES: raise unknown('mode', mode, OCCLUSION_MODES)
     _check_flows(flow, flow_bw)
     limit = OCCLUSION_MODES[mode] if threshold is None else threshold
