@@ -4,11 +4,12 @@
     python benchmarks/train_small.py RUN_DIR --minutes 90 [--processes 2] [--from WEIGHTS] [--rate 6e-4]
     python benchmarks/train_small.py RUN_DIR --release --hardware "2 CPU cores (AMD EPYC)" [--figures real_pairs.json]
 
-The recipe is `flowbook_small`; what is special here is how the pairs reach the network. Rendering takes a tenth of the time: each process keeps a ring of rendered pairs, replaces two of them in each step, and
+The recipe is `flowbook_small`, with photographs among the textures; what is special here is how the pairs reach the network. Rendering takes a tenth of the time: each process keeps a ring of rendered pairs, replaces two of them in each step, and
 draws random crops from it, so that a pair is seen about twice. The processes average their gradients. RUN_DIR/state.pt holds all that is needed to go on (run the same command again with more minutes);
 `--from` starts from weights alone, with a short warm-up. The learning rate falls linearly to zero at `--minutes`, which count from the first step of the first run.
 """
 import argparse, csv, datetime, json, os, random, time
+from dataclasses import replace
 from pathlib import Path
 import torch, torch.distributed as dist, torch.multiprocessing as mp
 from flowbook.data.scenes import SceneConfig, held_out_seed, make_scenes, scene_number
@@ -18,6 +19,7 @@ from flowbook.recipes.base import get_recipe
 from flowbook.train.losses import create_loss
 
 root = Path(__file__).resolve().parent.parent
+PHOTOS = dict(photos='packaged', photo_share=.35)   # needs scikit-image or scikit-learn: pip install "flowbook[photos]"
 CROP, MICRO, ACCUMULATE, RING, NEW, HELD_OUT = (192, 256), 2, 2, 1504, 16, 64
 
 class Ring:
@@ -72,7 +74,7 @@ def work(rank, args):
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     recipe, folder = get_recipe('flowbook_small'), Path(args.run)
-    config = SceneConfig(**recipe['data']['scenes'])
+    config = replace(SceneConfig(**recipe['data']['scenes']), **PHOTOS)
     model, mean = create_model('flowbook_small').train(), create_model('flowbook_small').eval()
     if args.start: load_weights(model, args.start)
     mean.load_state_dict(model.state_dict())
@@ -156,7 +158,8 @@ def release(args):
                 hours=round(saved['seconds']/3600, 2), seed=args.seed,
                 trained=f"{saved['step']} steps of {MICRO*ACCUMULATE*args.processes} crops of {CROP[1]}x{CROP[0]} pixels of rendered scenes: benchmarks/train_small.py",
                 textures='two thirds are procedural, one third cut from the photographs that scikit-image and scikit-learn ship, all CC0, public domain or CC BY (`packaged_photos()` lists them)',
-                curve=curve, recipe=json.loads(json.dumps(recipe)), real_pairs=json.loads(Path(args.figures).read_text()) if args.figures else None)
+                curve=curve, photos=PHOTOS,
+                recipe=json.loads(json.dumps(recipe)), real_pairs=json.loads(Path(args.figures).read_text()) if args.figures else None)
     def write():
         with atomic_path(assets/f"{name}.json") as tmp: Path(tmp).write_text(json.dumps(card, indent=1) + '\n')
     write()   # the predictor checks the file against it

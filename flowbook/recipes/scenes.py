@@ -31,9 +31,8 @@ def flowbook_small()->dict: # A recipe
         data=dict(
             scenes=dict(size=(256, 320), objects=(2, 24),
                         displacement=((0., .05), (1., .1), (4., .2), (12., .27), (32., .23), (90., .15)),
-                        textures=192, photos='packaged', photo_share=.35, leaves=.25, repeated=.08,
-                        scale=(.9, 6.), contrast=(.2, 1.5), thin=(.25, 3., 20.), parallax=.15, forward=.2,
-                        smoke=.1, motion_blur=.2, fog=.12, dark=.08, rolling=.08, compressed=.15),
+                        textures=192, leaves=.25, repeated=.08, scale=(.9, 6.), contrast=(.2, 1.5),
+                        thin=(.25, 3., 20.), parallax=.15, forward=.2, smoke=.1, motion_blur=.2, fog=.12, dark=.08, rolling=.08, compressed=.15),
             fields=['occ'], n_train=2000, n_valid=64, bs=8),
         optimizer=dict(lr=6e-4, wd=1e-4, clip=1.),
         schedule=dict(epochs=50, warmup=.03, decay=.85),
