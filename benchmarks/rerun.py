@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does a training run repeat itself? Runs the first iterations of a recipe again and compares the losses it logs with those of an old log.
 
-    python benchmarks/rerun.py [--recipe dis_refiner] [--log benchmarks/logs/dis_refiner.txt] [--iters 300]
+    python benchmarks/rerun.py [--recipe flowbook_small] [--log benchmarks/logs/flowbook_small.txt] [--iters 300]
 
 On the machine of the log, with the same number of threads, they agree in every digit; elsewhere sums are added up in another order, and losses drift apart slowly.
 """
@@ -23,8 +23,8 @@ def losses(path): return {int(i): float(l)
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument('--recipe', default='dis_refiner'); ap.add_argument('--iters', type=int, default=300)
-    ap.add_argument('--log', default=Path(__file__).parent/'logs'/'dis_refiner.txt')
+    ap.add_argument('--recipe', default='flowbook_small'); ap.add_argument('--iters', type=int, default=300)
+    ap.add_argument('--log', default=Path(__file__).parent/'logs'/'flowbook_small.txt')
     args = ap.parse_args()
     with tempfile.TemporaryDirectory() as tmp:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -40,7 +40,7 @@ models.raft layers.blocks: ConvNorm ResidualBlock
 models.raft layers.encoders: FeatureEncoder ContextHead
 models.raft layers.recurrent: MotionEncoder ConvGRU FlowHead MaskPredictor UpdateBlock
 models.refine models.dis_refiner: RefinePass DISRefiner both_ways doubt_maps=flow_residuals
-    flowbook_small=dis_refiner
+    flowbook_small
 models.tools models.summary: num_params flops_by_op flops fuse_conv_bn model_table
 ops.offset ops.correlation: expected_offset normalize_features
 recipes.configs mmflow.api: init_model

@@ -249,7 +249,7 @@ def _polished(self:FlowPredictor, found, imgs):
 def _climb(img1, img2, flow):
     "Run `variational_flow` from no motion and from `flow`; unknown vectors stay NaN"
     known = flow.isfinite().all(1, keepdim=True)
-    return torch.where(known, variational_flow(img1, img2, start=flow, margin=.05).to(flow.dtype), flow)
+    return torch.where(known, variational_flow(img1, img2, start=flow, at=2., margin=.05).to(flow.dtype), flow)
 
 @patch
 def _check_count(self:FlowPredictor, given):

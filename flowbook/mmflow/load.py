@@ -243,4 +243,4 @@ def find_recipe(
     is_file = Path(name).suffix in ('.py', '.json', '.yaml', '.yml')
     if is_file or name in list_recipes(): return load_config(name, overrides, allow_imports)
     if name not in list_models(): raise unknown('recipe or model', name, list_recipes() + list_models())
-    return apply_overrides(get_recipe('dis_refiner') | dict(model=dict(name=name)), overrides)
+    return apply_overrides(get_recipe('flowbook_small') | dict(model=dict(name=name)), overrides)

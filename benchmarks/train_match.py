@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Train flowbook-small from nothing, or go on, on the cores of a CPU; then write weights and card.
+"""Train MatchFlow from nothing, or go on, on the cores of a CPU.
 
-    python benchmarks/train_small.py RUN_DIR --minutes 90 [--processes 2] [--from WEIGHTS] [--rate 6e-4]
-    python benchmarks/train_small.py RUN_DIR --release --hardware "2 CPU cores (AMD EPYC)" [--figures real_pairs.json]
+    python benchmarks/train_match.py RUN_DIR --minutes 90 [--processes 2] [--from WEIGHTS] [--rate 6e-4]
+    python benchmarks/train_match.py RUN_DIR --keep    writes weights and curve to benchmarks/logs
 
-The recipe is `flowbook_small`, with photographs among the textures; what is special here is how the pairs reach the network. Rendering takes a tenth of the time: each process keeps a ring of rendered pairs, replaces two of them in each step, and
+The recipe is `match_flow`, with photographs among the textures; what is special here is how the pairs reach the network. Rendering takes a tenth of the time: each process keeps a ring of rendered pairs, replaces two of them in each step, and
 draws random crops from it, so that a pair is seen about twice. The processes average their gradients. RUN_DIR/state.pt holds all that is needed to go on (run the same command again with more minutes);
 `--from` starts from weights alone, with a short warm-up. The learning rate falls linearly to zero at `--minutes`, which count from the first step of the first run.
 """
-import argparse, csv, datetime, json, os, random, time
+import argparse, os, random, time
 from dataclasses import replace
 from pathlib import Path
 import torch, torch.distributed as dist, torch.multiprocessing as mp
@@ -18,7 +18,6 @@ from flowbook.models.zoo import create_model
 from flowbook.recipes.base import get_recipe
 from flowbook.train.losses import create_loss
 
-root = Path(__file__).resolve().parent.parent
 PHOTOS = dict(photos='packaged', photo_share=.35)   # needs scikit-image or scikit-learn: pip install "flowbook[photos]"
 CROP, MICRO, ACCUMULATE, RING, NEW, HELD_OUT = (192, 256), 2, 2, 1504, 16, 64
 
@@ -73,9 +72,9 @@ def work(rank, args):
     dist.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{args.port}', rank=rank, world_size=args.processes)
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    recipe, folder = get_recipe('flowbook_small'), Path(args.run)
+    recipe, folder = get_recipe('match_flow'), Path(args.run)
     config = replace(SceneConfig(**recipe['data']['scenes']), **PHOTOS)
-    model, mean = create_model('flowbook_small').train(), create_model('flowbook_small').eval()
+    model, mean = create_model('match_flow').train(), create_model('match_flow').eval()
     if args.start: load_weights(model, args.start)
     mean.load_state_dict(model.state_dict())
     loss_func = create_loss(None, model, ('occ',))
@@ -139,39 +138,15 @@ def work(rank, args):
         with (folder/'curve.csv').open('a') as f: f.write(f'{step},{float(clock):.0f},{epe:.4f}\n')
     dist.destroy_process_group()
 
-def release(args):
-    "Write weights and card"
-    from flowbook.infer.evaluate import BASELINES, evaluate_scenes
-    from flowbook.infer.predictor import FlowPredictor
-    from flowbook.infer.trust import measure_trust
-    from flowbook.io.files import atomic_path
-    assets, name, run = root/'flowbook'/'assets', 'flowbook_small', Path(args.run)
+def keep(args):
+    "Put what is needed to go on into the repository: weights in half precision, and the curve"
+    run, to = Path(args.run), Path(__file__).resolve().parent/'logs'
     saved = torch.load(run/'state.pt', weights_only=True, map_location='cpu')
-    model = create_model(name)
+    model = create_model('match_flow')
     model.load_state_dict(saved['mean'])
-    digest = save_weights(model, assets/f"{name}.safetensors", model=name, licence='Apache-2.0')
-    curve = [[int(a), float(c)] for a, _, c in csv.reader((run/'curve.csv').open())]
-    recipe = get_recipe(name)
-    card = dict(name=name, also=['flowbook_fast'], title='flowbook-small: global matching and recurrent updates',
-                parameters=sum(p.numel() for p in model.parameters()), licence='Apache-2.0', sha256=digest,
-                date=str(datetime.date.today()), recipe_name=name, hardware=args.hardware,
-                hours=round(saved['seconds']/3600, 2), seed=args.seed,
-                trained=f"{saved['step']} steps of {MICRO*ACCUMULATE*args.processes} crops of {CROP[1]}x{CROP[0]} pixels of rendered scenes: benchmarks/train_small.py",
-                textures='two thirds are procedural, one third cut from the photographs that scikit-image and scikit-learn ship, all CC0, public domain or CC BY (`packaged_photos()` lists them)',
-                curve=curve, photos=PHOTOS,
-                recipe=json.loads(json.dumps(recipe)), real_pairs=json.loads(Path(args.figures).read_text()) if args.figures else None)
-    def write():
-        with atomic_path(assets/f"{name}.json") as tmp: Path(tmp).write_text(json.dumps(card, indent=1) + '\n')
-    write()   # the predictor checks the file against it
-    config = SceneConfig(**recipe['data']['scenes'])
-    card['held_out_scenes'] = {}
-    for o in name, 'flowbook_fast':
-        methods = BASELINES | {'variational': 'variational'} if o == name else {}
-        found = evaluate_scenes(FlowPredictor(o, device='cpu'), config, HELD_OUT, args.seed, baselines=methods)
-        card['held_out_scenes'] |= {k: {m: round(v[m], 4) for m in ('epe', 'fl_all')} for k, v in found.items()}
-    card['trust'] = measure_trust(FlowPredictor(name, device='cpu', calibrated=False), 24, config, seed=args.seed).card()
-    write()
-    print(json.dumps({k: card[k] for k in ('held_out_scenes', 'trust')}, indent=1))
+    save_weights(model, to/'match_flow.safetensors', model='match_flow', licence='Apache-2.0', step=str(saved['step']),
+                 seed=str(args.seed), hours=f"{saved['seconds']/3600:.2f}", trained_on='rendered scenes')
+    (to/'match_flow.csv').write_text((run/'curve.csv').read_text())
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,10 +155,10 @@ def main():
     ap.add_argument('--processes', type=int, default=2); ap.add_argument('--port', type=int, default=29517)
     ap.add_argument('--from', dest='start'); ap.add_argument('--rate', type=float, default=6e-4)
     ap.add_argument('--seed', type=int, default=17)
-    ap.add_argument('--release', action='store_true'); ap.add_argument('--hardware', default=''); ap.add_argument('--figures')
+    ap.add_argument('--keep', action='store_true')
     args = ap.parse_args()
     Path(args.run).mkdir(parents=True, exist_ok=True)
-    if args.release: release(args)
+    if args.keep: keep(args)
     else: mp.spawn(work, (args,), args.processes)
 
 if __name__ == '__main__': main()
