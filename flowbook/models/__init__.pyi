@@ -20,6 +20,8 @@ from .contract import texture_pair as texture_pair
 from .dis_refiner import DISRefiner as DISRefiner
 from .dis_refiner import RefinePass as RefinePass
 from .dis_refiner import flow_residuals as flow_residuals
+from .dis_refiner import flowbook_fast as flowbook_fast
+from .dis_refiner import flowbook_small as flowbook_small
 from .dpflow import DPFlow as DPFlow
 from .dpflow import DualPyramid as DualPyramid
 from .dpflow import GatedGRU as GatedGRU
@@ -78,6 +80,10 @@ from .maskflownet import MaskFlowNetS as MaskFlowNetS
 from .maskflownet import MaskFlowNetSDecoder as MaskFlowNetSDecoder
 from .maskflownet import MaskLevel as MaskLevel
 from .maskflownet import maskflownets as maskflownets
+from .match_flow import MatchFlow as MatchFlow
+from .match_flow import SceneEncoder as SceneEncoder
+from .match_flow import best_matches as best_matches
+from .match_flow import spread_confidence as spread_confidence
 from .memfof import CoarseEncoder as CoarseEncoder
 from .memfof import MEMFOF as MEMFOF
 from .memfof import SharpAttention as SharpAttention
@@ -156,12 +162,6 @@ from .sea_raft import sea_raft_l as sea_raft_l
 from .sea_raft import sea_raft_m as sea_raft_m
 from .sea_raft import sea_raft_parts as sea_raft_parts
 from .sea_raft import sea_raft_s as sea_raft_s
-from .small_flow import SceneEncoder as SceneEncoder
-from .small_flow import SmallFlow as SmallFlow
-from .small_flow import best_matches as best_matches
-from .small_flow import flowbook_fast as flowbook_fast
-from .small_flow import flowbook_small as flowbook_small
-from .small_flow import spread_confidence as spread_confidence
 from .summary import flops as flops
 from .summary import flops_by_op as flops_by_op
 from .summary import fuse_conv_bn as fuse_conv_bn
