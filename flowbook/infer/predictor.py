@@ -117,7 +117,7 @@ class FlowPredictor:
         device='auto',          # See `pick_device`
         iters:int=None,         # Iterations of a recurrent model; None: its default
         precision:str='fp32',   # 'fp32', 'bf16', 'fp16' on a GPU, or 'auto': see `pick_precision`
-        scale:float=1.,         # Resize the images by this factor first; the flow comes back in their own pixels
+        scale:float=1.,         # Resize the images by this factor first; the flow comes back in their pixels
         tile=None,              # `(h,w)` of tiles, scaled pixels; 'auto': as memory allows; None: no tiles
         overlap:int=None,       # Smallest overlap of tiles, pixels; None: a quarter of their shorter side
         upright:bool=False,     # Rotate photos as their EXIF tag says? Else they stay as stored, with a note
@@ -249,7 +249,8 @@ def _polished(self:FlowPredictor, found, imgs):
 def _climb(img1, img2, flow):
     "Run `variational_flow` from no motion and from `flow`; unknown vectors stay NaN"
     known = flow.isfinite().all(1, keepdim=True)
-    return torch.where(known, variational_flow(img1, img2, start=flow, at=2., margin=.05).to(flow.dtype), flow)
+    finished = variational_flow(img1, img2, start=flow, at=2., margin=.05)
+    return torch.where(known, finished.to(flow.dtype), flow)
 
 @patch
 def _check_count(self:FlowPredictor, given):
@@ -347,7 +348,7 @@ def predict(self:FlowPredictor,
     flow_init=None,           # First guess, `(H,W,2)` array or `(B,2,H,W)` tensor, pixels; None: no guess
     progress=None,            # Called with (done, n) after each tile
     img0=None,                # The previous frame, for a three-frame model
-    memory:dict=None,         # Keeps features for the next triple: pass the same dictionary; None: nothing is kept
+    memory:dict=None,         # Keeps features for the next triple, the same dictionary each time; None: none
     valid1=None,              # `(H,W)` mask of img1, False = no data; None: from NaN and transparency
     valid2=None,              # The same for img2
     keep_guess:bool=False     # Keep the flow that was guessed where there is no data, instead of NaN?

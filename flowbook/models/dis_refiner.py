@@ -73,7 +73,7 @@ class RefinePass(nn.Module):
 @patch
 def compare(self:RefinePass,
     f1:list,    # Features of frame 1, `(B,C,H/4,W/4)` to `(B,C,H/16,W/16)`
-    f2:list,    # Features of frame 2, likewise
+    f2:list,    # Features of frame 2, the same
     flow:Tensor # `(B,2,H/4,W/4)` current flow, cells
 )->tuple:       # For each scale a window with the offset of its peak `(B,n,h,w)`, and flow plus offset, cells
     "Look around where `flow` points, at three scales"
@@ -87,7 +87,7 @@ def compare(self:RefinePass,
 @patch
 def forward(self:RefinePass,
     f1:list,      # Features of frame 1, `(B,C,H/4,W/4)` to `(B,C,H/16,W/16)`
-    f2:list,      # Features of frame 2, likewise
+    f2:list,      # Features of frame 2, the same
     flow:Tensor,  # `(B,2,H/4,W/4)` current flow, cells
     first:Tensor, # `(B,2,H/4,W/4)` flow that the first pass began with, cells
     net:Tensor,   # `(B,a,H/4,W/4)` state: what earlier passes concluded
@@ -258,7 +258,7 @@ def forward(self:DISRefiner,
 def flowbook_small(
     **kwargs   # Arguments of `DISRefiner`
 )->DISRefiner: # In training mode, freshly drawn
-    "Refines the flow of DIS, 0.7 M parameters, and has it finished by variational flow; its weights come with the package"
+    "Refines the flow of DIS, finished by variational flow; 0.7 M parameters, weights in the package"
     model = DISRefiner(**kwargs)
     model.polish = 'climb'
     return model

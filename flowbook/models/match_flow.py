@@ -116,7 +116,7 @@ class MatchFlow(Estimator):
         c = self.encoder.outputs
         self.project = nn.Conv2d(c, features, 1)
         self.sharpness = nn.Parameter(torch.tensor(2.5))    # its logarithm, for the two softmaxes
-        self.focus = nn.Parameter(torch.tensor(1.1))        # likewise, for the place within a cell
+        self.focus = nn.Parameter(torch.tensor(1.1))        # the same for the place within a cell
         self.about = nn.Conv2d(c + 3, hidden + context, 3, padding=1)
         motion = MotionEncoder(lookup=levels*(2*radius + 1)**2, corr=(96,64), flow=(32,32), outputs=64)
         self.update = UpdateBlock(motion=motion, grus=[ConvGRU(hidden=hidden, context=context, inputs=64)],
