@@ -16,7 +16,7 @@ from .terminal import parse_range, parse_tile, print_json, print_table, stops_ge
 from ..core.errors import ConfigError, FlowbookError, fail
 
 
-# %% ../../nbs/cli/58_answers.ipynb #180f9978
+# %% ../../nbs/cli/58_answers.ipynb #78f5ee97
 _Source = Annotated[str, typer.Argument(metavar='VIDEO', help='Video, folder of images, or quoted pattern.',
     show_default=False)]
 _Resume = Annotated[bool, typer.Option('--resume', help='Continue where an earlier run stopped.')]

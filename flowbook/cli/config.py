@@ -42,7 +42,7 @@ def _show(name:_Config, changes:Changes=None, cfg_options:CfgOptions=None, allow
     from flowbook.recipes.base import format_recipe
     typer.echo(format_recipe(recipe))
 
-# %% ../../nbs/cli/46_config.ipynb #2ccb4849
+# %% ../../nbs/cli/46_config.ipynb #7691bded
 @config.command('list', epilog=example('flowbook config list', "flowbook config list 'raft*'"))
 def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="Such as 'raft*'.")]='*',
           as_json:Json=False):
@@ -61,7 +61,7 @@ def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="Such as
 
 def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterations']/1000:g}k"
 
-# %% ../../nbs/cli/46_config.ipynb #31a30c2d
+# %% ../../nbs/cli/46_config.ipynb #212c5aa7
 @config.command('diff', epilog=example(
     'flowbook config diff raft_8x2_100k_flyingchairs_368x496 gma_8x2_120k_flyingchairs_368x496',
     'flowbook config diff run/recipe.json quickstart'))

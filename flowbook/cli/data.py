@@ -65,7 +65,7 @@ def make(
     own = " 'images=*.png' 'flow=*.flo'"*(name=='folder')   # as they are written
     say_next(f'flowbook data check {name} {quote(str(out))}{own}')
 
-# %% ../../nbs/cli/30_data.ipynb #d1fa56b2
+# %% ../../nbs/cli/30_data.ipynb #65ae1df9
 @data.command(epilog=example('flowbook data check sintel data/Sintel',
                              'flowbook data check flyingchairs data/FlyingChairs_release --full --index'))
 def check(

@@ -362,7 +362,7 @@ def compare(
     _leave([r for rows in found.values() for r in rows])
     _say_export(next(iter(found.values())))
 
-# %% ../../nbs/cli/52_evaluation.ipynb #25ac2310
+# %% ../../nbs/cli/52_evaluation.ipynb #3f24f750
 _NEXT = dict(sintel='unpack it, and give clean and final to the bundler that came with the data: '
                     'bundler clean final out.lzma',
              kitti='upload it at www.cvlibs.net/datasets/kitti',

@@ -16,7 +16,8 @@ from .completion import complete_dataset
 from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
-                                   open_predictor, parse_range, parse_tile, print_json, print_table,
+                                   open_predictor, parse_polish, parse_range, parse_tile, print_json,
+                                   print_table,
                                    reading_options, say_next, working)
 
 
@@ -222,7 +223,7 @@ def infer(
              'in its pixels.')]=1.,
     tile:Tile=None,
     precision:Precision='auto',
-    polish:Polish=None, upright:Upright=False, value_range:Range='full',
+    polish:Polish='auto', upright:Upright=False, value_range:Range='full',
     out_prefix:Annotated[str,
         typer.Option(help='Start of the file names, instead of flow.')]='flow',
     allow_imports:Imports=False,
@@ -231,7 +232,7 @@ def infer(
     "Write the flow of two images, or of each pair of a folder or dataset, as files and pictures."
     words = _pictures(img1, img2, options, data)
     how = dict(device=device, iters=iters, precision=precision, backend=backend)
-    how |= dict(scale=scale, tile=parse_tile(tile), polish=polish, upright=upright,
+    how |= dict(scale=scale, tile=parse_tile(tile), polish=parse_polish(polish), upright=upright,
                 value_range=parse_range(value_range))
     many,alone = bool(data) or len(words)==1,_is_file(out)
     if alone and (many or bidirectional or exr or out_prefix!='flow'):

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions', 'Changes', 'Backend', 'Device', 'Imports',
            'Upright', 'Polish', 'Range', 'Json', 'one_line', 'spare_console', 'join_words', 'parse_range',
-           'reading_options', 'Program', 'Out', 'example', 'parse_size', 'parse_tile', 'is_recipe', 'open_recipe',
-           'open_predictor', 'print_json', 'print_table', 'say_next', 'working', 'clock', 'Counting', 'stops_gently']
+           'reading_options', 'Program', 'Out', 'example', 'parse_size', 'parse_tile', 'parse_polish', 'is_recipe',
+           'open_recipe', 'open_predictor', 'print_json', 'print_table', 'say_next', 'working', 'clock', 'Counting',
+           'stops_gently']
 
 # %% ../../nbs/cli/05_terminal.ipynb #8b725108
 import os, re, signal, sys, time, warnings
@@ -15,9 +16,9 @@ from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
 from .completion import complete_from, complete_model, complete_weights
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, FlowbookError, fail, unknown
 
-# %% ../../nbs/cli/05_terminal.ipynb #20b0eb16
+# %% ../../nbs/cli/05_terminal.ipynb #c7cbe901
 _UsageError = typer.BadParameter.__base__   # Typer bundles click since 0.2x; the name is the same in both
 
 @contextmanager
@@ -195,8 +196,8 @@ Imports = Annotated[bool, typer.Option('--allow-imports',
     help="Import the modules in a file's custom_imports; their code runs like any program.")]
 Upright = Annotated[bool, typer.Option('--upright',
     help='Rotate photos as their EXIF tag says; default: as stored, with a note.')]
-Polish = Annotated[bool|None, typer.Option('--polish/--no-polish',
-    help='Refine the flow with a variational method, or not; default: as the model needs.')]
+Polish = Annotated[str, typer.Option('--polish', metavar='auto|on|off',
+                                     help='Finish the flow with a variational method; auto: as the model has it.')]
 Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO,HI',
     help='Values of black and white in 16-bit images: full is 0 and 65535, auto the bits in use, '
          'or two numbers.')]
@@ -220,6 +221,15 @@ def parse_tile(
     "Read the option `--tile`"
     return text if text in (None, 'auto') else parse_size(text, '--tile', 'auto, or ')
 
+
+# %% ../../nbs/cli/05_terminal.ipynb #ffdaf63a
+def parse_polish(
+    text:str # 'auto', 'on' or 'off'
+)->bool:     # None for 'auto': the model's choice
+    "Read the value of --polish"
+    values = dict(auto=None, on=True, off=False)
+    if text not in values: raise unknown('--polish', text, values)
+    return values[text]
 
 # %% ../../nbs/cli/05_terminal.ipynb #c01cd600
 def is_recipe(

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 import typer
 from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish,
                                    Precision, Range, Tile, Upright, Weights, open_predictor, parse_range,
-                                   parse_tile, print_json, say_next, stops_gently, working)
+                                   parse_polish, parse_tile, print_json, say_next, stops_gently, working)
 from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/50_video.ipynb #c3f7c45a
@@ -33,7 +33,7 @@ def _parse_scale(text, fixed):
     except ValueError:
         raise fail(ConfigError, 'max-flow', repr(text), "a number of pixels, or 'auto'") from None
 
-# %% ../../nbs/cli/50_video.ipynb #e10235ac
+# %% ../../nbs/cli/50_video.ipynb #18262124
 _Source = Annotated[str, typer.Argument(metavar='IN', show_default=False,
     help='Video, folder of images, quoted pattern, or camera number.')]
 _Out = Annotated[Path, Out('Video (.mp4 .mov .avi .mkv .webm) or .gif to write; '
@@ -117,15 +117,15 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False,
           every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
-          resume:_Resume=False, gaps:_Gaps=False, polish:Polish=None,
+          resume:_Resume=False, gaps:_Gaps=False, polish:Polish='auto',
           upright:Upright=False, value_range:Range='full',
           engine:_Engine=None, workers:_Workers=2, retries:_Retries=2, suffix:_Suffix='.mp4',
           manifest:_Manifest='manifest.csv', allow_imports:Imports=False, as_json:Json=False):
     "Write the flow of a video as a video, in constant memory. With --engine: of many videos."
-    limit,cut = _parse_scale(max_flow, fixed_scale),parse_tile(tile)
+    limit,cut,finish = _parse_scale(max_flow, fixed_scale),parse_tile(tile),parse_polish(polish)
     if engine:
         chosen = dict(model=model, weights=weights, device=device, precision=precision, backend=backend)
-        chosen |= dict(tile=cut, scale=scale, iters=iters, upright=upright, polish=polish,
+        chosen |= dict(tile=cut, scale=scale, iters=iters, upright=upright, polish=finish,
                       value_range=parse_range(value_range))
         options = dict(layout=layout, max_flow=limit, every=every, stop=frames, fps=fps, codec=codec)
         options |= dict(save_flo=save_flo, exr=exr, warm_start=warm_start, gt=gt and str(gt), suffix=suffix)
@@ -136,7 +136,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         with read_frames(source, every, 0, frames) as film:
             camera,total = film.kind=='camera',film.count and film.count - 1
         predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision,
-                                   tile=cut, scale=scale, iters=iters, upright=upright, polish=polish,
+                                   tile=cut, scale=scale, iters=iters, upright=upright, polish=finish,
                                    backend=backend, value_range=parse_range(value_range))
     with Counting(source, 'pairs') as progress, stops_gently(), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)

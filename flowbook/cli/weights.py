@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['show_weights', 'fetch', 'convert']
 
-# %% ../../nbs/cli/40_weights.ipynb #7fbd7496
+# %% ../../nbs/cli/40_weights.ipynb #442248c8
 from pathlib import Path
 from typing import Annotated, Optional
 import typer

@@ -195,7 +195,7 @@ def trace_model(
     with torch.no_grad():
         return torch.export.export(net, (*imgs[:2], *start), dynamic_shapes=sizes, strict=False)
 
-# %% ../../nbs/models/95_export.ipynb #2b3ae4a8
+# %% ../../nbs/models/95_export.ipynb #442e6d4b
 _opset = 20   # GridSample, and everything needed for symbolic sizes
 _suffix = dict(onnx='.onnx', torch_export='.pt2')
 

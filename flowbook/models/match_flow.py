@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SceneEncoder', 'best_matches', 'MatchFlow', 'spread_confidence', 'match_flow']
 
-# %% ../../nbs/models/34_match_flow.ipynb #1fc16a14
+# %% ../../nbs/models/34_match_flow.ipynb #1afdf2d0
 import math, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -20,7 +20,7 @@ from ..ops.correlation import expected_offset
 from ..ops.lookup import all_pairs
 from ..ops.upsample import bilinear_upsample, convex_upsample
 
-# %% ../../nbs/models/34_match_flow.ipynb #8f20fffd
+# %% ../../nbs/models/34_match_flow.ipynb #7884db04
 class SceneEncoder(nn.Module):
     "Image to features at 1/8 that know their surroundings"
     def __init__(self, *,
@@ -49,7 +49,7 @@ def forward(self:SceneEncoder,
     x16 = F.relu(x16 + enlarge(self.up16(self.at32(x16)), x16))
     return self.join(F.relu(x8 + enlarge(self.up8(x16), x8)))
 
-# %% ../../nbs/models/34_match_flow.ipynb #3114e1b1
+# %% ../../nbs/models/34_match_flow.ipynb #630064c5
 def _in_one_go(x):
     "Is somebody recording the operators? A loop over rows would be written out"
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
@@ -88,7 +88,7 @@ def best_matches(
     trust = torch.stack([top/sums, top/total.gather(1, best)], 1).unflatten(2, (h, w))
     return place(best), torch.cat([trust, loop[:, None]], 1)
 
-# %% ../../nbs/models/34_match_flow.ipynb #18073585
+# %% ../../nbs/models/34_match_flow.ipynb #a2eb7ba4
 class MatchFlow(Estimator):
     "Global matching at 1/8, then recurrent updates"
     family = 'flowbook'
@@ -125,7 +125,7 @@ class MatchFlow(Estimator):
         self.spread = nn.Sequential(ConvNorm(hidden, 32, 3), nn.Conv2d(32, 1, 3, padding=1))
         self.draw()
 
-# %% ../../nbs/models/34_match_flow.ipynb #0594579e
+# %% ../../nbs/models/34_match_flow.ipynb #c87ea817
 @patch
 def draw(self:MatchFlow)->None:
     "Draw the first weights"
@@ -140,7 +140,7 @@ def draw(self:MatchFlow)->None:
     with torch.no_grad():
         for conv, factor in scaled: conv.weight.mul_(factor)
 
-# %% ../../nbs/models/34_match_flow.ipynb #ea82318e
+# %% ../../nbs/models/34_match_flow.ipynb #22e229d7
 @patch
 def extra_repr(self:MatchFlow)->str: # For `print`
     "How many updates there are"
@@ -153,7 +153,7 @@ def train(self:MatchFlow,
     "Change the mode; weights that lie channels last make a CPU faster"
     return Estimator.train(self, mode).to(memory_format=torch.channels_last)
 
-# %% ../../nbs/models/34_match_flow.ipynb #c38c45cd
+# %% ../../nbs/models/34_match_flow.ipynb #075d4275
 @patch
 def encode(self:MatchFlow,
     x:Tensor # `(B,3,H,W)` images in [-1,1], sides multiples of 32
@@ -163,7 +163,7 @@ def encode(self:MatchFlow,
     f = self.project(x).float()
     return x, F.normalize(f - f.mean((2, 3), keepdim=True), dim=1, eps=1e-4)
 
-# %% ../../nbs/models/34_match_flow.ipynb #a478c713
+# %% ../../nbs/models/34_match_flow.ipynb #f5a4a38f
 _GAIN = 4.   # the lookup gives cosines times this: numbers near 1 for what follows
 
 @patch
@@ -183,7 +183,7 @@ def start(self:MatchFlow,
     window = read(place)[:, :side*side].float().unflatten(1, (side, side))[:, cut, cut].flatten(1, 2)
     return place - grid + expected_offset(window, self.focus.exp(), slow='x'), trust
 
-# %% ../../nbs/models/34_match_flow.ipynb #02bbad67
+# %% ../../nbs/models/34_match_flow.ipynb #b0a85f04
 @patch
 def updates(self:MatchFlow,
     x:Tensor,     # `(B,c,h,w)` what each cell of image 1 knows
@@ -205,7 +205,7 @@ def updates(self:MatchFlow,
         flows.append(flow)
     return flows, net
 
-# %% ../../nbs/models/34_match_flow.ipynb #7c2115c1
+# %% ../../nbs/models/34_match_flow.ipynb #44a98400
 def spread_confidence(
     spread:Tensor # Logarithm of the error's expected length, pixels; any shape
 )->Tensor:        # Probability that the error is below 1 px, the same shape
@@ -257,7 +257,7 @@ def forward(self:MatchFlow,
     if not both: out.features, out.infos = [f1, f2, self.sharpness.exp()], [unpad(spread, pads)]
     return out
 
-# %% ../../nbs/models/34_match_flow.ipynb #96fc1d4c
+# %% ../../nbs/models/34_match_flow.ipynb #3563aa92
 @register_model
 def match_flow(
     **kwargs  # Arguments of `MatchFlow`

@@ -38,7 +38,7 @@ def flowbook_small()->dict: # A recipe
         schedule=dict(epochs=17, warmup=104/6800, decay=.41),
         runtime=dict(seed=0, precision='bf16'))
 
-# %% ../../nbs/recipes/20_scenes.ipynb #c7db2559
+# %% ../../nbs/recipes/20_scenes.ipynb #b697a420
 @register_recipe
 def match_flow()->dict: # A recipe
     "The next network of this package: global matching and updates, on scenes of every kind"
