@@ -137,7 +137,7 @@ def _cuda_peak(predictor, size, batch):
     predictor.batch(a, b)
     return torch.cuda.max_memory_allocated(predictor.device)/2**20
 
-# %% ../../nbs/infer/29_bench.ipynb #33453872
+# %% ../../nbs/infer/29_bench.ipynb #1636583d
 def this_machine()->dict: # `cpu`, `threads`, `torch`, and `gpu` if there is one
     "Describe what the figures were measured on"
     gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
@@ -195,7 +195,7 @@ def bench_sweep(
                              failed=' '.join(str(e).split())[:200]))
     return rows
 
-# %% ../../nbs/infer/29_bench.ipynb #dd2933e9
+# %% ../../nbs/infer/29_bench.ipynb #932cbe67
 RUNS = ('pytorch', 'torch.compile', *(k for k in BACKENDS if k != 'pytorch'))   # what can run a network
 
 def _runs(net, name, iters, size, folder):

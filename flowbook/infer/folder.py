@@ -43,7 +43,7 @@ class SavedFlow:
     precision:str = 'fp32'                     # Precision of the computation
     scores:dict = field(default_factory=dict)  # `epe`, `fl_all`, more: `evaluate_pair`; empty without truth
 
-# %% ../../nbs/infer/22_folder.ipynb #87964241
+# %% ../../nbs/infer/22_folder.ipynb #f1c5cbf9
 @patch
 def summary(self:SavedFlow)->dict: # Numbers and strings, ready for JSON
     "Summarise the result for a program or a log"

@@ -32,7 +32,7 @@ class StageClock(dict):
         try: yield
         finally: self[name] = self.get(name, 0.) + time.perf_counter() - began
 
-# %% ../../nbs/infer/30_stream.ipynb #37cf2221
+# %% ../../nbs/infer/30_stream.ipynb #73472079
 _tick = .2  # s; how soon a waiting side notices that the other is gone, and Windows notices Ctrl-C
 
 def _offer(queue, item, stop):

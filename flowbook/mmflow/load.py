@@ -33,7 +33,7 @@ def _same_names(model, data, published):
         named = isinstance(mine.get('augment'), str)
         if named and described(mine) == described(theirs): mine['augment'] = theirs['augment']
 
-# %% ../../nbs/mmflow/40_load.ipynb #1f03ae8d
+# %% ../../nbs/mmflow/40_load.ipynb #d092a235
 _mappings = '''model data optimizer lr_config momentum_config runner optimizer_config checkpoint_config
     evaluation log_config'''.split()
 

@@ -372,4 +372,5 @@ def load_bundled(
     if sha256(path.read_bytes()).hexdigest() != card['sha256']:
         raise fail(WeightsError, path, 'another file', 'the one its card was written for: reinstall flowbook')
     load_weights(model, path)
-    model.temperature = card.get('trust', {}).get('temperature', 1.)
+    measured = card.get('trust', {}) if name == card['name'] else {}   # of the flow as it comes out of `name`
+    model.temperature = measured.get('temperature', 1.)
