@@ -34,7 +34,7 @@ class SpatialTransform(Geometric):
         self.max_stretch = check_range(f'{name} max_stretch', (0,max_stretch), 0, 8)[1]
         self.crop_size = check_crop(crop_size)
 
-# %% ../../nbs/augment/45_resize.ipynb #63e661ec
+# %% ../../nbs/augment/45_resize.ipynb #6b2db32f
 SpacialTransform = SpatialTransform # MMFlow's spelling
 register_transform(SpatialTransform, 'SpatialTransform', 'SpacialTransform');
 

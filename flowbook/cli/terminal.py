@@ -222,7 +222,7 @@ def parse_tile(
     return text if text in (None, 'auto') else parse_size(text, '--tile', 'auto, or ')
 
 
-# %% ../../nbs/cli/05_terminal.ipynb #ffdaf63a
+# %% ../../nbs/cli/05_terminal.ipynb #cec29971
 def parse_polish(
     text:str # 'auto', 'on' or 'off'
 )->bool:     # None for 'auto': the model's choice

@@ -49,7 +49,7 @@ class FlowSample:
         if self.sparse is not None: return self.sparse
         return any(v is not None and not v.all() for v in (self.valid, self.valid_bw))
 
-# %% ../../nbs/core/10_types.ipynb #0cf8e2f6
+# %% ../../nbs/core/10_types.ipynb #8b36bdba
 @patch
 def masked(self:FlowSample)->FlowSample: # `self` if all flow is finite, else a copy
     "Put 0 where flow is NaN or infinite, and False into its mask"

@@ -148,7 +148,7 @@ def wrong(self:FlowDataset,
              f"download and licence: {self.page}")
     return DatasetError('\n  '.join(map(str, lines)))
 
-# %% ../../nbs/data/10_base.ipynb #b8cb6e00
+# %% ../../nbs/data/10_base.ipynb #9e4c6dcb
 IMAGES = '.ppm', '.png', '.webp'   # formats of frames, the fastest to read first
 
 @patch
@@ -397,7 +397,7 @@ def save_index(self:FlowDataset)->Path: # The index file
     with atomic_path(self.root/INDEX) as tmp: Path(tmp).write_text(json.dumps(index), encoding='utf-8')
     return self.root/INDEX
 
-# %% ../../nbs/data/10_base.ipynb #03e768d1
+# %% ../../nbs/data/10_base.ipynb #9f921b2a
 DATASETS = Register('dataset', 'flowbook.data', 'register_dataset')
 
 def register_dataset(

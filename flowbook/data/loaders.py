@@ -242,7 +242,7 @@ class FlowDL(TfmdDL):
         own |= dict(sampler=self.sampler) if dataset is None else {}
         return super().new(dataset, cls, **(own | kwargs))
 
-# %% ../../nbs/data/30_loaders.ipynb #c9fd2b1d
+# %% ../../nbs/data/30_loaders.ipynb #0c3412e3
 @patch
 def get_idxs(self:FlowDL)->list: # Arguments for `__getitem__` of the dataset
     "Indices of this pass, in order"

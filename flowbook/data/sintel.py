@@ -158,7 +158,7 @@ def write_tree(cls:Sintel,
         _write_scene(root/'training', s, clip(i, max(2, math.ceil(n/len(scenes))) + 1))
     _write_scene(root/'test', 'ambush_1', clip(len(scenes), 3), truth=False)
 
-# %% ../../nbs/data/44_sintel.ipynb #9f68245c
+# %% ../../nbs/data/44_sintel.ipynb #f998118e
 @patch(cls_method=True)
 def variants(cls:Sintel)->list: # Options that together cover every file
     return [dict(split='training', pass_style='both', use_invalid=True),

@@ -47,7 +47,7 @@ def __array_ufunc__(self:FlowArray, ufunc, method, *inputs, out=None, **kw):
     found = getattr(ufunc, method)(*(plain(o) for o in inputs), **kw)
     return out[0] if out is not None and len(out)==1 else found   # `flow *= 2` stays what it was
 
-# %% ../../nbs/infer/05_results.ipynb #f8755698
+# %% ../../nbs/infer/05_results.ipynb #52a8e172
 def _range(name, a):
     return f'{name} {a.min():.1f}..{a.max():.1f}' if np.isfinite(a).all() else f'{name} unknown in places'
 

@@ -24,7 +24,7 @@ from .files import MAX_PIXELS, atomic_path, check_file, check_size, check_target
 from .images import check_range, fit_range, read_image, used_bits
 from .rows import check_row, list_frames
 
-# %% ../../nbs/io/32_video.ipynb #4b8123f3
+# %% ../../nbs/io/32_video.ipynb #bc8d58f9
 VIDEO_SUFFIXES = ('.mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp .gif '
                   '.mjpg .mjpeg').split()
 
@@ -461,7 +461,7 @@ def _decodes(path, n):
         cap.release()
     return good
 
-# %% ../../nbs/io/32_video.ipynb #d2136e61
+# %% ../../nbs/io/32_video.ipynb #324a5d54
 class _NoCopy(Exception): "These packets can't be used in another file"
 
 def join_videos(

@@ -6,7 +6,7 @@
 __all__ = ['KernelError', 'kernel_mode', 'use_kernels', 'pool_start', 'cpu_variants', 'cpu_library', 'run_cpu', 'cpu_kernel',
            'kernel_for', 'same_device', 'kernel_note', 'register_gradient', 'register_shape']
 
-# %% ../../nbs/ops/05_backend.ipynb #4ef5793b
+# %% ../../nbs/ops/05_backend.ipynb #f77a770e
 import ctypes, importlib, os, re, sys
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -66,7 +66,7 @@ def use_kernels(
             _blocks[:] = [o for o in _blocks if o is not block]
             _tell_children()
 
-# %% ../../nbs/ops/05_backend.ipynb #8f9cafc2
+# %% ../../nbs/ops/05_backend.ipynb #ff8e1421
 def pool_start()->int: # Address, or 0: not found
     "Find the function that starts work on PyTorch's own threads"
     if sys.platform != 'linux' or 'ATen parallel backend: OpenMP' not in torch.__config__.parallel_info():
@@ -80,7 +80,7 @@ def pool_start()->int: # Address, or 0: not found
     try: return ctypes.cast(ctypes.CDLL(own.pop()).GOMP_parallel, ctypes.c_void_p).value
     except (OSError, AttributeError): return 0
 
-# %% ../../nbs/ops/05_backend.ipynb #42413403
+# %% ../../nbs/ops/05_backend.ipynb #9284cc32
 def cpu_variants()->list: # Names from `kernel_variants`
     "List what this CPU can run, the fastest first"
     names = ['avx512', 'avx2', 'base']

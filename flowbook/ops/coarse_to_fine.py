@@ -132,7 +132,7 @@ def choose_flow(
         best, least = np.where(better[..., None], o, best), np.where(better, cost, least)
     return best
 
-# %% ../../nbs/ops/52_coarse_to_fine.ipynb #34618f94
+# %% ../../nbs/ops/52_coarse_to_fine.ipynb #d8924e1c
 def has_structure(
     img:np.ndarray,  # `(C,H,W)` float32
     least:float=.03  # Share of the gradient's energy that a blur leaves: noise 0.009, photos 0.8 and more

@@ -17,7 +17,7 @@ from ..core.errors import FlowbookError, fail
 from ..io.files import atomic_path, ensure_dir
 from .build import cache_folder, source_section
 
-# %% ../../nbs/ops/06_nvrtc.ipynb #94781584
+# %% ../../nbs/ops/06_nvrtc.ipynb #58f7c591
 @lru_cache
 def nvrtc_missing()->str|None: # What is missing and what to do, or None if NVRTC works
     "Say in one line why kernels cannot be compiled here"
@@ -112,7 +112,7 @@ def compile_cuda(
     _images[key] = image
     return image
 
-# %% ../../nbs/ops/06_nvrtc.ipynb #423f5687
+# %% ../../nbs/ops/06_nvrtc.ipynb #593349ee
 _images = {} # by the same hash: for this process, and for systems without a writable folder
 
 # %% ../../nbs/ops/06_nvrtc.ipynb #24e98fb2
@@ -224,7 +224,7 @@ def _extension(folder):
     try: return ctypes.CDLL(str(path)) if path.exists() else None
     except OSError as e: return _warn_once(f'{path} does not load: {e}')
 
-# %% ../../nbs/ops/06_nvrtc.ipynb #ab637699
+# %% ../../nbs/ops/06_nvrtc.ipynb #b71e54b3
 def cuda_kernels_missing()->str|None: # One line, or None if there is a way
     "Say why there are no CUDA kernels: neither a library built ahead of time, nor NVRTC"
     return None if _extension(cache_folder()/'extension') else nvrtc_missing()

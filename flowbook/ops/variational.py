@@ -113,7 +113,7 @@ def refine_flow_ref(
         now = _relax(now, _system(now, flow, lines, seen, match, (delta, gamma, eps)), ties, red, omega, sor)
     return now
 
-# %% ../../nbs/ops/50_variational.ipynb #39086b31
+# %% ../../nbs/ops/50_variational.ipynb #d82a2516
 _kept = threading.local()   # a level's workspace, for the next: fresh memory costs more than the arithmetic
 
 def _memory(shape, most=24_000_000):

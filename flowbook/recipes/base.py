@@ -134,7 +134,7 @@ def _set(recipe, key, text):
     elif not free: value = _like(_child(node, last, key), value, key)
     node[int(last) if isinstance(node, list) else last] = value
 
-# %% ../../nbs/recipes/10_base.ipynb #e7a44187
+# %% ../../nbs/recipes/10_base.ipynb #62f5b8f9
 _free = 'options', 'args', 'paramwise', 'ema', 'lr', 'momentum'   # whose content is checked by its user
 
 def _model_part(name):

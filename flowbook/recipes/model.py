@@ -53,7 +53,7 @@ class _TestIters:
     def __call__(self, model, args, kwargs):
         if not model.training and kwargs.get('iters') is None: return args, kwargs | dict(iters=self.iters)
 
-# %% ../../nbs/recipes/06_model.ipynb #00635880
+# %% ../../nbs/recipes/06_model.ipynb #36007a92
 # the rest: the model's
 OWN_KEYS = 'name', 'weights', 'freeze', 'loss', 'init', 'parts', 'test_iters', 'input', 'style'
 

@@ -182,7 +182,7 @@ class NaNGuard(Callback):
         found = f"loss {self.loss.item()} ({names}; batch saved in {path})"
         raise fail(FlowbookError, f"iteration {self.train_iter}", found, 'a finite number')
 
-# %% ../../nbs/train/28_callbacks.ipynb #40c484bf
+# %% ../../nbs/train/28_callbacks.ipynb #eabfb7e7
 @patch
 def suspects(self:NaNGuard)->list: # Names of inputs, prediction, parameters and gradients
     "Name the tensors that are not finite"

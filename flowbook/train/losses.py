@@ -127,7 +127,7 @@ def triple_loss(
     if flow_prev is not None: truths += [(flow_prev, valid_prev, out.flows_prev, out.infos_prev)]
     return _mixture_sum(truths, gamma, max_flow, low, high)
 
-# %% ../../nbs/train/10_losses.ipynb #cb04542b
+# %% ../../nbs/train/10_losses.ipynb #cfe10672
 def matching_nll(
     f1:Tensor,        # `(B,C,h,w)` features of image 1, of unit length
     f2:Tensor,        # `(B,C,h,w)` features of image 2, of unit length
@@ -155,7 +155,7 @@ def matching_nll(
         right = right + (1 - (to - near).abs()).prod(1)*scores.gather(1, cell)[:, 0]
     return (scores.logsumexp(1) - right).mean()
 
-# %% ../../nbs/train/10_losses.ipynb #eb3935ae
+# %% ../../nbs/train/10_losses.ipynb #04078a78
 def _centres(x, fmap, cell):
     "`x` `(B,C,H,W)` at the centres of the cells of `fmap`, whose image was padded evenly; 0 in the padding"
     size, cells = x.shape[-2:], fmap.shape[-2:]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import FlowbookError, fail
 from ..core.processes import process_number
 
-# %% ../../nbs/train/20_metrics.ipynb #f76707c3
+# %% ../../nbs/train/20_metrics.ipynb #5b0adc4d
 def mark_outliers(err, length): return (~(err <= 3) & ~(err <= .05*length)).float()   # so is NaN
 
 # %% ../../nbs/train/20_metrics.ipynb #78d36024

@@ -68,7 +68,7 @@ def balanced_sum(
         return x*torch.where(v > 0, top/torch.where(v > 0, v, 1.), 1.)
     return scaled(a) + scaled(b)
 
-# %% ../../nbs/train/12_occlusion_losses.ipynb #9a2eba55
+# %% ../../nbs/train/12_occlusion_losses.ipynb #2d00e817
 IRR_WEIGHTS = .32, .08, .02, .01, .005, .00125, .0003125   # for levels 6 to 0
 
 @delegates(multilevel_epe, but=['weights'])

@@ -52,7 +52,7 @@ def _distance(occ):
     inside = (~edge).astype(np.uint8)
     return torch.from_numpy(cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
 
-# %% ../../nbs/train/21_scores.ipynb #1d725ef7
+# %% ../../nbs/train/21_scores.ipynb #aa7b0c3c
 STILL = .5   # Less motion than this counts as standing still, pixels
 _SCORES = 'epe', 'px1', 'px3', 'px5', 'fl', 'wauc', 'aae'
 _REGIONS = ({'': _SCORES} | dict.fromkeys(('occ', 'noc'), ('epe', 'px1', 'fl'))
