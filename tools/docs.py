@@ -413,6 +413,8 @@ def check_readme():
     want, have = readme(), (root/'README.md').read_bytes().decode()
     yml = (nbs/'nbdev.yml').read_text(encoding='utf-8')
     if want!=have: yield 'README.md: differs from nbs/index.ipynb, run tools/docs.py --readme'
+    if os.name!='nt' and not (root/'nbs/_quarto.yml').is_symlink():
+        yield 'nbs/_quarto.yml: a copy, expected a link to ../_quarto.yml'
     page = Links(pypandoc.convert_text(want, 'html', 'gfm-tex_math_dollars'))
     yield from (f'README.md: {t} leads nowhere' for _,t in broken_links({root/'README.md': page}))
     refresh_quarto_yml() # from settings.ini

@@ -230,7 +230,7 @@ class FreezeBN(Callback):
 # %% ../../nbs/train/28_callbacks.ipynb #86e4f817
 @register_hook
 class Workflow(Callback):
-    "Every `train` steps, measure the loss of the first `val` validation batches, into `losses`"
+    "Every few training steps, measure the loss of the first validation batches, into `losses`"
     order, run_valid = 70, False
     def __init__(self,
         train:int, # Training steps between validations
