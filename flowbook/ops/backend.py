@@ -94,6 +94,8 @@ def cpu_library()->tuple: # The library or None, and one line about it
     try: library = ctypes.CDLL(str(path))
     except OSError as e: return None, f'{path.name} cannot be loaded: {e}'
     library.flowbook_share_pool(ctypes.c_void_p(pool_start()))
+    if hasattr(os, 'register_at_fork'):   # OpenMP's threads do not follow into a forked process
+        os.register_at_fork(after_in_child=lambda: library.flowbook_share_pool(None))
     return library, note
 
 # %% ../../nbs/ops/05_backend.ipynb #3564836b
