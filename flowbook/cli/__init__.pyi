@@ -51,6 +51,7 @@ from .terminal import join_words as join_words
 from .terminal import one_line as one_line
 from .terminal import open_predictor as open_predictor
 from .terminal import open_recipe as open_recipe
+from .terminal import parse_polish as parse_polish
 from .terminal import parse_range as parse_range
 from .terminal import parse_size as parse_size
 from .terminal import parse_tile as parse_tile
