@@ -197,7 +197,7 @@ Imports = Annotated[bool, typer.Option('--allow-imports',
 Upright = Annotated[bool, typer.Option('--upright',
     help='Rotate photos as their EXIF tag says; default: as stored, with a note.')]
 Polish = Annotated[str, typer.Option('--polish', metavar='auto|on|off',
-                                     help='Finish the flow with a variational method; auto: as the model has it.')]
+    help='Finish the flow with a variational method; auto: as the model has it.')]
 Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO,HI',
     help='Values of black and white in 16-bit images: full is 0 and 65535, auto the bits in use, '
          'or two numbers.')]

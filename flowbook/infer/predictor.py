@@ -84,7 +84,8 @@ def describe_models(
             for o in model_table(pattern, size=None)]
 
 # %% ../../nbs/infer/10_predictor.ipynb #3530a1f0
-BF16_SHIFT = dict(flowbook_fast=.0028, flowbook_small=.0016)   # the package's weights on `demo_pair`: mean change, pixels
+# the package's weights on `demo_pair`: mean change, pixels
+BF16_SHIFT = dict(flowbook_fast=.0028, flowbook_small=.0016)
 MOST_SHIFT = .01                          # the most that `precision='auto'` accepts, pixels
 
 def pick_precision(
