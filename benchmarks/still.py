@@ -9,6 +9,7 @@ grey wall with noise of 2 levels; and two frames of a still video, compressed by
 import argparse, json, sys, tempfile
 from pathlib import Path
 import numpy as np
+from flowbook.cli.terminal import parse_size
 from flowbook.core.errors import FlowbookError
 from flowbook.data.scenes import SceneConfig, make_scenes
 from flowbook.infer.predictor import FlowPredictor, bundled_models
@@ -53,8 +54,8 @@ def main():
     ap.add_argument('models', nargs='*', default=[*bundled_models(), 'dis', 'farneback', 'variational'])
     ap.add_argument('--scenes', type=int, default=8); ap.add_argument('--size', default='256x320'); ap.add_argument('--json', type=Path)
     args = ap.parse_args()
-    kinds, res = pairs(args.scenes, tuple(map(int, args.size.split('x')))), {}
     try:
+        kinds, res = pairs(args.scenes, parse_size(args.size)), {}
         for name in args.models:
             predictor = FlowPredictor(name, device='cpu')
             res[name] = {}

@@ -16,7 +16,7 @@ from flowbook.data.scenes import SceneConfig, held_out_seed, make_scenes, scene_
 from flowbook.models.weights import load_weights, save_weights
 from flowbook.models.zoo import create_model
 from flowbook.recipes.base import get_recipe
-from flowbook.train.losses import create_loss
+from flowbook.train.losses import create_loss, epe_loss
 
 PHOTOS = dict(photos='packaged', photo_share=.35)   # needs scikit-image or scikit-learn: pip install "flowbook[photos]"
 CROP, MICRO, ACCUMULATE, RING, NEW, HELD_OUT = (192, 256), 2, 2, 1504, 16, 64
@@ -60,13 +60,13 @@ def rate_at(step, share, peak, warmup=400):
 
 def measure(model, config, seed, rank, ranks):
     "EPE of the running mean on held-out scenes, this process's part of them"
-    total, n = torch.zeros(2), HELD_OUT//ranks
+    total, n = torch.zeros(()), HELD_OUT//ranks
     for i in range(rank*n, (rank + 1)*n):
         s = make_scenes([scene_number(held_out_seed(seed), i)], config)
         with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16): flow = model(s.img1, s.img2).flow
-        total += torch.tensor([((flow - s.flow).norm(dim=1)[s.valid[:, 0]]).mean(), 1.])
+        total += epe_loss(flow, s.flow, s.valid)
     dist.all_reduce(total)
-    return float(total[0]/total[1])
+    return float(total)/(n*ranks)
 
 def work(rank, args):
     dist.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{args.port}', rank=rank, world_size=args.processes)
@@ -95,6 +95,11 @@ def work(rank, args):
         torch.save(dict(model=model.state_dict(), mean=mean.state_dict(), opt=opt.state_dict(), step=step,
                         seconds=seconds), folder/'state.tmp')
         os.replace(folder/'state.tmp', state)
+    def report(seconds):
+        epe = measure(mean, config, args.seed, rank, args.processes)
+        if rank: return
+        print(f'held out: {epe:.3f} px after {step} steps', flush=True)
+        with (folder/'curve.csv').open('a') as f: f.write(f'{step},{seconds:.0f},{epe:.4f}\n')
     while True:
         clock = torch.tensor([time.time() - start], dtype=torch.double)
         dist.broadcast(clock, 0)
@@ -110,11 +115,8 @@ def work(rank, args):
             sums.append(float(loss))
         grad = torch.cat([p.grad.flatten() for p in params])
         dist.all_reduce(grad)
-        norm = float(grad.norm())
-        if norm == norm and norm < float('inf'):
-            grad *= min(1., 1/max(norm, 1e-9))
-            for p, g in zip(params, grad.split([p.numel() for p in params]), strict=True): p.grad.copy_(g.view_as(p))
-            opt.step()
+        for p, g in zip(params, grad.split([p.numel() for p in params]), strict=True): p.grad.copy_(g.view_as(p))
+        if torch.nn.utils.clip_grad_norm_(params, 1.).isfinite(): opt.step()
         opt.zero_grad(set_to_none=False)
         step += 1
         decay = min(.999, (1 + step)/(10 + step))
@@ -123,19 +125,12 @@ def work(rank, args):
             if rank == 0: print(f'{step} steps, {float(clock):.0f} s, loss {sum(sums)/len(sums):.3f}, '
                                 f'{step*MICRO*ACCUMULATE*args.processes/float(clock):.1f} crops/s', flush=True)
             sums = []
-        if step % 1000 == 0:
-            epe = measure(mean, config, args.seed, rank, args.processes)
-            if rank == 0:
-                print(f'held out: {epe:.3f} px', flush=True)
-                with (folder/'curve.csv').open('a') as f: f.write(f'{step},{float(clock):.0f},{epe:.4f}\n')
+        if step % 1000 == 0: report(float(clock))
         if rank == 0 and time.time() - logged > 150:
             logged = time.time()
             save(float(clock))
     if rank == 0: save(float(clock))
-    epe = measure(mean, config, args.seed, rank, args.processes)
-    if rank == 0:
-        print(f'held out: {epe:.3f} px after {step} steps', flush=True)
-        with (folder/'curve.csv').open('a') as f: f.write(f'{step},{float(clock):.0f},{epe:.4f}\n')
+    report(float(clock))
     dist.destroy_process_group()
 
 def keep(args):

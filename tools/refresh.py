@@ -173,11 +173,9 @@ def run_cells(nb, path):
 def docstrings(tree):
     "Docstrings in parsed code, but for those of what is registered: tables print them"
     for o in ast.walk(tree):
-        if not isinstance(o, (ast.Module, ast.ClassDef, ast.FunctionDef)) or not o.body: continue
+        if not isinstance(o, (ast.Module, ast.ClassDef, ast.FunctionDef)): continue
         if any('register' in ast.unparse(d) for d in getattr(o, 'decorator_list', ())): continue
-        first = o.body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) \
-            and isinstance(first.value.value, str): yield first
+        if ast.get_docstring(o) is not None: yield o.body[0]
 
 def bare(source):
     "Code without comments, docstrings and empty lines; what Python cannot read stays as it is"

@@ -9,7 +9,7 @@ __all__ = ['BF16_SHIFT', 'MOST_SHIFT', 'pick_device', 'bundled_models', 'fill_mo
 # %% ../../nbs/infer/10_predictor.ipynb #1e5fa5fa
 import os, re, warnings
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 import numpy as np, torch
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import fb_consistency, resize_flow
-from ..io.files import asset_path
 from ..io.images import check_range, exif_orientation, to_numpy_flow, to_unit
 from .memory import plan_memory
 from .nodata import check_valid, fill_nodata, join_masks, mask_fields
@@ -27,7 +26,7 @@ from ..data.pair import demo_pair, load_alike, load_sample
 from .results import FlowArray, Prediction
 from .tiles import TilePlan, plan_tiles, run_tiled
 from .warm import carry_forward, grid_init
-from ..models.weights import load_bundled, model_card
+from ..models.weights import bundled_cards, load_bundled
 from ..models.base import Estimator
 from ..models.registry import model_name
 from ..models.runtime import FILE_SUFFIXES, FileModel
@@ -35,7 +34,7 @@ from ..models.zoo import create_model
 from ..models.classical import opencv_flow
 from ..models.published import fill_weights, list_weights
 from ..models.summary import model_table
-from ..ops.coarse_to_fine import polish_flow, variational_flow
+from ..ops.coarse_to_fine import polish_flow
 from ..ops.precision import faster_precision, warn_slow
 
 # %% ../../nbs/infer/10_predictor.ipynb #500fef30
@@ -56,8 +55,7 @@ def pick_device(
 # %% ../../nbs/infer/10_predictor.ipynb #04549429
 def bundled_models()->list: # Names, sorted
     "List the models whose weights are in the package"
-    files = [p.stem for p in asset_path('').glob('*.safetensors')]
-    return sorted({o for f in files for o in (f, *model_card(f).get('also', ()))})
+    return sorted(bundled_cards())
 
 def fill_model(
     model:nn.Module,  # Filled in place
@@ -152,7 +150,8 @@ class FlowPredictor:
         if self.precision == 'auto': self.precision = pick_precision(self.name, weights, self.device.type)
         if isinstance(model, FileModel): self._suit_file(model)
         self.model,self.plans = model.to(self.device).eval(),{}
-        self.polish = model.polish if polish is None else (model.polish or 'steps') if polish else None
+        self.polish = model.polish if polish is None else None
+        if polish: self.polish = model.polish or 'steps'
 
     def __repr__(self):
         tile = f'tile {self.tile[0]},{self.tile[1]}' if isinstance(self.tile, tuple) else f'tile {self.tile}'
@@ -244,14 +243,8 @@ def _polished(self:FlowPredictor, found, imgs):
     if not self.polish: return found
     *before,img1,img2 = imgs
     ways = dict(flow=(img1, img2), flow_bw=(img2, img1), flow_prev=(img1, *before))
-    finish = _climb if self.polish == 'climb' else partial(polish_flow, margin=.03)
-    return found | {k: finish(*ways[k], found[k]) for k in ways if k in found}
-
-def _climb(img1, img2, flow):
-    "Run `variational_flow` from no motion and from `flow`; unknown vectors stay NaN"
-    known = flow.isfinite().all(1, keepdim=True)
-    finished = variational_flow(img1, img2, start=flow, at=2., margin=.05)
-    return torch.where(known, finished.to(flow.dtype), flow)
+    how = dict(climb=True, margin=.05) if self.polish == 'climb' else dict(margin=.03)
+    return found | {k: polish_flow(*ways[k], found[k], **how) for k in ways if k in found}
 
 @patch
 def _check_count(self:FlowPredictor, given):

@@ -1,6 +1,7 @@
 # Made by tools/check.py export
 from .base import Estimator as Estimator
 from .base import FlowOutput as FlowOutput
+from .base import has_values as has_values
 from .base import prepare_image as prepare_image
 from .base import restore_flows as restore_flows
 from .classical import Classical as Classical
@@ -180,6 +181,7 @@ from .unimatch import gmflow_refine as gmflow_refine
 from .unimatch import match_all as match_all
 from .unimatch import match_near as match_near
 from .unimatch import unimatch_refine6 as unimatch_refine6
+from .weights import bundled_cards as bundled_cards
 from .weights import convert_weights as convert_weights
 from .weights import describe_input as describe_input
 from .weights import identify_weights as identify_weights

@@ -10,7 +10,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.errors import unknown
 from ..core.grid import coords_grid, pad_to_multiple, resize_flow, unpad
 from ..layers.blocks import ConvNorm, ResidualBlock
 from ..layers.recurrent import FlowHead, MaskPredictor
@@ -187,8 +187,7 @@ def begin(self:DISRefiner,
     if flow_init is not None:
         padded, pads = pad_to_multiple(img1[:, :1], self.stride)
         shape = (len(img1), 2, *(n//self.stride for n in padded.shape[-2:]))
-        if flow_init.shape != shape:
-            raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow_init.shape)}", shape)
+        self.check_init(flow_init, shape)
         flow_init = unpad(resize_flow(flow_init.float(), padded.shape[-2:]), pads)
     return tuple(t.to(img1.dtype) for t in both_ways(img1, img2, self.start, flow_init))
 
@@ -247,9 +246,7 @@ def forward(self:DISRefiner,
 )->FlowOutput:              # Flows at the images' own size, pixels
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
-    iters = self.iters if iters is None else iters
-    all_flows = self.training if all_flows is None else all_flows
-    if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
+    iters, all_flows = self.call_options(iters, all_flows)
     flows = self.refine(img1, img2, *self.begin(img1, img2, flow_init), iters, all_flows)
     return FlowOutput(flow=flows[-1], flows=flows)
 

@@ -238,9 +238,7 @@ def forward(self:DPFlow,
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
     self.refuse_start('its coarsest grid follows the size of the images', flow_init=flow_init)
-    iters = self.iters if iters is None else iters
-    if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
-    all_flows = self.training if all_flows is None else all_flows
+    iters, all_flows = self.call_options(iters, all_flows)
     levels = self.levels_of(img1.shape[-2:])
     (x1, pads), (x2, _) = self.prepare(img1, levels), self.prepare(img2, levels)
     size, flows, infos = x1.shape[-2:], [], []

@@ -10,11 +10,10 @@ import math, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import coords_grid, pad_to_multiple, resize_flow, unpad
 from ..layers.blocks import ConvNorm, ResidualBlock, full_precision
 from ..layers.recurrent import ConvGRU, FlowHead, MaskPredictor, MotionEncoder, UpdateBlock
-from .base import Estimator, FlowOutput
+from .base import Estimator, FlowOutput, has_values
 from .registry import register_model
 from ..ops.correlation import expected_offset
 from ..ops.lookup import all_pairs
@@ -50,11 +49,6 @@ def forward(self:SceneEncoder,
     return self.join(F.relu(x8 + enlarge(self.up8(x16), x8)))
 
 # %% ../../nbs/models/34_match_flow.ipynb #630064c5
-def _in_one_go(x):
-    "Is somebody recording the operators? A loop over rows would be written out"
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-    return recorded or x.is_meta
-
 def best_matches(
     f1:Tensor,           # `(B,C,H,W)` features of image 1, of unit length
     f2:Tensor,           # `(B,C,H,W)` features of image 2, of unit length
@@ -65,7 +59,8 @@ def best_matches(
     b, _, h, w = f1.shape
     n = h*w
     queries, keys = f1.flatten(2).mT*sharpness, f2.flatten(2)
-    rows = n if _in_one_go(f1) else max(1, min(n, entries//max(1, b*n)))
+    # while operators are recorded, a loop over rows would be written out
+    rows = max(1, min(n, entries//max(1, b*n))) if has_values(f1) else n
     best, own, total, back, back_score = [], [], 0, None, None
     for i in range(0, n, rows):
         scores = queries[:, i:i + rows]@keys - sharpness          # at most 0: no overflow
@@ -124,6 +119,7 @@ class MatchFlow(Estimator):
         self.mask = MaskPredictor(inputs=hidden, width=mask_head, factor=8)
         self.spread = nn.Sequential(ConvNorm(hidden, 32, 3), nn.Conv2d(32, 1, 3, padding=1))
         self.draw()
+        self.to(memory_format=torch.channels_last)   # faster on a CPU
 
 # %% ../../nbs/models/34_match_flow.ipynb #c87ea817
 @patch
@@ -146,12 +142,6 @@ def extra_repr(self:MatchFlow)->str: # For `print`
     "How many updates there are"
     return f"iters={self.iters}"
 
-@patch
-def train(self:MatchFlow,
-    mode:bool=True # Training or eval mode?
-)->MatchFlow:      # Itself
-    "Change the mode; weights that lie channels last make a CPU faster"
-    return Estimator.train(self, mode).to(memory_format=torch.channels_last)
 
 # %% ../../nbs/models/34_match_flow.ipynb #075d4275
 @patch
@@ -225,9 +215,7 @@ def forward(self:MatchFlow,
 )->FlowOutput:              # Flows at the images' own size, pixels
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
-    iters = self.iters if iters is None else iters
-    all_flows = self.training if all_flows is None else all_flows
-    if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
+    iters, all_flows = self.call_options(iters, all_flows)
     imgs, pads = pad_to_multiple(self.network_image(torch.cat([img1, img2])), self.stride)
     x, f = self.encode(imgs)
     x1, x2 = x.chunk(2)
@@ -235,8 +223,7 @@ def forward(self:MatchFlow,
     if both: x1, f1, f2 = x, f, torch.cat([f2, f1])
     if flow_init is not None:
         shape = (len(img1), 2, *(n//self.stride for n in imgs.shape[-2:]))
-        if flow_init.shape != shape:
-            raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow_init.shape)}", shape)
+        self.check_init(flow_init, shape)
         flow_init = resize_flow(flow_init.float(), f.shape[-2:])
         if both: flow_init = torch.cat([flow_init, -flow_init])
     scale = math.sqrt(_GAIN*math.sqrt(f.shape[1]))          # the lookup divides by the root of the channels
@@ -248,14 +235,14 @@ def forward(self:MatchFlow,
     coarse = [bilinear_upsample(o, 8) for o in [first, *found[:-1]]] if all_flows else []
     flows = [unpad(o, pads) for o in [*coarse, last]]
     spread = F.interpolate(self.spread(net).float(), scale_factor=8, mode='bilinear', align_corners=False)
-    sure = spread_confidence(unpad(spread, pads))
-    out = FlowOutput(flow=flows[-1], flows=flows, confidence=sure)
-    if both:
-        flows, flows_bw = zip(*(o.chunk(2) for o in flows), strict=True)
-        out = FlowOutput(flow=flows[-1], flows=[*flows], flow_bw=flows_bw[-1], flows_bw=[*flows_bw],
-                         confidence=sure.chunk(2)[0])
-    if not both: out.features, out.infos = [f1, f2, self.sharpness.exp()], [unpad(spread, pads)]
-    return out
+    spread = unpad(spread, pads)
+    sure = spread_confidence(spread)
+    if not both:
+        return FlowOutput(flow=flows[-1], flows=flows, confidence=sure, infos=[spread],
+                          features=[f1, f2, self.sharpness.exp()])
+    flows, flows_bw = zip(*(o.chunk(2) for o in flows), strict=True)
+    return FlowOutput(flow=flows[-1], flows=[*flows], flow_bw=flows_bw[-1], flows_bw=[*flows_bw],
+                      confidence=sure.chunk(2)[0])
 
 # %% ../../nbs/models/34_match_flow.ipynb #3563aa92
 @register_model

@@ -10,7 +10,7 @@ import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import FlowbookError, fail
 from ..core.grid import pad_to_multiple, unpad
 from ..layers.convnext import ConvNeXtUnit, LookupEncoder, NextUpdate, conv_head
 from ..layers.mixture import mixture_confidence
@@ -216,9 +216,7 @@ def forward(self:MEMFOF,
     "Estimate the flow from the middle frame to the next and to the previous one"
     self.check_images(img0, img1, img2)
     self.refuse_start('it regresses its first flow from the images', flow_init=flow_init)
-    iters = self.iters if iters is None else iters
-    all_flows = self.training if all_flows is None else all_flows
-    if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
+    iters, all_flows = self.call_options(iters, all_flows)
     xs, pads = [self.prepare(img)[0] for img in (img0, img1, img2)], self.prepare(img1)[1]
     fmaps, both = self.encode(xs, features), self.init_conv(self.cnet(torch.cat(xs, 1)))
     found = self.decode(fmaps, both, iters, all_flows, corr or self.corr)

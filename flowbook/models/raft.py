@@ -12,7 +12,7 @@ from functools import partial
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, fail
 from ..core.grid import coords_grid, pad_to_multiple, unpad
 from ..layers.encoders import ContextHead, FeatureEncoder
 from ..layers.recurrent import ConvGRU, FlowHead, MaskPredictor, MotionEncoder, UpdateBlock
@@ -120,7 +120,7 @@ def start(self:RAFT,
     fmap1, fmap2, net, inp = self.encode(x1, x2)
     shape = (x1.shape[0], 2, *fmap1.shape[-2:])
     flow = x1.new_zeros(shape) if flow_init is None else flow_init
-    if flow.shape != shape: raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow.shape)}", shape)
+    self.check_init(flow, shape)
     return self.correlation(fmap1, fmap2, iters, corr), self.update.prepare(inp), net, flow
 
 # %% ../../nbs/models/20_raft.ipynb #d1670455
@@ -166,9 +166,7 @@ def forward(self:RAFT,
 )->FlowOutput: # Flows at the images' own size, pixels
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
-    iters = self.iters if iters is None else iters
-    all_flows = self.training if all_flows is None else all_flows
-    if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
+    iters, all_flows = self.call_options(iters, all_flows)
     (x1, pads), (x2, _) = self.prepare(img1), self.prepare(img2)
     lookup, prepared, net, flow = self.start(x1, x2, flow_init, iters, corr or self.corr)
     flows = []

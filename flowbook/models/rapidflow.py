@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, fail
 from ..core.grid import pad_to_multiple, unpad
 from ..layers.next1d import ChannelNorm, NeXtStage
 from ..layers.recurrent import FlowHead, MaskPredictor, MotionEncoder
@@ -162,7 +162,7 @@ def start(self:RAPIDFlow,
     if net is not None: return self.gate(net, skip), bilinear_upsample(flow, 2)
     shape = (skip.shape[0], 2, *skip.shape[-2:])
     if flow is None: return skip, skip.new_zeros(shape)
-    if flow.shape != shape: raise fail(FlowbookError, 'flow_init', f"shape {tuple(flow.shape)}", shape)
+    self.check_init(flow, shape)
     return skip, flow
 
 @patch
@@ -203,9 +203,7 @@ def forward(self:RAPIDFlow,
 )->FlowOutput: # Flows at the images' own size, pixels
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
-    iters = self.iters if iters is None else iters
-    all_flows = self.training if all_flows is None else all_flows
-    if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
+    iters, all_flows = self.call_options(iters, all_flows)
     (x1, pads), (x2, _) = self.prepare(img1), self.prepare(img2)
     net, flow, flows, each = None, flow_init, [], -(-iters//len(self.strides))
     for stride, (f1, f2, skip, inp) in zip(self.strides, self.encode(x1, x2), strict=True):

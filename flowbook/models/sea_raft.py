@@ -11,7 +11,6 @@ from collections.abc import Callable
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
-from ..core.errors import ConfigError, fail
 from ..core.grid import coords_grid, pad_to_multiple, unpad
 from ..layers.convnext import ConvNeXtUnit, LookupEncoder, NextUpdate, conv_head
 from ..layers.mixture import mixture_confidence
@@ -145,9 +144,7 @@ def forward(self:SEARAFT,
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
     self.refuse_start('it regresses its first flow from the images', flow_init=flow_init)
-    iters = self.iters if iters is None else iters
-    all_flows = self.training if all_flows is None else all_flows
-    if iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
+    iters, all_flows = self.call_options(iters, all_flows)
     (x1, pads), (x2, _) = self.prepare(img1), self.prepare(img2)
     fmap1, fmap2, both = self.encode(x1, x2)
     net, inp, flow, info = self.begin_from(both)

@@ -255,9 +255,7 @@ def forward(self:GMFlow,
     "Estimate the flow from `img1` to `img2`"
     self.check_images(img1, img2)
     self.refuse_start(flow_init=flow_init, **{} if self.iterates else dict(iters=iters, corr=corr))
-    iters = iters if iters is not None or not self.iterates else self.iters
-    if iters is not None and iters < 1: raise fail(ConfigError, 'iters', iters, 'at least 1')
-    all_flows = self.training if all_flows is None else all_flows
+    iters, all_flows = self.call_options(iters, all_flows)
     (x1, pads), (x2, _) = self.prepare(img1), self.prepare(img2)
     flows = []
     def show(flow, factor):

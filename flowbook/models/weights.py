@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_state_dict', 'save_weights', 'read_metadata', 'describe_input', 'load_weights', 'identify_weights',
-           'convert_weights', 'model_card', 'load_bundled']
+           'convert_weights', 'bundled_cards', 'model_card', 'load_bundled']
 
 # %% ../../nbs/models/90_weights.ipynb #633c9a5c
 from collections import Counter, OrderedDict
@@ -351,13 +351,17 @@ def convert_weights(
     return dict(model=name, scheme=scheme, sha256=write_tensors(state, path, dtype, about))
 
 # %% ../../nbs/models/90_weights.ipynb #64ec185a
+def bundled_cards()->dict: # Name of a model: the card of its weights
+    "Read the cards of all weights in the package"
+    files = [p for p in asset_path('').glob('*.json') if p.with_suffix('.safetensors').exists()]
+    cards = [json.loads(p.read_text(encoding='utf-8')) for p in files]
+    return {name: c for c in cards for name in (c['name'], *c.get('also', ()))}
+
 def model_card(
     name:str='flowbook_small'  # A model whose weights are in the package
 )->dict:                       # Figures, recipe, hash and licence; empty where there is no card
     "Read the card of bundled weights"
-    cards = {p.stem: json.loads(p.read_text(encoding='utf-8')) for p in asset_path('').glob('*.json')
-             if p.with_suffix('.safetensors').exists()}
-    return next((c for k, c in cards.items() if name == k or name in c.get('also', ())), {})
+    return bundled_cards().get(name, {})
 
 def load_bundled(
     model:nn.Module,           # The model to fill, in place
@@ -365,10 +369,10 @@ def load_bundled(
 )->None:
     "Fill `model` with the weights of the package"
     card = model_card(name)
-    path = asset_path(f"{card.get('name', name)}.safetensors")
     if not card:
         raise fail(FlowbookError, f"model {name}", 'no weights in the package',
                    'flowbook_small, or a weights file')
+    path = asset_path(f"{card['name']}.safetensors")
     if sha256(path.read_bytes()).hexdigest() != card['sha256']:
         raise fail(WeightsError, path, 'another file', 'the one its card was written for: reinstall flowbook')
     load_weights(model, path)

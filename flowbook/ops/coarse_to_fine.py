@@ -214,6 +214,7 @@ def polish_flow(
     *,
     at:float=2.,         # How many times smaller the first level is
     margin:float=0.,     # The original flow stays where it explains the images better by this much
+    climb:bool=False,    # Run `variational_flow` instead, the flow as its second start; with its `margin`
     **options            # As for `variational_flow`
 )->Tensor:               # `(B,2,H,W)`, type and device of `flow`, without gradient
     "Sharpen the flow of another method with a few variational steps"
@@ -221,13 +222,17 @@ def polish_flow(
     if flow.shape != (len(img1), 2, *img1.shape[-2:]):
         raise fail(FlowbookError, 'polish_flow', f'flow {tuple(flow.shape)}',
                    (len(img1), 2, *img1.shape[-2:]))
-    known, out = flow.isfinite().all(1, keepdim=True), []
-    make = dict(scale=options.pop('scale', .9), smallest=8, sigma=options.pop('sigma', .4))
-    before = torch.where(known, flow, 0).detach().float().cpu().permute(0, 2, 3, 1).contiguous().numpy()
-    for x, y, f in zip(a, b, before, strict=True):
-        levels = image_pyramid(x, y, **make)
+    known = flow.isfinite().all(1, keepdim=True)
+    before = torch.where(known, flow, 0).detach()
+    if climb: new = variational_flow(img1, img2, start=before, at=at, margin=margin, **options)
+    else: new = _sharpened(a, b, before, at, margin, **options)
+    return torch.where(known, new.to(flow.device, flow.dtype), flow.detach())
+
+def _sharpened(a, b, flow, at, margin, scale=.9, sigma=.4, **options):
+    "The last levels of a pyramid, from `flow`; each pixel keeps what explains the images better"
+    out = []
+    for x, y, f in zip(a, b, flow.float().cpu().permute(0, 2, 3, 1).contiguous().numpy(), strict=True):
+        levels = image_pyramid(x, y, scale, 8, sigma)
         finer = refine_levels(levels, f, level_at(levels, at), **options)
         out.append(choose_flow(x, y, [finer, f], margin=margin))
-    if not out: return flow.detach().clone()
-    new = torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2).to(flow.device, flow.dtype)
-    return torch.where(known, new, flow.detach())
+    return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2) if out else flow

@@ -15,6 +15,7 @@ from itertools import groupby, product
 from fastcore.meta import delegates
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.grid import coords_grid
 from ..core.register import Register
 from ..layers.mixture import mixture_nll
 
@@ -138,8 +139,7 @@ def matching_nll(
 )->Tensor:            # Scalar; 0 if nothing is visible
     "Mean negative log-likelihood of the true match among the cells of all of `f2`"
     b, _, h, w = f1.shape
-    y, x = torch.meshgrid(*(torch.arange(n, device=f1.device) for n in (h, w)), indexing='ij')
-    to = torch.stack([x, y]) + torch.where(seen, flow, -1.)
+    to = coords_grid(b, h, w, f1.device, f1.dtype) + torch.where(seen, flow, -1.)
     room = to.new_tensor([w - 1, h - 1]).view(1, 2, 1, 1)
     at = (seen[:, 0] & ((to >= 0) & (to < room)).all(1)).nonzero()
     if len(at) > most: at = at[torch.randperm(len(at), device=at.device)[:most]]
@@ -158,13 +158,8 @@ def matching_nll(
 # %% ../../nbs/train/10_losses.ipynb #04078a78
 def _centres(x, fmap, cell):
     "`x` `(B,C,H,W)` at the centres of the cells of `fmap`, whose image was padded evenly; 0 in the padding"
-    size, cells = x.shape[-2:], fmap.shape[-2:]
-    middle = lambda s, n: torch.arange(n, device=x.device)*cell + cell//2 - (n*cell - s)//2
-    at = [middle(s, n) for s, n in zip(size, cells, strict=True)]
-    inside = [(i >= 0) & (i < s) for i, s in zip(at, size, strict=True)]
-    rows, cols = (i.clamp(0, s - 1) for i, s in zip(at, size, strict=True))
-    found = x[..., rows[:, None], cols]
-    return torch.where(inside[0][:, None] & inside[1], found, torch.zeros_like(found))
+    ph, pw = (n*cell - s for n, s in zip(fmap.shape[-2:], x.shape[-2:], strict=True))
+    return F.pad(x, (pw//2, pw - pw//2, ph//2, ph - ph//2))[..., cell//2::cell, cell//2::cell]
 
 def match_loss(
     out,                # `FlowOutput` with `flows`, matches first, `features` and, for the spread, `infos`
