@@ -20,7 +20,7 @@ from ..ops.coarse_to_fine import variational_flow, variational_presets
 def _batch(x): return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))[None]
 
 def _variational(a, b, start, **options):
-    "One pass up the pyramid from no motion, and one from the flow of DIS where `start` says so; in colour"
+    "Passes up the pyramid in colour: from no motion, from the flow of DIS where `start` says so, from matches"
     if start: start = _batch(method_flow(a, b, 'dis', preset='medium'))
     flow = variational_flow(_batch(a).float()/255, _batch(b).float()/255, start=start, **options)
     return flow[0].permute(1, 2, 0).numpy()
@@ -141,7 +141,8 @@ def farneback(*,
 @register_model
 def variational(*,
     preset:str='medium', # 'fast', 'medium' or 'fine', see `variational_flow`
-    start:str='dis',     # 'dis': a second pass from DIS, and the better flow per pixel; None: one pass
+    matches:bool=True,   # A second pass from matches of all of the image, and the better flow per pixel?
+    start:str='dis',     # 'dis': a pass from the flow of DIS too; None: none
     scale:float=None,    # Size of a level relative to the one below, 0.5 to 0.95; None: the preset's
     smallest:int=16,     # Minimum for the shorter side of the coarsest level, pixels
     sigma:float=.4       # Width of the Gaussian that smooths the images first, pixels
@@ -153,7 +154,8 @@ def variational(*,
         raise fail(ConfigError, 'variational scale', scale, 'from 0.5 to 0.95')
     if smallest < 8: raise fail(ConfigError, 'variational smallest', smallest, '8 pixels or more')
     step = {} if scale is None else dict(scale=scale)
-    return Classical(method='variational', preset=preset, start=start, smallest=smallest, sigma=sigma, **step)
+    return Classical(method='variational', preset=preset, start=start, matches=matches, smallest=smallest,
+                     sigma=sigma, **step)
 
 @register_model
 def zero()->Classical:

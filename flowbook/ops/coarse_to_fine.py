@@ -10,6 +10,7 @@ __all__ = ['variational_presets', 'image_pyramid', 'level_at', 'edge_weights', '
 import cv2, math, numpy as np, torch
 from torch import Tensor
 from ..core.errors import FlowbookError, fail, unknown
+from .matches import matched_flow
 from .variational import refine_flow
 
 # %% ../../nbs/ops/52_coarse_to_fine.ipynb #1f1efcd0
@@ -163,16 +164,18 @@ def _arrays(img1, img2, name):
         raise fail(FlowbookError, name, found, 'two images (B,C,H,W) of at least 8x8 pixels')
     return (o.detach().float().cpu().numpy() for o in (img1, img2))
 
-def _found_flow(img1, img2, start, at, meet, valid, margin, scale=.9, smallest=16, sigma=.4, **options):
-    "`(H,W,2)` of one pair: one pass, or two that meet"
+def _found_flow(img1, img2, start, matches, at, meet, valid, margin, scale=.9, smallest=16, sigma=.4,
+                **options):
+    "`(H,W,2)` of one pair: one pass, or several that meet"
     levels = image_pyramid(img1, img2, scale, smallest, sigma)
     nothing = np.zeros((*levels[-1][0].shape[1:], 2), np.float32)
     options |= dict(valid=valid)
-    if start is None: return refine_levels(levels, nothing, **options)
+    starts = [start]*(start is not None) + [matched_flow(img1, img2)[0]]*matches
+    if not starts: return refine_levels(levels, nothing, **options)
     top, low = level_at(levels, at), level_at(levels, meet)
-    both = [refine_levels(levels, nothing, last=low, **options),
-            refine_levels(levels, start, top, low, **options)]
-    flow = choose_flow(*levels[low], both, margin=margin)
+    found = [refine_levels(levels, nothing, last=low, **options),
+             *(refine_levels(levels, o, top, low, **options) for o in starts)]
+    flow = choose_flow(*levels[low], found, margin=margin)
     return refine_levels(levels, flow, low - 1, **options) if low else flow
 
 def _pair_flow(img1, img2, *args, **options):
@@ -185,12 +188,13 @@ def variational_flow(
     img1:Tensor,          # `(B,C,H,W)` in [0,1], grey or colour
     img2:Tensor,          # `(B,C,H,W)`, as `img1`
     *,
-    start:Tensor=None,    # `(B,2,H,W)` pixels: a second start, of another method; None: one pass from zero
+    start:Tensor=None,    # `(B,2,H,W)` pixels: another start, of another method; None: none
+    matches:bool=True,    # A start from `matched_flow` too? It finds what is small and fast
     valid:Tensor=None,    # `(B,1,H,W)` bool: whose data count in image 1; None: all
     preset:str='medium',  # 'fast', 'medium' or 'fine'
-    at:float=4.,          # How many times smaller the level is where `start` joins
-    meet:float=1.5,       # The same for the level where the two are compared
-    margin:float=.02,     # By how much the second has to explain the images better there, see `choose_flow`
+    at:float=4.,          # How many times smaller the level is where the other starts join
+    meet:float=1.5,       # The same for the level where the flows are compared
+    margin:float=.02,     # By how much another has to explain the images better there, see `choose_flow`
     **options             # Of `image_pyramid` and `refine_levels`; parameters of `refine_flow`
 )->Tensor:                # `(B,2,H,W)` pixels, float32, on the device of `img1`, without gradient
     "Estimate flow by minimising a variational energy from coarse to fine"
@@ -201,7 +205,7 @@ def variational_flow(
     reach = np.ones((5, 5), np.uint8)   # derivatives reach two pixels
     masks = other(valid, lambda x: cv2.erode(x[0], reach))
     settings = {**variational_presets[preset], **options}
-    flows = [_pair_flow(*o, at=at, meet=meet, valid=m, margin=margin, **settings)
+    flows = [_pair_flow(*o, matches, at=at, meet=meet, valid=m, margin=margin, **settings)
              for *o, m in zip(a, b, starts, masks, strict=True)]
     if not flows: return img1.new_zeros((0, 2, *img1.shape[-2:]), dtype=torch.float32)
     return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(img1.device)
@@ -214,7 +218,7 @@ def polish_flow(
     *,
     at:float=2.,         # How many times smaller the first level is
     margin:float=0.,     # The original flow stays where it explains the images better by this much
-    climb:bool=False,    # Run `variational_flow` instead, the flow as its second start; with its `margin`
+    climb:bool=False,    # Run `variational_flow` instead, the flow as another start; with its `margin`
     **options            # As for `variational_flow`
 )->Tensor:               # `(B,2,H,W)`, type and device of `flow`, without gradient
     "Sharpen the flow of another method with a few variational steps"
@@ -224,7 +228,9 @@ def polish_flow(
                    (len(img1), 2, *img1.shape[-2:]))
     known = flow.isfinite().all(1, keepdim=True)
     before = torch.where(known, flow, 0).detach()
-    if climb: new = variational_flow(img1, img2, start=before, at=at, margin=margin, **options)
+    if climb:
+        options = dict(matches=False) | options
+        new = variational_flow(img1, img2, start=before, at=at, margin=margin, **options)
     else: new = _sharpened(a, b, before, at, margin, **options)
     return torch.where(known, new.to(flow.device, flow.dtype), flow.detach())
 
