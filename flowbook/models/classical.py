@@ -20,7 +20,7 @@ from ..ops.coarse_to_fine import variational_flow, variational_presets
 def _batch(x): return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))[None]
 
 def _variational(a, b, start, **options):
-    "Passes up the pyramid in colour: from no motion, from the flow of DIS where `start` says so, from matches"
+    "Passes up the pyramid in colour; one is from the flow of DIS where `start` says so"
     if start: start = _batch(method_flow(a, b, 'dis', preset='medium'))
     flow = variational_flow(_batch(a).float()/255, _batch(b).float()/255, start=start, **options)
     return flow[0].permute(1, 2, 0).numpy()
