@@ -31,6 +31,7 @@ infer.report apps.report: thumbnail Report write_report
 infer.serve apps.serve: ServeLimits Refused refuse RateLimit decode_upload decode_clip encode_answer
     make_app open_port run_server
 infer.sets data.benchmarks: Scenes evaluation_sets
+io.masks io.pngflow: read_mask write_mask
 layers.blocks layers.decoders: DenseBlock ContextNet
 layers.blocks layers.encoders: PyramidEncoder
 models.base models.registry: register_model list_models

@@ -20,7 +20,7 @@ from ..core.types import FlowSample, apply_tfm
 from ..io.files import atomic_path
 from ..io.flowfiles import read_flow_valid
 from ..io.images import check_range, fit_range, read_image, to_pixels, to_planes
-from ..io.masks import read_mask
+from ..io.pngflow import read_mask
 
 # %% ../../nbs/data/10_base.ipynb #e7d727db
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..core.errors import fail
 from ..io.files import check_file, ensure_dir
 from ..io.flowfiles import write_flow
 from ..io.images import write_image
-from ..io.masks import write_mask
+from ..io.pngflow import write_mask
 
 # %% ../../nbs/data/40_chairs.ipynb #55f3b5df
 CHAIRS = 22872   # pairs of FlyingChairs

@@ -18,7 +18,7 @@ from .base import IMAGES, FlowDataset, Pair, register_dataset
 from ..io.files import ensure_dir
 from ..io.flowfiles import write_flow
 from ..io.images import write_image
-from ..io.masks import write_mask
+from ..io.pngflow import write_mask
 
 # %% ../../nbs/data/42_sceneflow.ipynb #b04605cc
 DIRECTIONS, VIEWS = ('forward', 'backward', 'bidirection'), ('left', 'right')

@@ -15,7 +15,7 @@ from .base import IMAGES, FlowDataset, Pair, register_dataset
 from ..io.files import ensure_dir
 from ..io.flowfiles import write_flow
 from ..io.images import write_image
-from ..io.masks import write_mask
+from ..io.pngflow import write_mask
 
 # %% ../../nbs/data/44_sintel.ipynb #ca89f4f7
 def sequence_pairs(
