@@ -13,6 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 # %% ../../nbs/core/03_moved.ipynb #9bdbec6a
 MOVED = '''
+core.lazy core.faces: torch Tensor
 core.testing models.contract: check_estimator
 data.things data.sceneflow: DIRECTIONS VIEWS SceneFlow FlyingThings3D Monkaa Driving subset_damaged
     FlyingThings3DSubset

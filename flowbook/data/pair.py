@@ -10,7 +10,7 @@ __all__ = ['make_demo_pair', 'demo_paths', 'demo_pair', 'read_alike', 'read_pair
 from pathlib import Path
 import numpy as np
 from ..core.errors import FlowbookError, fail
-from ..core.lazy import Tensor, torch
+from ..core.faces import Tensor, torch
 from ..core.types import FlowSample
 from ..io.files import asset_path, ensure_dir
 from ..io.flowfiles import read_flow_kitti, read_flow_valid, write_flow_kitti

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil
 from ..core.errors import ConfigError, fail
-from ..core.lazy import torch
+from ..core.faces import torch
 
 # %% ../../nbs/infer/08_tiles.ipynb #403dce44
 @dataclass

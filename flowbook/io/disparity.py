@@ -9,7 +9,7 @@ __all__ = ['read_disparity', 'write_disparity']
 from pathlib import Path
 import numpy as np
 from ..core.array_checks import describe_array, mask_array, to_numpy
-from ..core.lazy import Tensor
+from ..core.faces import Tensor
 from ..core.errors import FlowFileError
 from .checks import UNKNOWN, bad_file, read_all
 from .files import atomic_path, check_file, check_size

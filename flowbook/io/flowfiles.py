@@ -8,7 +8,7 @@ __all__ = ['read_flow', 'read_flow_valid', 'write_flow', 'flow_valid_from_bytes'
 # %% ../../nbs/io/28_flowfiles.ipynb #442248c8
 from pathlib import Path
 import numpy as np
-from ..core.lazy import Tensor
+from ..core.faces import Tensor
 from ..core.errors import FlowFileError
 from ..core.moved import also_called
 from .checks import bad_file, flow_and_mask, nan_unknown, read_all

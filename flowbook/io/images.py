@@ -13,7 +13,7 @@ import cv2, numpy as np
 from PIL import Image, UnidentifiedImageError
 from ..core.array_checks import check_unit, flow_array
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
-from ..core.lazy import Tensor, torch
+from ..core.faces import Tensor, torch
 from .files import MAX_PIXELS, atomic_path, check_file, check_size
 from .png import PNG_MAGIC, check_packed, check_png, png_head
 

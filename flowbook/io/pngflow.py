@@ -9,7 +9,7 @@ __all__ = ['read_flow_kitti', 'write_flow_kitti', 'write_flow_png16', 'read_flow
 import math, re, struct, zlib
 from pathlib import Path
 import cv2, numpy as np
-from ..core.lazy import Tensor
+from ..core.faces import Tensor
 from ..core.errors import FlowFileError
 from ..core.moved import also_called
 from .checks import UNKNOWN, bad_file, check_suffix, check_values, clear_unknown, flow_and_mask, read_all

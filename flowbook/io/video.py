@@ -15,7 +15,7 @@ from PIL import Image
 from functools import lru_cache, partial
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
-from ..core.lazy import torch
+from ..core.faces import torch
 from .decoders import (TIMED, capture_frames, capture_property, ffmpeg_errors, has_av, is_regular,
                                   open_film, open_video, retime_video)
 from .deep import TIFF_SUFFIXES, Page, list_pages
