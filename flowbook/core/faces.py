@@ -32,7 +32,7 @@ HELPERS = '''
     only_by_name kind_of_flow kind_to_write
 '''.split()
 # Names found in other ways: recipes by `get_recipe`, CUDA kernels by `kernel_for`; checks are for chapters
-APART = 'recipes.scenes', 'ops.cuda_kernels', 'core.array_checks', 'core.lazy', 'io.checks', 'io.png'
+APART = 'recipes.scenes', 'ops.cuda_kernels', 'core.array_checks', 'io.checks', 'io.png'
 
 # %% ../../nbs/core/02_faces.ipynb #702b4c14
 @lru_cache(None)

@@ -57,6 +57,7 @@ recipes.published models.schedules: PLANS halving restarts one_cycle
 recipes.published recipes.listing: describe_recipe weights_of RecipeTable recipe_table
 recipes.published recipes.mixtures: MIXTURES
 train.distributed core.processes: join_processes leave_processes launch
+train.distributed train.run: Distributed
 viz.explorer apps.explorer: playground AugmentExplorer
 viz.views apps.views: as_samples FlowViews
 viz.widgets apps.widgets: need_jupyter FlowViewer
