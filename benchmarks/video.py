@@ -16,7 +16,7 @@ def rss():
     return int(open('/proc/self/statm').read().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
 
 def make(path, frames, size):
-    from flowbook.data.clips import make_clip
+    from flowbook.data.make import make_clip
     from flowbook.data.scenes import SceneConfig
     from flowbook.io.video import VideoWriter
     picture = lambda t: (t[0].permute(1, 2, 0)*255).round().byte().numpy()

@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 MOVED = '''
 core.lazy core.faces: torch Tensor
 core.testing models.contract: check_estimator
+data.clips data.make: make_clip ClipRenderer
 data.things data.sceneflow: DIRECTIONS VIEWS SceneFlow FlyingThings3D Monkaa Driving subset_damaged
     FlyingThings3DSubset
 infer.api mmflow.api: inference_model
