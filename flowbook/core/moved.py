@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 # %% ../../nbs/core/03_moved.ipynb #9bdbec6a
 MOVED = '''
 core.lazy core.faces: torch Tensor
+core.memory core.processes: available_memory
 core.testing models.contract: check_estimator
 data.clips data.make: make_clip ClipRenderer
 data.things data.sceneflow: DIRECTIONS VIEWS SceneFlow FlyingThings3D Monkaa Driving subset_damaged
@@ -23,7 +24,7 @@ infer.deploy apps.deploy: triton_config write_triton
 infer.evaluate mmflow.load: find_recipe
 infer.layouts infer.video: measure_scale
 infer.layouts viz.layouts: LAYOUTS FlowScale frame_speed paint_pair merge_frames paint_flow_file
-infer.memory core.memory: free_memory=available_memory
+infer.memory core.processes: free_memory=available_memory
 infer.online mmflow.online: end_point_error_map end_point_error optical_flow_outliers eval_metrics
     single_gpu_online_evaluation multi_gpu_online_evaluation online_evaluation
 infer.pairs data.pair: make_demo_pair demo_paths demo_pair load_pair read_truth load_sample

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from ..core.errors import FlowbookError, fail
-from ..core.memory import available_memory
+from ..core.processes import available_memory
 from .tiles import TilePlan, plan_tiles
 from ..models.classical import Classical
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..core.memory import available_memory
+from ..core.processes import available_memory
 from .backend import cpu_kernel, cpu_library, kernel_for, kernel_mode, register_gradient
 from .backend import register_shape, run_cpu, same_device
 
