@@ -34,6 +34,7 @@ infer.report apps.report: thumbnail Report write_report
 infer.serve apps.serve: ServeLimits Refused refuse RateLimit decode_upload decode_clip encode_answer
     make_app open_port run_server
 infer.sets data.benchmarks: Scenes evaluation_sets
+io.disparity io.pfm: read_disparity write_disparity
 io.masks io.pngflow: read_mask write_mask
 layers.blocks layers.decoders: DenseBlock ContextNet
 layers.blocks layers.encoders: PyramidEncoder
