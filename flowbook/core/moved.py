@@ -48,6 +48,7 @@ models.refine models.dis_refiner: RefinePass DISRefiner both_ways doubt_maps=flo
     flowbook_small
 models.tools models.summary: num_params flops_by_op flops fuse_conv_bn model_table
 ops.offset ops.correlation: expected_offset normalize_features
+ops.precision ops.backend: conv_rates bf16_gain faster_precision warn_slow
 recipes.configs mmflow.api: init_model
 recipes.configs mmflow.data: translate_pipeline translate_dataset
 recipes.configs mmflow.load: translate_config load_config export_recipe

@@ -35,7 +35,7 @@ from ..models.classical import opencv_flow
 from ..models.published import fill_weights, list_weights
 from ..models.summary import model_table
 from ..ops.coarse_to_fine import polish_flow
-from ..ops.precision import faster_precision, warn_slow
+from ..ops.backend import faster_precision, warn_slow
 
 # %% ../../nbs/infer/10_predictor.ipynb #500fef30
 def pick_device(

@@ -16,7 +16,7 @@ from .backend import cpu_variants, kernel_for, kernel_mode, kernel_note, use_ker
 from .build import find_compiler
 from .correlation import correlation
 from .lookup import all_pairs
-from .precision import conv_rates, faster_precision
+from .backend import conv_rates, faster_precision
 from .upsample import convex_upsample
 from .warp import warp
 

@@ -23,7 +23,7 @@ from ..data.block import ImagePair
 from ..data.loaders import FlowDL, collate_samples, float_images
 from ..models.base import FlowOutput
 from ..models.zoo import create_model
-from ..ops.precision import faster_precision, warn_slow
+from ..ops.backend import faster_precision, warn_slow
 from .callbacks import Accumulate, ScaleGrads
 from .losses import loss_for
 from .metrics import EPE, FlAll, sum_over_processes
