@@ -14,8 +14,7 @@ import torch
 from fastcore.basics import patch
 from ..core.errors import ConfigError, fail
 from ..io.files import atomic_path
-from ..train.metrics import epe_map, outlier_map
-from ..train.scores import gather_images
+from ..train.metrics import epe_map, outlier_map, gather_images
 from ..viz.color import flow_to_color, format_px, max_motion, render_color_wheel
 from ..viz.frames import KITTI_ERROR_BINS, KITTI_ERROR_COLORS, draw_arrows, error_to_color
 

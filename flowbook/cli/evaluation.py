@@ -140,7 +140,7 @@ def _check_folders(folders, root, sets):
 # %% ../../nbs/cli/52_evaluation.ipynb #2c54ae53
 def _wanted(scores, changes):
     "Scores to show (None: all), and the changes among the words: `--eval EPE Fl` gives `Fl` as one of them"
-    from flowbook.train.scores import SCORES
+    from flowbook.train.metrics import SCORES
     known = {k.lower(): k for k in SCORES} | dict(fl='fl_all', occ_f1='occ_f1')
     more = [c for c in changes or [] if scores and '=' not in c and c.lower() in known]
     names = [*(scores or []), *more]

@@ -62,6 +62,7 @@ recipes.published recipes.listing: describe_recipe weights_of RecipeTable recipe
 recipes.published recipes.mixtures: MIXTURES
 train.distributed core.processes: join_processes leave_processes launch
 train.distributed train.run: Distributed
+train.scores train.metrics: SCORES wauc_map angle_map boundary_distance FlowScores gather_images STILL
 viz.explorer apps.explorer: playground AugmentExplorer
 viz.views apps.views: as_samples FlowViews
 viz.widgets apps.widgets: need_jupyter FlowViewer

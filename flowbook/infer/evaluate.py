@@ -21,8 +21,7 @@ from ..models.classical import opencv_flow
 from ..models.summary import fuse_conv_bn
 from ..recipes.data import build_datasets
 from ..recipes.model import build_model
-from ..train.metrics import EPE, FlAll, sum_over_processes
-from ..train.scores import FlowScores
+from ..train.metrics import EPE, FlAll, sum_over_processes, FlowScores
 from ..viz.color import known_flow
 
 # %% ../../nbs/infer/20_evaluate.ipynb #fd0cb475

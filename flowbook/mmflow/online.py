@@ -15,8 +15,7 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.processes import process_number
 from ..data.base import FlowDataset
 from ..data.mixtures import ConcatDataset
-from ..train.metrics import sum_over_processes
-from ..train.scores import FlowScores
+from ..train.metrics import sum_over_processes, FlowScores
 
 # %% ../../nbs/mmflow/60_online.ipynb #6c7b6e41
 def end_point_error_map(
