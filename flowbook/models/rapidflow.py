@@ -13,7 +13,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import pad_to_multiple, unpad
-from ..layers.next1d import ChannelNorm, NeXtStage
+from ..layers.convnext import ChannelNorm, NeXtStage
 from ..layers.recurrent import FlowHead, MaskPredictor, MotionEncoder
 from .base import Estimator, FlowOutput, prepare_image
 from .raft import AllPairs
