@@ -39,6 +39,7 @@ io.masks io.pngflow: read_mask write_mask
 layers.blocks layers.decoders: DenseBlock ContextNet
 layers.blocks layers.encoders: PyramidEncoder
 layers.next1d layers.convnext: ChannelNorm ThinKernels PixelMLP NeXt1D NeXtStage
+layers.resnet layers.encoders: conv_bn ResNetBlock ResNetTrunk fill_trunk
 models.base models.registry: register_model list_models
 models.base models.zoo: create_model
 models.foreign models.weights_schemes: rename Scheme swap_irr_channels foreign_schemes check_foreign

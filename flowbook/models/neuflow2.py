@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, fail
 from ..core.grid import coords_grid, pad_to_multiple, unpad
 from ..layers.blocks import full_precision
-from ..layers.resnet import conv_bn
+from ..layers.encoders import conv_bn
 from .base import Estimator, FlowOutput
 from .registry import register_model
 from .schedules import recipe_row

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..core.grid import coords_grid, pad_to_multiple, unpad
 from ..layers.convnext import ConvNeXtUnit, LookupEncoder, NextUpdate, conv_head
 from ..layers.mixture import mixture_confidence
-from ..layers.resnet import ResNetTrunk
+from ..layers.encoders import ResNetTrunk
 from .base import Estimator, FlowOutput, prepare_image
 from .registry import register_model
 from .schedules import one_cycle, recipe_row
