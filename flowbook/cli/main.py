@@ -16,7 +16,7 @@ from .book import book
 from .config import config
 from .data import data
 from .evaluation import Comparing, bench, compare, submit, test
-from .export import export
+from .weights import export
 from .inference import demo, infer
 from .kernels import build_ops, doctor
 from .serving import serve

@@ -13,6 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 # %% ../../nbs/core/03_moved.ipynb #9bdbec6a
 MOVED = '''
+cli.export cli.weights: export
 core.lazy core.faces: torch Tensor
 core.memory core.processes: available_memory
 core.testing models.contract: check_estimator
@@ -40,6 +41,7 @@ layers.blocks layers.decoders: DenseBlock ContextNet
 layers.blocks layers.encoders: PyramidEncoder
 layers.next1d layers.convnext: ChannelNorm ThinKernels PixelMLP NeXt1D NeXtStage
 layers.resnet layers.encoders: conv_bn ResNetBlock ResNetTrunk fill_trunk
+mmflow.input mmflow.data: translate_input
 models.base models.registry: register_model list_models
 models.base models.zoo: create_model
 models.foreign models.weights_schemes: rename Scheme swap_irr_channels foreign_schemes check_foreign

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['describe_steps', 'steps_of', 'translate_pipeline', 'single_datasets', 'translate_dataset', 'build_dataset',
-           'translate_data']
+           'translate_data', 'translate_input']
 
 # %% ../../nbs/mmflow/32_data.ipynb #3df77255
 import inspect, re
@@ -14,6 +14,10 @@ from ..core.errors import ConfigError, fail, unknown
 from ..core.moved import also_called
 from ..recipes.data import FOLDERS, build_dataset as build_own
 from .parts import plain
+from inspect import signature
+from ..recipes.base import list_recipes
+from ..recipes.model import OWN_KEYS
+from ..models.registry import model_builder
 
 # %% ../../nbs/mmflow/32_data.ipynb #1d89b8d5
 _elsewhere = '''LoadImageFromFile LoadAnnotations LoadImageFromWebcam Normalize BGR2RGB InputResize InputPad
@@ -279,3 +283,96 @@ def translate_data(
                    fields=fields[0] if fields else [], n_valid=None)
     loading['bs'] = _batch_size(loader, stem, say) if train else 1
     return dict(root='data', train=train, valid=_valid_entries(data)) | loading
+
+# %% ../../nbs/mmflow/32_data.ipynb #c0485584
+_loading = dict(LoadImageFromFile='to_float32 color_type file_client_args imdecode_backend',
+                LoadAnnotations='with_occ sparse file_client_args', Normalize='mean std to_rgb')
+
+def _check_keys(step, where):
+    known = _loading.get(step.get('type'), '').split()
+    for k in step if known else ():
+        if k not in ('type', *known): raise unknown(f"key of {step['type']}", f"{where}.{k}", known)
+
+def _unread(step):
+    "What a loading step asks for and doesn't get"
+    backend = (step.get('file_client_args') or {}).get('backend', 'disk')
+    if backend != 'disk': yield f"file_client_args: backend {backend!r} is not read; files come from the disk"
+    colour, decoder = step.get('color_type', 'color'), step.get('imdecode_backend', 'cv2')
+    if colour != 'color': yield f"color_type={colour!r} is not read; images have three channels"
+    if decoder not in ('cv2', 'pillow', None): yield f"imdecode_backend={decoder!r} is not read"
+
+# %% ../../nbs/mmflow/32_data.ipynb #66042a2a
+def _in_units(v, where):
+    "Numbers for 0..255 in units of [0, 1]: a single one if all channels have the same"
+    values = v if isinstance(v, (list, tuple)) else [v]*3
+    if len(values) != 3 or not all(isinstance(o, (int, float)) for o in values):
+        raise fail(ConfigError, where, repr(v), 'three numbers, for values from 0 to 255')
+    found = tuple(o/255 for o in values)
+    return found[0] if len(set(found)) == 1 else found
+
+def _seen(steps, where):
+    "`mean`, `std` and `bgr` at the end of a pipeline; None: there is no `Normalize`"
+    bgr, found = True, None
+    for s in steps:
+        _check_keys(s, where)
+        if s.get('type') == 'BGR2RGB': bgr = False
+        if s.get('type') != 'Normalize': continue
+        if s.get('to_rgb', True): bgr = False
+        found = {k: _in_units(s.get(k, usual), f"{where}.Normalize.{k}") for k, usual in (('mean', 0),
+            ('std', 255))}
+    return found and found | dict(bgr=bgr)
+
+# %% ../../nbs/mmflow/32_data.ipynb #1af03666
+@lru_cache
+def _model(name):
+    import torch
+    with torch.device('meta'): return model_builder(name)()
+
+def _own(model):
+    "What the `model` of a recipe does with images"
+    import torch
+    name, numbers = model['name'], {k: v for k, v in model.items() if k not in OWN_KEYS}
+    try: model = _model(name)
+    except TypeError:   # the user's own model that needs its parameters
+        with torch.device('meta'): model = model_builder(name)(**numbers)
+    return dict(mean=getattr(model, 'pixel_mean', 0.), std=getattr(model, 'pixel_std', 1.),
+        bgr=getattr(model, 'bgr', False))
+
+def _in_words(seen):
+    return ', '.join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in seen.items())
+
+def _inputs(data, key, say):
+    "Name and input of each dataset in `data[key]`"
+    found = {}
+    for config, where, _ in single_datasets(data.get(key) or [], f"data.{key}"):
+        steps = steps_of(config.get('pipeline') or [])
+        for line in dict.fromkeys(o for s in steps for o in _unread(s)): say(f"{where}.pipeline: {line}")
+        if steps: found[where] = _seen(steps, f"{where}.pipeline")
+    return found
+
+# %% ../../nbs/mmflow/32_data.ipynb #050f2702
+def translate_input(
+    data:dict,     # MMFlow's `data`
+    model,         # The model part of a recipe so far, or just a name
+    stem:str='',   # Name of the config without its suffix
+    say=print      # Called with a line for each setting that is not followed
+)->dict:           # For the part `model` of a recipe: `bgr` or `input`; empty if the model does so anyway
+    "Turn the `Normalize` of a config into parameters of the model"
+    sections = {k: _inputs(data, k, say) for k in ('train', 'val', 'test')}
+    everything = {w: o for found in sections.values() for w, o in found.items()}
+    where, seen = next(((w, o) for w, o in everything.items() if o), (None, None))
+    model = dict(name=model) if isinstance(model, str) else model
+    name, own = model['name'], _own(model)
+    slip = not sections['train'] and stem in list_recipes()   # RAFT on KITTI: not as it was trained
+    if seen is None or slip: where, seen = 'the model itself', own
+    for key, found in sections.items():
+        silent = not any(everything.values())   # a set without it follows the others
+        odd = next((o for o in found.values() if o != seen and (o or silent)), seen)
+        if odd != seen:
+            said = f"Normalize ({_in_words(odd)})" if odd else 'no Normalize'
+            instead = f"the network sees images as in {where}: {_in_words(seen)}"
+            say(f"data.{key}: {said} is not followed; {instead}")
+    changed = {k: v for k, v in seen.items() if v != own[k]}
+    turned = changed.get('bgr') and 'bgr' in signature(model_builder(name)).parameters   # IRR-PWC
+    if turned: return dict(bgr=changed.pop('bgr')) | (dict(input=changed) if changed else {})
+    return dict(input=changed) if changed else {}

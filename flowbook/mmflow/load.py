@@ -14,8 +14,7 @@ from ..models.registry import list_models
 from ..recipes.base import (RECIPE_PARTS, apply_overrides, check_recipe, get_recipe, list_recipes,
                                    read_value, with_defaults)
 from .config import read_mmconfig
-from .data import describe_steps, translate_data
-from .input import translate_input
+from .data import describe_steps, translate_data, translate_input
 from .model import translate_model
 from .plan import CONFIG_NAMES, name_unread, translate_optimizer, translate_runtime, translate_schedule
 
