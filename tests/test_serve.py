@@ -6,7 +6,7 @@ import cv2, numpy as np, pytest
 
 missing = [n for n in ('fastapi', 'uvicorn', 'python_multipart') if not find_spec(n)]
 pytestmark = pytest.mark.skipif(bool(missing), reason=f"serving needs {' '.join(missing)}")
-START = "import typer; from flowbook.cli.serving import serve; app = typer.Typer(); app.command()(serve); app()"
+START = "import typer; from flowbook.cli.inference import serve; app = typer.Typer(); app.command()(serve); app()"
 
 def start(*args):
     "A server on a free port, and its port"

@@ -19,7 +19,7 @@ from .evaluation import Comparing, bench, compare, submit, test
 from .weights import export
 from .inference import demo, infer
 from .kernels import build_ops, doctor
-from .serving import serve
+from .inference import serve
 from .training import curves, slurm, train
 from .video import frames_to_video, merge, video
 from .weights import convert, fetch, show_weights
