@@ -18,7 +18,7 @@ from .data import data
 from .evaluation import Comparing, bench, compare, submit, test
 from .weights import export
 from .inference import demo, infer
-from .kernels import build_ops, doctor
+from .book import build_ops, doctor
 from .inference import serve
 from .training import curves, slurm, train
 from .video import frames_to_video, merge, video

@@ -14,6 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 # %% ../../nbs/core/03_moved.ipynb #9bdbec6a
 MOVED = '''
 cli.export cli.weights: export
+cli.kernels cli.book: doctor build_ops
 cli.serving cli.inference: serve
 core.lazy core.faces: torch Tensor
 core.memory core.processes: available_memory
