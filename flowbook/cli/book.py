@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tutorial_files', 'web_links', 'copy_book', 'book', 'doctor', 'build_ops']
 
-# %% ../../nbs/cli/56_book.ipynb #61fed1f2
+# %% ../../nbs/cli/56_book.ipynb #4a340186
 import json, re, os
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path

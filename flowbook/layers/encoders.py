@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PyramidEncoder', 'FeatureEncoder', 'ContextHead', 'conv_bn', 'ResNetBlock', 'ResNetTrunk', 'fill_trunk']
 
-# %% ../../nbs/layers/20_encoders.ipynb #80ea65ff
+# %% ../../nbs/layers/20_encoders.ipynb #5de0149b
 import math, torch.nn.functional as F
 from functools import partial
 from itertools import pairwise

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/mmflow/22_networks.ipynb #d6a28ef5
+# %% ../../nbs/mmflow/22_networks.ipynb #e385f6a5
 from ..core.errors import ConfigError, fail, unknown
 from .parts import BARE_WARP, CONV, DILATIONS, SCALED, TOP, WARP, Only, Styled, ignore, number, only
 from .parts import read_half, read_part, register_reader
@@ -290,7 +290,7 @@ def _raft_encoder(kind, norm, part, **more):
     rules |= {k: Only(None, v) for k, v in said.items()}
     return rules | ignore('init_cfg', 'norm_eval') | dict(norm_cfg=_norm(norm, part)) | more
 
-# %% ../../nbs/mmflow/22_networks.ipynb #521e183a
+# %% ../../nbs/mmflow/22_networks.ipynb #2ce7e78e
 def _raft_decoder(m, kind, small):
     "Rules for the decoder of `m`, whose lookup must be the network's"
     levels, radius = m.get('num_levels', 4), m.get('radius', 4)

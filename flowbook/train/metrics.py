@@ -6,7 +6,7 @@
 __all__ = ['STILL', 'SCORES', 'epe_map', 'length_map', 'outlier_map', 'add_exactly', 'sum_over_processes', 'MeanOverPixels',
            'EPE', 'FlAll', 'wauc_map', 'angle_map', 'boundary_distance', 'FlowScores', 'gather_images']
 
-# %% ../../nbs/train/20_metrics.ipynb #1afdf2d0
+# %% ../../nbs/train/20_metrics.ipynb #c457b51c
 import math, torch, cv2, numpy as np
 from torch import Tensor
 from ..core.errors import FlowbookError, fail, unknown

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['environment', 'NoValidation', 'run_callbacks', 'run_training', 'Distributed']
 
-# %% ../../nbs/train/40_run.ipynb #3235c38e
+# %% ../../nbs/train/40_run.ipynb #965b35f9
 import json, math, platform, sys, inspect
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
