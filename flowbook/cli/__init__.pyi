@@ -3,7 +3,9 @@ from .answers import adapt as adapt
 from .answers import propagate as propagate
 from .answers import score as score
 from .answers import track as track
+from .book import build_ops as build_ops
 from .book import copy_book as copy_book
+from .book import doctor as doctor
 from .book import tutorial_files as tutorial_files
 from .book import web_links as web_links
 from .completion import complete_dataset as complete_dataset
@@ -20,12 +22,10 @@ from .evaluation import submit as submit
 from .evaluation import test as test
 from .inference import demo as demo
 from .inference import infer as infer
-from .kernels import build_ops as build_ops
-from .kernels import doctor as doctor
+from .inference import serve as serve
 from .main import app as app
 from .main import set_threads as set_threads
 from .progress import TrainProgress as TrainProgress
-from .serving import serve as serve
 from .terminal import Backend as Backend
 from .terminal import CfgOptions as CfgOptions
 from .terminal import Changes as Changes
@@ -71,5 +71,6 @@ from .video import frames_to_video as frames_to_video
 from .video import merge as merge
 from .video import run_many as run_many
 from .weights import convert as convert
+from .weights import export as export
 from .weights import fetch as fetch
 from .weights import show_weights as show_weights

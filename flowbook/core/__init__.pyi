@@ -18,9 +18,9 @@ from .grid import pad_to_multiple as pad_to_multiple
 from .grid import resize_flow as resize_flow
 from .grid import resize_to_multiple as resize_to_multiple
 from .grid import unpad as unpad
-from .memory import available_memory as available_memory
 from .moved import also_called as also_called
 from .moved import keep_old_paths as keep_old_paths
+from .processes import available_memory as available_memory
 from .processes import launched_number as launched_number
 from .processes import own_folder as own_folder
 from .processes import process_number as process_number

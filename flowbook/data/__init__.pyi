@@ -25,8 +25,6 @@ from .check import CheckReport as CheckReport
 from .check import check_dataset as check_dataset
 from .check import convert_files as convert_files
 from .check import peek_size as peek_size
-from .clips import ClipRenderer as ClipRenderer
-from .clips import make_clip as make_clip
 from .folder import FlowFolder as FlowFolder
 from .kitti import HD1K as HD1K
 from .kitti import KITTI2012 as KITTI2012
@@ -42,7 +40,9 @@ from .loaders import draw_as as draw_as
 from .loaders import float_images as float_images
 from .loaders import show_flows as show_flows
 from .make import Clip as Clip
+from .make import ClipRenderer as ClipRenderer
 from .make import clip_arrays as clip_arrays
+from .make import make_clip as make_clip
 from .make import make_dataset as make_dataset
 from .mixtures import ConcatDataset as ConcatDataset
 from .mixtures import MixedBatchDistributedSampler as MixedBatchDistributedSampler

@@ -29,8 +29,6 @@ from .deep import read_deep_frames as read_deep_frames
 from .deep import read_page as read_page
 from .deep import read_pages as read_pages
 from .deep import to_frames as to_frames
-from .disparity import read_disparity as read_disparity
-from .disparity import write_disparity as write_disparity
 from .encoder import H264 as H264
 from .encoder import H264Writer as H264Writer
 from .encoder import H264_SUFFIXES as H264_SUFFIXES
@@ -81,14 +79,16 @@ from .images import to_unit as to_unit
 from .images import turn_exif as turn_exif
 from .images import used_bits as used_bits
 from .images import write_image as write_image
-from .masks import read_mask as read_mask
-from .masks import write_mask as write_mask
+from .pfm import read_disparity as read_disparity
 from .pfm import read_pfm as read_pfm
+from .pfm import write_disparity as write_disparity
 from .pfm import write_pfm as write_pfm
 from .pngflow import read_flow_kitti as read_flow_kitti
 from .pngflow import read_flow_png16 as read_flow_png16
+from .pngflow import read_mask as read_mask
 from .pngflow import write_flow_kitti as write_flow_kitti
 from .pngflow import write_flow_png16 as write_flow_png16
+from .pngflow import write_mask as write_mask
 from .rows import check_row as check_row
 from .rows import follows as follows
 from .rows import frame_rows as frame_rows

@@ -9,8 +9,8 @@ from .data import single_datasets as single_datasets
 from .data import steps_of as steps_of
 from .data import translate_data as translate_data
 from .data import translate_dataset as translate_dataset
+from .data import translate_input as translate_input
 from .data import translate_pipeline as translate_pipeline
-from .input import translate_input as translate_input
 from .load import export_recipe as export_recipe
 from .load import find_recipe as find_recipe
 from .load import load_config as load_config

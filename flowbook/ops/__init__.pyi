@@ -1,5 +1,8 @@
 # Made by tools/check.py export
 from .backend import KernelError as KernelError
+from .backend import bf16_gain as bf16_gain
+from .backend import conv_rates as conv_rates
+from .backend import faster_precision as faster_precision
 from .backend import kernel_for as kernel_for
 from .backend import kernel_mode as kernel_mode
 from .backend import kernel_note as kernel_note
@@ -55,9 +58,6 @@ from .nvrtc import cuda_arch as cuda_arch
 from .nvrtc import cuda_extension_sources as cuda_extension_sources
 from .nvrtc import cuda_kernels_missing as cuda_kernels_missing
 from .nvrtc import nvrtc_missing as nvrtc_missing
-from .precision import bf16_gain as bf16_gain
-from .precision import conv_rates as conv_rates
-from .precision import faster_precision as faster_precision
 from .upsample import bilinear_upsample as bilinear_upsample
 from .upsample import convex_upsample as convex_upsample
 from .upsample import convex_upsample_ref as convex_upsample_ref
