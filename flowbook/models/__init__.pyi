@@ -163,9 +163,11 @@ from .sea_raft import sea_raft_l as sea_raft_l
 from .sea_raft import sea_raft_m as sea_raft_m
 from .sea_raft import sea_raft_parts as sea_raft_parts
 from .sea_raft import sea_raft_s as sea_raft_s
+from .summary import ModelFacts as ModelFacts
 from .summary import flops as flops
 from .summary import flops_by_op as flops_by_op
 from .summary import fuse_conv_bn as fuse_conv_bn
+from .summary import live_memory as live_memory
 from .summary import model_table as model_table
 from .summary import num_params as num_params
 from .unimatch import CrossImageBlock as CrossImageBlock
