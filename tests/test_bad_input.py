@@ -1,5 +1,5 @@
 "Bad input: one line that names the file or option, what was found and what was expected; exit code 2; nothing left behind"
-import struct
+import re, struct
 import numpy as np
 import pytest
 import torch
@@ -11,6 +11,7 @@ from flowbook.data.pair import demo_paths, demo_pair
 from flowbook.infer.predictor import estimate_flow
 from flowbook.io.flowfiles import read_flow, write_flow
 from flowbook.io.images import read_image
+from flowbook.io.video import frames2video
 from flowbook.models.zoo import create_model
 from flowbook.models.weights import save_weights
 
@@ -44,6 +45,20 @@ def bad(tmp_path_factory):
                           for k, v in tiny.state_dict().items()})
     torch.save(tiny.state_dict(), d/'nan.pth')
     torch.save(dict(epoch=3), d/'no_tensors.pth')
+    for name,sizes in (('folder_frames', [96]*6), ('folder_mixed', [96, 80, 96]), ('folder_one', [96])):
+        (d/name).mkdir()
+        for i,h in enumerate(sizes): Image.fromarray(pair.img1[:h, i:i+128]).save(d/name/f'{i:03}.png')
+    for name in ('folder_empty', 'folder_flow'): (d/name).mkdir()
+    for i in range(3): write_flow(pair.flow[:96, :128], d/'folder_flow'/f'{i:03}.flo')
+    frames2video(d/'folder_frames', d/'clip.mp4')
+    mask = np.zeros((96, 128), np.uint8)
+    mask[20:40, 20:60] = 255
+    Image.fromarray(mask).save(d/'mask.png')
+    Image.fromarray(mask[:50]).save(d/'low_mask.png')
+    for name,text in dict(points='x,y\n10,10\n', outside='x,y\n1000,10\n', words='x,y\na,b\n', heads='x,y\n').items():
+        (d/f'{name}.csv').write_text(text)
+    for name,text in {'empty.mp4': '', 'text.mp4': 'words', 'text.txt': 'hello', 'open.py': 'model = dict(\n', 'text.json': '{a',
+                      'text.onnx': 'words'}.items(): (d/name).write_text(text)
     return d
 
 # what is wrong, the arguments (names of files above are completed), the part of the message that names the culprit
@@ -105,14 +120,74 @@ COMMANDS = [
     ('file where the folder should be, train', 'train quickstart --work-dir folder_in_the_way',
      'folder_in_the_way'),
     ('file above the folder', 'infer a.png b.png --out folder_in_the_way/OUT', 'folder_in_the_way'),
+    # --- what newcomers try: folders, films, numbers and targets that make no sense
+    ('a folder without images', 'infer folder_empty --out OUT', 'folder_empty'),
+    ('a folder of one image', 'infer folder_one --out OUT --model dis', 'folder_one'),
+    ('images of changing size', 'infer folder_mixed --out OUT --model dis', '001.png'),
+    ('flow into the folder of frames', 'infer folder_frames --out folder_frames --model dis', 'folder_frames'),
+    ('three images for two', 'infer a.png b.png a.png --out OUT', '3 frames'),
+    ('a video as the flow of two images', 'infer a.png b.png --out clip.avi', 'clip.avi'),
+    ('the source as target', 'infer a.png b.png --out a.png --model dis', 'a.png'),
+    ('nothing as target', 'infer a.png b.png --out NOTHING', '--out'),
+    ('--n without a dataset', 'infer a.png b.png --out OUT --n 3', '--n'),
+    ('--data without a root', 'infer --data sintel --out OUT', '--root'),
+    ('unknown dataset', 'infer --data sintle --root folder_empty --out OUT', "'sintel'"),
+    ('frames that are nowhere', 'infer --data folder --root folder_none --out OUT', 'folder_none'),
+    *[(f'--scale {o}', f'infer a.png b.png --out OUT --model dis --scale {o}', 'scale') for o in ('0', '-1', 'nan', '1e9')],
+    *[(f'--tile {o}', f'infer a.png b.png --out OUT --model dis --tile {o}', '--tile') for o in ('0x0', '-5x5', 'foo', '3')],
+    *[(f'--range {o}', f'infer a.png b.png --out OUT --model dis --range {o}', '--range') for o in ('9,1', 'nan,1')],
+    ('a model that is no program', 'infer a.png b.png --out OUT --model text.onnx', 'text.onnx'),
+    ('a config file cut short', 'infer a.png b.png --out OUT --model open.py', 'open.py'),
+    ('a config file of another kind', 'config show text.json', 'text.json'),
+    ('0-byte video', 'video empty.mp4 --out OUT.mp4 --model dis', 'empty.mp4'),
+    ('text named .mp4', 'video text.mp4 --out OUT.mp4 --model dis', 'text.mp4'),
+    ('a video onto itself', 'video clip.mp4 --out clip.mp4 --model dis', 'clip.mp4'),
+    ('a video of one frame', 'video folder_one --out OUT.mp4 --model dis', 'folder_one'),
+    *[(f'video --fps {o}', f'video clip.mp4 --out OUT.mp4 --model dis --fps {o}', 'fps') for o in ('0', '-3', 'nan', '1e9')],
+    *[(f'--max-flow {o}', f'video clip.mp4 --out OUT.mp4 --model dis --max-flow {o}', 'max') for o in ('-4', 'nan', 'lots')],
+    ('unknown codec', 'video clip.mp4 --out OUT.mp4 --model dis --codec zzzz', 'zzzz'),
+    ('unknown engine', 'video clip.mp4 --out OUT --engine cloud', "'cloud'"),
+    ('unknown manifest', 'video clip.mp4 --out OUT --engine local --manifest x.doc', 'x.doc'),
+    ('frames2video --fps 0', 'frames2video folder_frames --out OUT.mp4 --fps 0', 'fps'),
+    ('frames2video --scale 1e8', 'frames2video folder_frames --out OUT.mp4 --scale 1e8', 'scale'),
+    ('merge --fps 0', 'merge folder_frames folder_flow --out OUT.mp4 --fps 0', 'fps'),
+    ('merge without flow', 'merge folder_frames folder_empty --out OUT.mp4', 'folder_empty'),
+    ('neither points nor grid', 'track clip.mp4 --out OUT.csv --model dis', '--points --grid'),
+    ('tracks onto the video', 'track clip.mp4 --out clip.mp4 --grid 3 --model dis', 'clip.mp4'),
+    ('tracks onto the points', 'track clip.mp4 --out points.csv --points points.csv --model dis', 'points.csv'),
+    ('points outside', 'track clip.mp4 --out OUT.csv --points outside.csv --model dis', 'x 1000'),
+    ('points in words', 'track clip.mp4 --out OUT.csv --points words.csv --model dis', 'words.csv'),
+    ('no points', 'track clip.mp4 --out OUT.csv --points heads.csv --model dis', 'heads.csv'),
+    ('more points than pixels', 'track clip.mp4 --out OUT.csv --grid 99999 --model dis', '99999'),
+    *[(f'--jumps {o}', f'track clip.mp4 --out OUT.csv --grid 3 --model dis --jumps {o}', 'jumps') for o in ('-3', '8', 'far')],
+    ('a frame after the end', 'track clip.mp4 --out OUT.csv --grid 3 --model dis --start 50', 'no frame 50'),
+    ('tracks below a file', 'track clip.mp4 --out folder_in_the_way/t.csv --grid 3 --model dis', 'folder_in_the_way'),
+    ('scores below a file', 'score clip.mp4 --out folder_in_the_way/s.csv --model dis', 'folder_in_the_way'),
+    ('scores as a spreadsheet', 'score clip.mp4 --out OUT.xlsx --model dis', '.csv or .json'),
+    ('no clips', 'score folder_empty --model dis', 'folder_empty'),
+    ('a mask of another size', 'propagate low_mask.png clip.mp4 --out OUT --model dis', '128x50'),
+    ('masks among the frames', 'propagate mask.png folder_frames --out folder_frames --model dis', 'folder_frames'),
+    ('a mask of no frame', 'propagate mask.png clip.mp4 --out OUT --model dis --frame 99', '99'),
+    *[(f'adapt --lr {o}', f'adapt clip.mp4 --work-dir OUT --lr {o}', 'lr') for o in ('0', '-1', 'nan')],
+    ('adapt a classical method', 'adapt clip.mp4 --work-dir OUT --model dis', 'dis'),
+    *[(f'train {o}', f'train quickstart {o} --work-dir OUT', o.split('=')[0]) for o in
+      ('data.bs=0', 'data.n_train=-5', 'schedule.epochs=-1', 'optimizer.lr=-1', 'optimizer.lr=nan')],
+    ('report as PDF', 'test flowbook_small --n 1 --report OUT.pdf', '.html'),
+    ('report below a file', 'test flowbook_small --n 1 --report folder_in_the_way/r.html', 'folder_in_the_way'),
+    ('pictures into a file', 'test flowbook_small --n 1 --show-dir folder_in_the_way', 'folder_in_the_way'),
+    ('scores of a comparison as .doc', 'compare dis --n 1 --save OUT.doc', '.doc'),
+    ('bench at no size', 'bench dis --size 0x0', '--size'),
 ]
 if not torch.cuda.is_available():
     COMMANDS.append(('no GPU', 'infer a.png b.png --out OUT --device cuda', "'cuda'"))
 
+def is_file(word): return bool(re.fullmatch(r'[a-z_]+\.[a-z]\w+|folder_\w+(/\w.*)?', word))
+
 @pytest.mark.parametrize('args,names', [c[1:] for c in COMMANDS], ids=[c[0] for c in COMMANDS])
 def test_program(args, names, bad, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in bad.rglob('*')}
-    complete = lambda o: str(tmp_path/'new'/'out') if o=='OUT' else str(bad/o) if '.' in o and '=' not in o or o.startswith('folder') else o
+    (tmp_path/'new').mkdir()
+    complete = lambda o: '' if o=='NOTHING' else str(tmp_path/'new'/o) if o.startswith('OUT') else str(bad/o) if is_file(o) else o
     res = CliRunner().invoke(app, [complete(o) for o in args.split()], prog_name='flowbook')
     assert isinstance(res.exception, SystemExit), res.exception
     assert res.exit_code==2
@@ -120,7 +195,7 @@ def test_program(args, names, bad, tmp_path):
     usage = res.stderr.startswith('usage error: ') and res.stderr.endswith(" --help'\n")
     assert usage or ('found' in res.stderr and 'expected' in res.stderr), res.stderr
     assert names.lower() in res.stderr.lower(), res.stderr
-    assert not (tmp_path/'new').exists(), 'something was left behind'
+    assert not [*(tmp_path/'new').iterdir()], 'something was left behind'
     assert {p: p.stat().st_mtime_ns for p in bad.rglob('*')}==before
 
 def nan_image():

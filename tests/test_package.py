@@ -142,3 +142,30 @@ def test_everything_waits(tmp_path):
     "`import flowbook.all` knows all names and imports none"
     ask = 'import flowbook.all as f; assert {"RAFT", "flow_learner"} <= set(f.__all__); f.read_flow'
     assert not imported('-c', ask, cwd=tmp_path) & {'torch', 'fastai', 'matplotlib'}
+
+def hints():
+    "`pip_install(package, extra)` in the code, also by `need_package`: file and line, package, extra"
+    import ast
+    for path in (root/'flowbook').rglob('*.py'):
+        for o in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if getattr(getattr(o, 'func', None), 'id', '') not in ('pip_install', 'need_package'): continue
+            values = [a.value if isinstance(a, ast.Constant) else None for a in o.args]
+            yield f'{path.name}:{o.lineno}',values[0],*(values[1:] or [''])
+
+def test_hints_to_install_work():
+    "Every `pip install` that a message, chapter or page advises: the extra exists and holds what is missing"
+    config = ConfigParser(delimiters=['='])
+    config.read(root/'settings.ini', encoding='utf-8')
+    extras = {k.removesuffix('_requirements'): [re.match(r'[\w-]+', o)[0].lower() for o in v.split()]
+              for k,v in config['DEFAULT'].items() if k.endswith('_requirements')}
+    found = [*hints()]
+    assert len(found) > 15
+    for where,package,extra in found:
+        assert not (package and extra) or package.lower() in extras[extra], where
+    for path in [*(root/'nbs').rglob('*.ipynb'), root/'README.md', root/'CONTRIBUTING.md']:
+        text = path.read_text(encoding='utf-8').replace('\\"', '"')
+        named = {*re.findall(r'pip install[^\n`]{0,20}(?:flowbook|\.)\[(\w+)\]', text)}
+        assert named <= {*extras, 'all'}, (path, named)
+        assert 'pip install flowbook[' not in text, f'{path}: without quotes, zsh takes [ for a pattern'
+    spelt = [p.name for p in (root/'flowbook').rglob('*.py') if 'pip install' in p.read_text(encoding='utf-8')]
+    assert sorted(spelt) == ['errors.py'], spelt   # `CONTRIB` has it from there too

@@ -8,7 +8,7 @@ __all__ = ['triton_config', 'write_triton']
 # %% ../../nbs/apps/60_deploy.ipynb #493befd1
 import re, shutil
 from pathlib import Path
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, FlowbookError, fail, pip_install
 from ..io.files import atomic_path, check_file, ensure_dir
 
 # %% ../../nbs/apps/60_deploy.ipynb #4804800e
@@ -20,7 +20,7 @@ def _session(path):
     try: import onnxruntime
     except ImportError:
         raise fail(FlowbookError, 'deploy', 'no onnxruntime',
-                   'the packages of pip install "flowbook[export]"') from None
+                   pip_install('onnxruntime', 'export')) from None
     try: return onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     except Exception as e:
         raise fail(FlowbookError, path, f'a model that does not run ({str(e)[:100]})',

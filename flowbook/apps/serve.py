@@ -16,7 +16,7 @@ from typing import Literal
 import cv2, numpy as np
 from fastcore.basics import patch
 from PIL import Image
-from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
+from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail, pip_install
 from ..io.flowfiles import flow_to_bytes
 from ..io.images import decode_pillow, image_turn, turn_exif
 from ..io.png import check_png
@@ -488,7 +488,7 @@ def make_app(
     try: import fastapi, python_multipart # noqa: F401 - is it there?
     except ImportError as e:
         raise fail(FlowbookError, 'serve', f'no {e.name}',
-                   'the packages of pip install "flowbook[serve]"') from None
+                   pip_install('fastapi', 'serve')) from None
     app = fastapi.FastAPI(title='flowbook', docs_url=None,
                           redoc_url=None) # its documentation pages would load scripts from elsewhere
     desk = _Desk(limits)

@@ -11,7 +11,7 @@ import cv2, numpy as np
 from functools import lru_cache
 from uuid import uuid4
 from fastcore.basics import patch
-from ..core.errors import FlowbookError, fail
+from ..core.errors import FlowbookError, fail, pip_install
 from ..viz.frames import add_label, hstack
 from .views import FlowViews
 
@@ -22,8 +22,7 @@ def need_jupyter(
     "Import a package of the extra `jupyter`, now that a widget is needed"
     try: return importlib.import_module(name)
     except ImportError:
-        raise fail(FlowbookError, 'widgets', f'no {name}',
-                   'it installed: pip install "flowbook[jupyter]"') from None
+        raise fail(FlowbookError, 'widgets', f'no {name}', pip_install('ipywidgets', 'jupyter')) from None
 
 # %% ../../nbs/apps/20_widgets.ipynb #9dca1690
 _style = """

@@ -198,7 +198,7 @@ def propagate(mask:_Mask, clip:_Clip, out:_Folder, frame:_Frame=0, stop:_Stop=No
     typer.echo(f'{clip}: {report.frames} masks, {speed}, lowest confidence {report.least:.2f}; {predictor}')
     for i,c in report.stopped:
         typer.echo(f'stopped at frame {i}: confidence {c:.2f} is below {threshold:g}')
-        typer.echo(f'next: draw a mask there, and continue with --frame {i}')
+        typer.echo(f'next: draw a mask there, and continue with --frame {i} and another --out')
     typer.echo(f'wrote {report.out}')
 
 # %% ../../nbs/cli/58_answers.ipynb #827b32ee

@@ -120,14 +120,14 @@ def _is_option(word):
 
 def _check_files(save, report, *sources):
     "Raise before an hour of work, not after it"
-    from flowbook.io.files import check_target
+    from flowbook.io.files import check_target, check_writable
     check_target([*(save or []), *([report] if report else [])], *sources)
     for p in save or []:
         if p.suffix not in ('.json', '.csv'): raise fail(ConfigError, '--save', p.name,
             'the name of a .json or a .csv')
-    for p in [*(save or []), *([report] if report else [])]:
-        if not p.absolute().parent.is_dir(): raise fail(ConfigError, p, 'no such folder',
-                                                        'a folder that exists')
+    if report and report.suffix.lower() not in ('.html', '.htm'):
+        raise fail(ConfigError, '--report', report.name, 'the name of an .html')
+    check_writable(*(save or []), report)
 
 # %% ../../nbs/cli/52_evaluation.ipynb #811eb9fd
 def _check_folders(folders, root, sets):
@@ -190,6 +190,8 @@ def test(
     port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Score a model on held-out pairs or a dataset, next to DIS, Farneback and zero flow."
     _check_files(save, report, name, weights)
+    from flowbook.io.files import check_folder
+    check_folder(out_dir, show_dir)
     with working('importing PyTorch'):
         wanted,changes = _wanted(scores, [*(changes or []), *(cfg_options or [])])
     count,device = count_processes(gpus, processes, device)
@@ -309,11 +311,10 @@ class Comparing(TyperCommand):
         formatter  # What to write to
     )->object: # What Typer returns
         "Write the help, with the methods that are installed"
-        from flowbook.models.methods import missing_methods
+        from flowbook.models.methods import CONTRIB, missing_methods
         from flowbook.models.registry import stored_rows
         there = ', '.join(o['name'] for o in stored_rows('models') if not o['parameters'])
-        advice = '(pip uninstall opencv-python-headless, then pip install opencv-contrib-python-headless)'
-        lacking = f"; not: {', '.join(missing_methods())} {advice}" if missing_methods() else ''
+        lacking = f"; not: {', '.join(missing_methods())} ({CONTRIB})" if missing_methods() else ''
         self.epilog += f"\n\nInstalled, next to the networks of flowbook models: {there}{lacking}."
         return TyperCommand.format_help(self, ctx, formatter)
 

@@ -128,6 +128,12 @@ def _write_pairs(flows, out, legend):
         files += both
     return files
 
+def _stem(name):
+    "The name of a pair as part of a file name"
+    from flowbook.io.images import IMAGE_WRITERS
+    name = Path(str(name))
+    return str(name.with_suffix('') if name.suffix.lower() in IMAGE_WRITERS else name).replace('/', '_')
+
 def _set_flows(predictor, data, root, split, n, words, value_range):
     "Name and flow of each pair of a dataset"
     from flowbook.data.base import create_dataset
@@ -139,7 +145,7 @@ def _set_flows(predictor, data, root, split, n, words, value_range):
     with Counting(data) as count:
         for i in range(total):
             s = ds[i]
-            yield f"{i:06d}_{str(s.name).replace('/', '_')}",np.asarray(predictor(s.img1, s.img2))
+            yield f"{i:06d}_{_stem(s.name)}",np.asarray(predictor(s.img1, s.img2))
             count(i + 1, total)
 
 def _folder_flows(predictor, folder, n):
@@ -155,12 +161,23 @@ def _folder_flows(predictor, folder, n):
             count(pair.index + 1, total)
 
 
-# %% ../../nbs/cli/22_inference.ipynb #8a3a687e
+# %% ../../nbs/cli/22_inference.ipynb #a126c8ee
+def _check_pairs(data, root, split, n, words, out):
+    "Reject options of a dataset without one, and results among the frames"
+    from flowbook.io.files import check_target
+    for k,v in {'--root': root, '--split': split, '--n': None if len(words)==1 else n}.items():
+        if not data and v is not None: raise fail(ConfigError, k, v, '--data NAME with it')
+    if data or len(words)==1: check_target(out, root if data else words[0])
+
 def _is_file(out):
     "Is `--out` a file, by its suffix, and not a folder?"
     from flowbook.io.formats import flow_suffixes
     from flowbook.io.images import IMAGE_WRITERS
-    return out.suffix.lower() in (*IMAGE_WRITERS, *flow_suffixes()) and not out.is_dir()
+    if out.is_dir(): return False
+    known,suffix = list(dict.fromkeys([*IMAGE_WRITERS, *flow_suffixes()])),out.suffix.lower()
+    if suffix not in known and suffix[1:].isalnum() and 4 <= len(suffix) <= 5 and not suffix[1:].isdigit():
+        raise fail(ConfigError, '--out', out, f"a folder, without a suffix, or a file: {' '.join(known)}")
+    return suffix in known
 
 def _infer_file(a, b, out, legend, predict):
     "One file alone, a picture or flow, by the suffix of `out`"
@@ -230,6 +247,7 @@ def infer(
     as_json:Json=False):
     "Write the flow of two images, or of each pair of a folder or dataset, as files and pictures."
     words = _pictures(img1, img2, options, data)
+    _check_pairs(data, root, split, n, words, out)
     how = dict(device=device, iters=iters, precision=precision, backend=backend)
     how |= dict(scale=scale, tile=parse_tile(tile), polish=parse_polish(polish), upright=upright,
                 value_range=parse_range(value_range))

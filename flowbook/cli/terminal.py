@@ -9,8 +9,8 @@ __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions
            'open_recipe', 'open_predictor', 'print_json', 'print_table', 'say_next', 'working', 'clock', 'Counting',
            'stops_gently']
 
-# %% ../../nbs/cli/05_terminal.ipynb #8b725108
-import os, re, signal, sys, time, warnings
+# %% ../../nbs/cli/05_terminal.ipynb #d733cbe2
+import errno, os, re, signal, sys, time, warnings
 from contextlib import contextmanager
 from typing import Annotated, Optional
 import typer
@@ -21,6 +21,9 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 # %% ../../nbs/cli/05_terminal.ipynb #c7cbe901
 _UsageError = typer.BadParameter.__base__   # Typer bundles click since 0.2x; the name is the same in both
 
+_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+         errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}   # what the operating system refuses
+
 @contextmanager
 def one_line():
     "Print an error the user can fix as one line, and exit with code 2"
@@ -28,6 +31,10 @@ def one_line():
         yield
         return
     except FlowbookError as e: text = f'flowbook: {e}'   # one line; a `DatasetError` adds the expected tree
+    except OSError as e:
+        if e.errno not in _DISK or not e.filename: raise
+        said = fail(FlowbookError, e.filename, e.strerror.lower(), 'a file or folder that can be used')
+        text = f'flowbook: {said}'
     except _UsageError as e:
         said = ' '.join(e.format_message().split()).rstrip('.')
         path = e.ctx.command_path if e.ctx else 'flowbook'
@@ -120,6 +127,9 @@ class Program(TyperGroup):
     )->tuple:              # Name of the command, the command, and its words
         "Find the command, whose options take as many words as their metavars say"
         name,cmd,args = super().resolve_command(ctx, args)
+        for before,word in zip(['', *args], args):   # such as an unset variable of the shell
+            if not word and before != '--suffix':
+                raise typer.BadParameter(f"found an empty word{before and f' after {before}'}, expected a value")
         if cmd is not None: _plain_flags(cmd.get_params(ctx))
         return name,cmd,join_words(cmd.params, args) if cmd is not None else args
 

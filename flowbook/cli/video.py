@@ -88,7 +88,7 @@ def run_many(
     if engine == 'slurm': return typer.echo(_slurm(workers), nl=False)
     with working('importing PyTorch'): from flowbook.infer.many import process_clips
     from dataclasses import asdict
-    with Counting(source, 'films') as progress, stops_gently():
+    with Counting(source, 'videos') as progress, stops_gently():
         how = dict(engine=engine, workers=workers, retries=retries, manifest=manifest)
         rows = process_clips(source, out, progress=progress, **how, **options)
     failed = [o for o in rows if o.status == 'failed']
@@ -96,7 +96,7 @@ def run_many(
     else:
         for o in failed: typer.echo(f'{o.source}: {o.error}', err=True)
         typer.echo(f"{len(rows) - len(failed)} videos done, {len(failed)} failed; wrote {out/manifest}")
-    if failed: raise typer.Exit(1)
+    if failed: raise typer.Exit(2)
 
 def _set_option(words, name, value):
     "Words of a command, with another value for an option"

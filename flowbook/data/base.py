@@ -143,6 +143,7 @@ def wrong(self:FlowDataset,
 )->DatasetError: # To be raised by the caller
     "Build the error that shows the expected tree, what is there and the page"
     head = fail(DatasetError, self.root, found, f"the folder of {self.title or self.name}")
+    if not self.tree: return head   # of the user's own
     tree = '\n'.join('    ' + l for l in self.tree.strip('\n').splitlines())
     lines = (head, f"expected tree:\n{tree}", f"what is there: {_around(self.root)}",
              f"download and licence: {self.page}")

@@ -40,7 +40,6 @@ class FlowFolder(FlowDataset):
     "Your own frames, with or without flow"
     name, title, page, licence = 'folder', 'your own frames', 'nowhere: they are yours', 'yours'
     splits = ('all', 'train', 'val')
-    tree = 'as your patterns or your table say'
     sparse = None   # by the format, see `load_flow`
 
     def __init__(self,

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
-from ..core.errors import ConfigError, fail
+from ..core.errors import ConfigError, fail, pip_install
 from ..ops.warp import warp
 
 # %% ../../nbs/data/20_scenes.ipynb #1ad3f34c
@@ -160,7 +160,7 @@ def packaged_photos()->dict: # Path of each photo: its licence and origin
         found |= {r/f: licence for r in roots for f, licence in files.items() if (r/f).is_file()}
     if found: return found
     raise fail(ConfigError, "photos='packaged'", 'neither scikit-image nor scikit-learn',
-               'pip install "flowbook[photos]", or a folder of photos')
+               f"{pip_install('scikit-image', 'photos')}, or a folder of photos")
 
 def _photo_files(photos):
     if photos == 'packaged': return list(packaged_photos())

@@ -17,7 +17,7 @@ from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.errors import ConfigError, FlowbookError, fail, pip_install, unknown
 from ..core.register import Register
 from .predictor import FlowPredictor
 from .video import process_video, unfinished_video
@@ -130,6 +130,10 @@ def collect_rows(
     return [_load_row(p) for p in sorted((Path(out)/_rows).glob('[!.]*.json'), key=natural_key)]
 
 # %% ../../nbs/infer/46_many.ipynb #9e927be7
+def _check_manifest(path):
+    if Path(path).suffix not in ('.csv', '.parquet'):
+        raise fail(ConfigError, 'manifest', str(path), 'a name that ends in .csv or .parquet')
+
 def write_manifest(
     rows:list,    # `ClipRow`s
     path:str|Path # `.csv` or `.parquet`
@@ -138,8 +142,7 @@ def write_manifest(
     extra = sorted({k for o in rows for k in o.result})
     heads = [o.name for o in fields(ClipRow) if o.name != 'result'] + extra
     table = [{**asdict(o), **o.result} for o in rows]
-    if Path(path).suffix not in ('.csv', '.parquet'):
-        raise fail(ConfigError, 'manifest', str(path), 'a name that ends in .csv or .parquet')
+    _check_manifest(path)
     with atomic_path(path) as tmp:
         if Path(path).suffix == '.parquet': return _write_parquet(table, heads, tmp)
         with open(tmp, 'w', newline='', encoding='utf-8') as f:
@@ -150,7 +153,7 @@ def write_manifest(
 def _write_parquet(table, heads, path):
     try: import pyarrow as pa, pyarrow.parquet as pq
     except ImportError as e:
-        raise fail(ConfigError, 'manifest', 'no pyarrow', 'pip install pyarrow, or a .csv') from e
+        raise fail(ConfigError, 'manifest', 'no pyarrow', f"{pip_install('pyarrow')}, or a .csv") from e
     pq.write_table(pa.table({k: [o.get(k) for o in table] for k in heads}), path)
 
 # %% ../../nbs/infer/46_many.ipynb #7422418b
@@ -265,7 +268,7 @@ class RayPool:
     ):
         try: import ray
         except ImportError as e:
-            raise fail(ConfigError, '--engine ray', 'no Ray', 'pip install flowbook[ray]') from e
+            raise fail(ConfigError, '--engine ray', 'no Ray', pip_install('ray', 'ray')) from e
         self.ray, self.capacity, self.busy = ray, workers, {}
         self.ours = not ray.is_initialized()
         if self.ours:
@@ -302,9 +305,11 @@ def close(self:RayPool)->None:
 # %% ../../nbs/infer/46_many.ipynb #3d3b5bd5
 ENGINES = dict(local=LocalPool, ray=RayPool)
 
+def _check_engine(engine):
+    if engine not in ENGINES: raise unknown('engine', engine, [*ENGINES, 'slurm'])
+
 @contextmanager
 def _pool(engine, workers, gpus):
-    if engine not in ENGINES: raise unknown('engine', engine, [*ENGINES, 'slurm'])
     pool = ENGINES[engine](workers, gpus)
     try: yield pool
     finally: pool.close()
@@ -361,8 +366,10 @@ def process_clips(
     **options            # Options of the work
 )->list:                 # `ClipRow`s of all clips that have one, earlier runs' too
     "Do the same work on many clips; called again, do what is left"
-    clips, out = find_clips(source), ensure_dir(out)
+    _check_engine(engine)
+    _check_manifest(manifest)
     find_work(work)
+    clips, out = find_clips(source), ensure_dir(out)
     settings = _fingerprint(work, options)
     common = dict(work=work, options=options, out=str(out), settings=settings)
     jobs = [dict(clip=asdict(o), **common) for o in _left_to_do(_share(clips), out, settings, again)]

@@ -18,7 +18,7 @@ from ..core.grid import coords_grid
 from .predictor import FlowPredictor
 from .tracks import Points, ReferenceFlow, Tracker
 from .tracks import flow_to_reference, read_backwards, reference_flow
-from ..io.files import atomic_path, check_file, ensure_dir
+from ..io.files import atomic_path, check_file, check_target, ensure_dir
 from ..io.images import read_image, write_image
 from ..io.video import read_frames
 
@@ -283,6 +283,7 @@ def propagate_to_folder(
 )->PropagateReport:             # Number of masks, and where it stopped
     "Carry `mask` along `source` and write it for each frame"
     out,began = Path(out),time.perf_counter()
+    check_target(out, source)
     predictor = FlowPredictor(predictor) if isinstance(predictor, str) else predictor
     run = _Carrying(mask, source, out, predictor, ref, stop, threshold, tuple(jumps), resume)
     was,existed = len(run.rows),out.exists()

@@ -20,7 +20,7 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import fb_consistency
 from .predictor import FlowPredictor
 from .tracks import flow_both_ways
-from ..io.files import atomic_path, check_file, natural_key
+from ..io.files import atomic_path, check_file, check_writable, natural_key
 from ..io.images import IMAGE_WRITERS, to_tensor
 from ..io.video import VIDEO_SUFFIXES, read_frames
 from ..ops.warp import warp
@@ -292,6 +292,7 @@ def _check_out(out, resume):
     part = out.with_name(out.name + '.part')
     if out.suffix.lower() not in ('.csv','.json'):
         raise fail(ConfigError, 'out', out, 'a name that ends in .csv or .json')
+    check_writable(out)
     if resume and out.exists() and not part.exists():
         raise fail(FlowbookError, out, 'a finished file', 'an unfinished one, or a start without resume')
     return out,part

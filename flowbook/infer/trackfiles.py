@@ -15,8 +15,9 @@ import numpy as np, torch
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor
-from .tracks import Points, TrackFrame, Tracker, check_points, grid_points, track_frame
-from ..io.files import atomic_path, check_file
+from .tracks import Points, TrackFrame, Tracker
+from .tracks import check_jumps, check_points, grid_points, track_frame
+from ..io.files import atomic_path, check_file, check_target, check_writable
 from ..io.video import VIDEO_SUFFIXES, VideoWriter, read_frames
 from ..viz.tracks import draw_tracks, track_colors
 
@@ -210,7 +211,9 @@ def track_to_file(
     progress=None               # Called with (frames done, how many or None)
 )->TrackReport:                 # The file, how many points and frames, how long it took
     "Track points through a video and write their positions"
-    out,began = Path(out),time.perf_counter()
+    out,began,jumps = Path(out),time.perf_counter(),check_jumps(jumps)
+    check_target(out, source, points)
+    check_writable(out)
     write,predictor = _writer(out),FlowPredictor(predictor) if isinstance(predictor, str) else predictor
     points,size,total = _first_points(source, points, start, stop)
     run = _Run(out, _settings(source, predictor, points, size, start, jumps), resume)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Link', 'flow_link', 'Points', 'points_at', 'read_at', 'follow', 'compose_flows', 'choose_path', 'error_confidence',
-           'flow_both_ways', 'Tracker', 'grid_points', 'check_points', 'TrackFrame', 'track_frame', 'stream_tracks',
-           'Tracks', 'track_points', 'ReferenceFlow', 'reference_flow', 'read_backwards', 'flow_to_reference']
+           'check_jumps', 'flow_both_ways', 'Tracker', 'grid_points', 'check_points', 'TrackFrame', 'track_frame',
+           'stream_tracks', 'Tracks', 'track_points', 'ReferenceFlow', 'reference_flow', 'read_backwards',
+           'flow_to_reference']
 
 # %% ../../nbs/infer/40_tracks.ipynb #4e98d28a
 from collections import deque
@@ -131,7 +132,10 @@ def error_confidence(
 # %% ../../nbs/infer/40_tracks.ipynb #2627debc
 _FIRST = 0   # among jumps: from the first frame
 
-def _check_jumps(jumps):
+def check_jumps(
+    jumps:tuple # See `Tracker`
+)->tuple:       # The same
+    "Raise unless `jumps` are numbers of frames that begin with 1"
     jumps = tuple(jumps)
     if not jumps or jumps[0]!=1 or not all(isinstance(o, int) and o >= 0
             for o in jumps) or len(set(jumps))!=len(jumps):
@@ -167,7 +171,7 @@ class Tracker:
         jumps:tuple=(1,8,0),        # Paths to a frame: from so many frames ago; 0: the first. `(1,)`: chain
         reverse:bool=False          # Also find where each pixel of a new frame was in the first?
     ):
-        self.predictor,self.jumps,self.reverse = _as_predictor(predictor),_check_jumps(jumps),reverse
+        self.predictor,self.jumps,self.reverse = _as_predictor(predictor),check_jumps(jumps),reverse
         self.first,self.last,self.count = None,deque(maxlen=max(self.jumps)),0
 
     def start(self,
@@ -245,6 +249,8 @@ def grid_points(
     "Spread points evenly over an image"
     if not isinstance(n, int) or n < 1:
         raise fail(ConfigError, 'grid', repr(n), 'a whole number of points, 1 or more')
+    if n > max(size):
+        raise fail(ConfigError, 'grid', n, f'at most {max(size)} points: the pixels of the longer side')
     step = max(size)/n
     ys,xs = (max(round(o/step), 1) for o in size)
     x,y = ((np.arange(k) + .5)*o/k - .5 for k,o in ((xs,size[1]), (ys,size[0])))

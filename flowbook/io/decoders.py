@@ -17,7 +17,7 @@ from statistics import median
 from threading import RLock
 from fastcore.basics import patch
 import cv2, numpy as np
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, FlowbookError, fail, pip_install
 from .files import check_size, decoder_path, stderr_to
 
 # %% ../../nbs/io/32_decoders.ipynb #6f2a998e
@@ -260,7 +260,7 @@ def _next_picture(cap, take, where, i, said):
     if any('interlaced' in o for o in now):
         raise fail(FlowbookError, f'{where}, frame {i}',
             f'an interlaced video, which OpenCV {cv2.__version__} cannot convert',
-                   'PyAV: pip install "flowbook[video]"')
+                   f"PyAV: {pip_install('av', 'video')}")
     if not ok: return None
     if not take: return False
     if not found or img is None:
@@ -396,7 +396,7 @@ def open_film(
     if decoder not in (None, *_decoders):
         raise fail(ConfigError, 'decoder', repr(decoder), "'av', 'opencv' or None")
     if decoder=='av' and not has_av():
-        raise fail(ConfigError, 'decoder', "'av', which is not installed", 'pip install "flowbook[video]"')
+        raise fail(ConfigError, 'decoder', "'av', which is not installed", pip_install('av', 'video'))
     return _decoders[decoder or ('av' if has_av() else 'opencv')](path, where)
 
 # %% ../../nbs/io/32_decoders.ipynb #3c55f464

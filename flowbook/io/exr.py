@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core.errors import FlowFileError, unknown
+from ..core.errors import FlowFileError, pip_install, unknown
 from .checks import bad_file, clear_unknown, fill_unknown, flow_and_mask, known_pixels
 from .files import atomic_path, check_file, check_size, stderr_to
 from .formats import only_by_name, register_flow_format
@@ -40,7 +40,7 @@ def _openexr(where):
     try: import OpenEXR
     except ImportError:
         raise bad_file(where, 'an EXR file, and no OpenEXR to read or write it',
-            'OpenEXR: pip install "flowbook[exr]"') from None
+            pip_install('OpenEXR', 'exr')) from None
     return OpenEXR
 
 @contextmanager

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_SIDE', 'MAX_PIXELS', 'check_file', 'describe_file', 'check_zip', 'check_size', 'atomic_path', 'save_torch',
-           'same_file', 'check_target', 'decoder_path', 'ensure_dir', 'natural_key', 'new_folder', 'staged_folder',
-           'stderr_to', 'asset_path']
+           'same_file', 'check_target', 'check_writable', 'check_folder', 'decoder_path', 'ensure_dir', 'natural_key',
+           'new_folder', 'staged_folder', 'stderr_to', 'asset_path']
 
 # %% ../../nbs/io/10_files.ipynb #69f4eb9e
 import errno, os, re, secrets, shutil, stat, time, zipfile, zlib
@@ -237,6 +237,26 @@ def check_target(
             raise fail(FlowbookError, o,
                        f'the file that is read{"" if str(o)==str(p) else f", by another name than {p}"}',
                        'another one: it would be overwritten')
+
+# %% ../../nbs/io/10_files.ipynb #7b3541df
+def check_writable(
+    *paths:str|Path # Files to be written later; None is skipped
+)->None:
+    "Raise before an hour of work, not after it, if one of the files can't be written"
+    for p in paths:
+        if p is not None: _temporary(_target(p))
+
+def check_folder(
+    *paths:str|Path # Folders to be filled later, which are made with their parents; None is skipped
+)->None:
+    "Raise before an hour of work, not after it, if one of the folders can't be made"
+    for p in filter(None, paths):
+        whole = Path(p).absolute()
+        there = next(o for o in (whole, *whole.parents) if os.path.lexists(o))
+        if not there.is_dir(): raise fail(FlowbookError, p, f'the file {there}', 'a folder, or a name for one')
+        if not os.access(there, os.W_OK):
+            raise fail(FlowbookError, p, 'no permission to write', 'a folder that can be written')
+
 
 # %% ../../nbs/io/10_files.ipynb #a383709a
 def decoder_path(

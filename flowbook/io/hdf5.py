@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/io/23_hdf5.ipynb #783aa251
 import io, math, zlib
 import numpy as np
-from ..core.errors import FlowFileError
+from ..core.errors import FlowFileError, pip_install
 from .checks import LARGEST, bad_file, check_length, clear_unknown, fill_unknown, known_pixels
 from .files import check_size
 from .formats import register_flow_format
@@ -20,7 +20,7 @@ def _h5py(where):
     try: import h5py
     except ImportError:
         raise bad_file(where, 'an HDF5 file, and no h5py to read or write it',
-                       'h5py: pip install "flowbook[data]"') from None
+                       pip_install('h5py', 'data')) from None
     return h5py
 
 # %% ../../nbs/io/23_hdf5.ipynb #70f15bb3

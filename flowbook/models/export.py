@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 import flowbook
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, FlowbookError, fail, pip_install
 from .contract import texture_pair
 from ..io.files import atomic_path
 from .base import Estimator
@@ -204,8 +204,8 @@ def _need(*names):
     from importlib import import_module
     try: return [import_module(n) for n in names]
     except ImportError as e:
-        expected = 'the packages of pip install "flowbook[export]"'
-        raise fail(FlowbookError, 'export', f'no {e.name or names[0]}', expected) from e
+        found = f'no {e.name or names[0]}'
+        raise fail(FlowbookError, 'export', found, pip_install(names[0], 'export')) from e
 
 # %% ../../nbs/models/95_export.ipynb #a1daed44
 def _cells(side, n): return (side + n - 1)//n   # works for symbols, too

@@ -17,7 +17,7 @@ import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 from ..core.array_checks import check_unit
-from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.errors import ConfigError, FlowbookError, fail, pip_install, unknown
 from ..core.grid import resize_flow
 from ..io.files import check_file
 from .base import Estimator, FlowOutput
@@ -72,8 +72,7 @@ def need_package(
     "Import a package of an extra, or say how to install it"
     try: return import_module(name)
     except ImportError as e:
-        advice = f'pip install "flowbook[{extra}]"'
-        raise fail(FlowbookError, name, f'no package {e.name or name}', advice) from e
+        raise fail(FlowbookError, name, f'no package {e.name or name}', pip_install(name, extra)) from e
 
 def _open_torch(path, provider, device):
     if provider: raise fail(ConfigError, 'provider', repr(provider), 'None: PyTorch has none')

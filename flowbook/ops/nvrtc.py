@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from functools import lru_cache
 from pathlib import Path
 import torch
-from ..core.errors import FlowbookError, fail
+from ..core.errors import FlowbookError, fail, pip_install
 from ..io.files import atomic_path, ensure_dir
 from .build import cache_folder, source_section
 
@@ -23,12 +23,12 @@ def nvrtc_missing()->str|None: # What is missing and what to do, or None if NVRT
     "Say in one line why kernels cannot be compiled here"
     try: from cuda.bindings import nvrtc
     except ImportError:
-        advice = 'pip install cuda-bindings, or install the CUDA build of torch'
+        advice = f"{pip_install('cuda-bindings')}, or install the CUDA build of torch"
         return f'the package cuda-bindings is missing: {advice}'
     try: ok,major,minor = nvrtc.nvrtcVersion()
     except (RuntimeError, OSError) as e:
         said = ' '.join(str(e).split())[:100]
-        return f"NVRTC's library was not found ({said}): pip install nvidia-cuda-nvrtc"
+        return f"NVRTC's library was not found ({said}): {pip_install('nvidia-cuda-nvrtc')}"
     return None if not ok else f'NVRTC does not answer: error {int(ok)}'
 
 # %% ../../nbs/ops/06_nvrtc.ipynb #224733ee
@@ -203,7 +203,7 @@ def build_cuda_extension(
         expected = "NVIDIA's CUDA toolkit; without it kernels are compiled at run time"
         raise fail(FlowbookError, 'nvcc', 'no CUDA compiler (CUDA_HOME, PATH)', expected)
     if not cpp_extension.is_ninja_available():
-        raise fail(FlowbookError, 'ninja', 'not installed', 'pip install ninja')
+        raise fail(FlowbookError, 'ninja', 'not installed', pip_install('ninja'))
     if archs is None: archs = cuda_arch(*torch.cuda.get_device_capability()),
     source = cuda_extension_sources(cache_folder()/'extension' if folder is None else folder)
     flags = [f'-gencode=arch=compute_{a.split("_")[1]},code={a}' for a in archs]

@@ -213,7 +213,7 @@ def get_recipe(
     if name not in RECIPES and name in list_models():
         raise fail(ConfigError, 'recipe', f'the model {name!r}',
                    f'a recipe: flowbook train quickstart model={name}')
-    return apply_overrides(with_defaults(expand_recipe(RECIPES[name]())), overrides)
+    return check_recipe(apply_overrides(with_defaults(expand_recipe(RECIPES[name]())), overrides))
 
 def flat_recipe(
     recipe:dict # A recipe, or a part of one

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
-from ..core.errors import ConfigError, fail, unknown
+from ..core.errors import ConfigError, fail, pip_install, unknown
 from ..core.processes import process_number
 from ..core.register import Register
 from ..data.loaders import show_row
@@ -109,7 +109,7 @@ def _need(module, name):
     try: return import_module(module)
     except ImportError:
         found = f"{name!r}, but no such package"
-        raise fail(MissingPackage, 'runtime.log', found, "pip install 'flowbook[track]' first") from None
+        raise fail(MissingPackage, 'runtime.log', found, pip_install(name)) from None
 
 def _tags(values):
     "Numbers of `values` under two headings"
