@@ -103,7 +103,7 @@ def book(
     for r in rows: typer.echo(f"{r['file']:34} {r['title']}")
     typer.echo(f'wrote {len(rows)} notebooks to {out}')
     typer.echo(f'next: jupyter lab {out/"start.ipynb"} '
-               '(JupyterLab comes with pip install "flowbook[jupyter]")')
+               f"(JupyterLab comes with {pip_install('jupyterlab', 'jupyter')})")
 
 # %% ../../nbs/cli/56_book.ipynb #6b2313a2
 def doctor(as_json:Json=False):

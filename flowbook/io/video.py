@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from functools import lru_cache, partial
 from fastcore.basics import patch
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, FlowbookError, fail, pip_install
 from ..core.faces import torch
 from .decoders import (TIMED, capture_frames, capture_property, ffmpeg_errors, has_av, is_regular,
                                   open_film, open_video, retime_video)
@@ -339,7 +339,7 @@ def give_times(
             if not retime_video(path, tmp, times):
                 raise fail(FlowbookError, where or path, f'{len(times)} times', 'one for each frame')
         return
-    what = ('PyAV keeps them: pip install "flowbook[video]"' if Path(path).suffix.lower() in TIMED
+    what = (f"PyAV keeps them: {pip_install('av', 'video')}" if Path(path).suffix.lower() in TIMED
             else f"only {' '.join(TIMED)} have them")
     warnings.warn(f'{where or path}: {fps:.4g} frames per second throughout; '
                   f'those of the source come at uneven times ({what})', stacklevel=1)
@@ -380,7 +380,7 @@ def frames2video(
     if not 0 < scale <= 16: raise fail(ConfigError, 'scale', scale, 'a factor above 0, up to 16')
     check_target(out, source)
     with read_frames(source, every, upright=upright, value_range=value_range) as frames, VideoWriter(out,
-        fps or frames.fps or 25., codec) as w:
+        frames.fps or 25. if fps is None else fps, codec) as w:
         for img in frames:
             small = img if scale==1 else cv2.resize(img, None, fx=scale, fy=scale,
                 interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
