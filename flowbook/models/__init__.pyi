@@ -91,6 +91,7 @@ from .memfof import SharpAttention as SharpAttention
 from .memfof import TripleUpdate as TripleUpdate
 from .memfof import memfof_parts as memfof_parts
 from .methods import ARRAY_METHODS as ARRAY_METHODS
+from .methods import CONTRIB as CONTRIB
 from .methods import DIS_PRESETS as DIS_PRESETS
 from .methods import FARNEBACK as FARNEBACK
 from .methods import check_method as check_method
