@@ -253,7 +253,8 @@ def check_folder(
     for p in filter(None, paths):
         whole = Path(p).absolute()
         there = next(o for o in (whole, *whole.parents) if os.path.lexists(o))
-        if not there.is_dir(): raise fail(FlowbookError, p, f'the file {there}', 'a folder, or a name for one')
+        if not there.is_dir():
+            raise fail(FlowbookError, p, f'the file {there}', 'a folder, or a name for one')
         if not os.access(there, os.W_OK):
             raise fail(FlowbookError, p, 'no permission to write', 'a folder that can be written')
 
