@@ -1,5 +1,7 @@
 "Bad input: one line that names the file or option, what was found and what was expected; exit code 2; nothing left behind"
 import re, struct
+from pathlib import Path
+import flowbook
 import numpy as np
 import pytest
 import torch
@@ -165,7 +167,7 @@ COMMANDS = [
     ('scores below a file', 'score clip.mp4 --out folder_in_the_way/s.csv --model dis', 'folder_in_the_way'),
     ('scores as a spreadsheet', 'score clip.mp4 --out OUT.xlsx --model dis', '.csv or .json'),
     ('no clips', 'score folder_empty --model dis', 'folder_empty'),
-    ('a mask of another size', 'propagate low_mask.png clip.mp4 --out OUT --model dis', '128x50'),
+    ('a mask of another size', 'propagate low_mask.png clip.mp4 --out OUT --model dis', '50x128'),
     ('masks among the frames', 'propagate mask.png folder_frames --out folder_frames --model dis', 'folder_frames'),
     ('a mask of no frame', 'propagate mask.png clip.mp4 --out OUT --model dis --frame 99', '99'),
     *[(f'adapt --lr {o}', f'adapt clip.mp4 --work-dir OUT --lr {o}', 'lr') for o in ('0', '-1', 'nan')],
@@ -239,3 +241,10 @@ def test_python(call, names, bad):
     assert '\n' not in text
     for part in ('found', 'expected', names): assert part in text, text
     assert {p: p.stat().st_mtime_ns for p in bad.rglob('*')}==before
+
+def test_sizes_are_height_x_width():
+    "Messages, tables and reports write a size as options take it"
+    wrong = r'\{(w|.*width.*|(\w|\.)+\[-1\])\}x\{(h|.*height.*|(\w|\.)+\[-2\])\}|\[1\]\}x\{[^}]*\[0\]|\[3\]\}x\{[^}]*\[2\]|\[2\]\}x\{[^}]*\[1\]'
+    found = [f'{p.name}:{i} {l.strip()}' for p in Path(flowbook.__file__).parent.rglob('*.py')
+             for i,l in enumerate(p.read_text(encoding='utf-8').splitlines(), 1) if re.search(wrong, l)]
+    assert not found, found

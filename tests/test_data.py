@@ -22,7 +22,7 @@ def test_check(sintel):
     res = flowbook('data', 'check', 'sintel', sintel, '--json', cwd=sintel.parent)
     assert res.returncode==0, res.stderr
     found = json.loads(res.stdout)
-    assert not found['problems'] and found['files'] > 8 and found['rows'][0]['sizes']=='128x96'
+    assert not found['problems'] and found['files'] > 8 and found['rows'][0]['sizes']=='96x128'
 
 def test_train_and_test_on_a_data_set(sintel, tmp_path):
     "The names come first or last: `data=` chooses the keys that the others set"

@@ -163,8 +163,8 @@ def _sheet(s, scale):
 # %% ../../nbs/apps/30_explorer.ipynb #277234ff
 def _say(after, scale):
     "The numbers under the pictures"
-    if after.flow is None: return f'{after.size[1]}x{after.size[0]} pixels'
+    if after.flow is None: return f'{after.size[0]}x{after.size[1]} pixels'
     known = 1. if after.valid is None else after.valid.mean()
     fastest = max_motion(after.flow, after.valid)
     said = f'flow up to {fastest:.1f} px (before {scale:.1f}), {known:.0%} of it known'
-    return f'{after.size[1]}x{after.size[0]} pixels, {said}'
+    return f'{after.size[0]}x{after.size[1]} pixels, {said}'

@@ -94,7 +94,7 @@ def decode_upload(
         raise refuse(415, name, f'{len(data)} bytes that are not an image',
                      'a PNG, JPEG or WebP file') from None
     if im.width*im.height > max_pixels:
-        raise refuse(413, name, f'{im.width}x{im.height} pixels', f'at most {max_pixels} pixels')
+        raise refuse(413, name, f'{im.height}x{im.width} pixels', f'at most {max_pixels} pixels')
     if im.format=='PNG': check_png(data, name, ImageFileError)
     img = decode_pillow(im, name, deep=True)
     return turn_exif(img, image_turn(im)) if upright else img
@@ -113,7 +113,7 @@ def _container(data):
 def _frames_allowed(w, h, limits):
     "How many frames fit: `max_frames`, and at most the pixels of eight largest images, to bound memory"
     if w*h > limits.max_pixels:
-        raise refuse(413, 'video', f'frames of {w}x{h} pixels', f'at most {limits.max_pixels} pixels')
+        raise refuse(413, 'video', f'frames of {h}x{w} pixels', f'at most {limits.max_pixels} pixels')
     return min(limits.max_frames, 8*limits.max_pixels//max(w*h, 1))
 
 # %% ../../nbs/apps/50_serve.ipynb #d235aaec
@@ -135,7 +135,7 @@ def decode_clip(
         except FlowbookError as e:
             raise refuse(422, 'video', str(e).replace(f'{path}', 'video'), 'a whole one') from None
     if len(found) > most:
-        raise refuse(413, 'video', f'more than {most} frames of {w}x{h} pixels', 'a shorter or smaller one')
+        raise refuse(413, 'video', f'more than {most} frames of {h}x{w} pixels', 'a shorter or smaller one')
     if len(found) < 2: raise refuse(422, 'video', f'{len(found)} frame', 'two or more')
     return found,fps
 

@@ -93,7 +93,7 @@ def _show_demo(sample, predictor, found, files, as_json):
         return print_json(dict(pair=sample.name, size=[h, w], device=predictor.device, methods=found,
                                files=files))
     what = 'errors against the true flow' if known else 'motion; the true flow is unknown'
-    _print_methods(f'{sample.name}, {w}x{h} pixels, on {predictor.device}: {what}',
+    _print_methods(f'{sample.name}, {h}x{w} pixels, on {predictor.device}: {what}',
                    found if known else {k: v for k,v in found.items() if k!='zero flow'})
     typer.echo(f"wrote {files[0]}, {', '.join(o.name for o in files[1:])}")
     if sample.name=='demo': say_next('flowbook infer a.png b.png --out flow', 'two images of your own')
@@ -281,7 +281,7 @@ def _said(res): return '' if res['precision'] == 'fp32' else f" in {res['precisi
 def _show_infer(pair, res, files, as_json):
     if as_json: return print_json(res | dict(files=files))
     h,w = res['size']
-    typer.echo(f"{pair}: {w}x{h} pixels, {res['model']} on {res['device']}{_said(res)}, {res['ms']:.0f} ms")
+    typer.echo(f"{pair}: {h}x{w} pixels, {res['model']} on {res['device']}{_said(res)}, {res['ms']:.0f} ms")
     if 'orientation' in res:
         typer.echo(f"photos {'turned upright' if res['upright'] else 'as stored, not upright'} "
                    f"(EXIF orientation {res['orientation'][0]}, {res['orientation'][1]})")

@@ -22,7 +22,7 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 _UsageError = typer.BadParameter.__base__   # Typer bundles click since 0.2x; the name is the same in both
 
 _DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
-         errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}   # what the operating system refuses
+         errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}   # what the operating system rejects
 
 @contextmanager
 def one_line():

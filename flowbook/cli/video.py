@@ -163,7 +163,7 @@ def _show(report, source, predictor, layout, notes, as_json):
     if not report.new: return typer.echo(f'{report.out} is complete: {report.pairs} pairs')
     h,w = report.size
     if predictor.tile: typer.echo(str(predictor.plan(report.size)))
-    typer.echo(f"{source}: {report.new} pairs of {w}x{h} pixels, {predictor.name} on {predictor.device}, "
+    typer.echo(f"{source}: {report.new} pairs of {h}x{w} pixels, {predictor.name} on {predictor.device}, "
                f"{report.fps:.1f} pairs/s; "
                f"at work: {', '.join(f'{k} {100*v:.0f} %' for k,v in stages.items())}")
     if report.scores:

@@ -135,7 +135,7 @@ def _show(found, model, as_json, weights=None):
         return print_json(dict(model=model, path=found.path, format=found.format, dynamic=found.dynamic,
                                bytes=found.bytes, delta=f'{found.delta:.2e}', runs=runs))
     for r in runs:
-        typer.echo(f"{r['batch']} pair{'s'*(r['batch']>1)} of {r['size'][1]}x{r['size'][0]}: file and model "
+        typer.echo(f"{r['batch']} pair{'s'*(r['batch']>1)} of {r['size'][0]}x{r['size'][1]}: file and model "
                    f"differ by at most {r['delta']:.1e} px, flow up to {r['largest']:.1f} px")
     typer.echo(f'wrote {found.path}, {found.bytes/1e6:.1f} MB')
     mine = f' --weights {weights}' if weights else ''

@@ -35,8 +35,8 @@ class FlowSample:
             x = getattr(self, f.name)
             if isinstance(x, np.ndarray) and x.shape[:2] != size:
                 raise fail(FlowbookError, f"{self.name or 'sample'} {f.name}",
-                           f"{x.shape[1]}x{x.shape[0]} pixels",
-                           f"{size[1]}x{size[0]} as img1 has")
+                           f"{x.shape[0]}x{x.shape[1]} pixels",
+                           f"{size[0]}x{size[1]} as img1 has")
 
     @property
     def size(self):
@@ -69,7 +69,7 @@ def masked(self:FlowSample)->FlowSample: # `self` if all flow is finite, else a 
 def __repr__(self:FlowSample):
     known = [f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)
              and not f.name.startswith('img')]
-    size = f"{self.size[1]}x{self.size[0]}"
+    size = f"{self.size[0]}x{self.size[1]}"
     sparse = ', sparse' if self.is_sparse else ''
     return f"FlowSample({self.name or 'unnamed'}: {size}, {', '.join(known) or 'no truth'}{sparse})"
 

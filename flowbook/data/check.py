@@ -145,7 +145,7 @@ def check_dataset(
 def _row(options, ds, sizes):
     names = sorted({n for p in ds.records[:100] for n in ('flow', 'flow_bw', 'occ', 'occ_bw',
         'invalid') if getattr(p, n)})
-    shown = [f"{w}x{h}" for h, w in sorted(sizes)]
+    shown = [f"{h}x{w}" for h, w in sorted(sizes)]
     return dict(options=', '.join(f"{k}={v}" for k, v in options.items()), pairs=len(ds),
         published=ds.published(), truth=', '.join(names) or 'none',
                 sizes=', '.join(shown[:3]) + f" and {len(shown) - 3} more"*(len(shown) > 3))

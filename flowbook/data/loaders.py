@@ -44,7 +44,7 @@ class SceneDataset:
     def __len__(self): return self.n
     def __repr__(self):
         (h, w), fresh = self.config.size, ', new at each pass'*self.fresh
-        return f"SceneDataset({self.n} pairs of {w}x{h}, seed {self.seed}{fresh})"
+        return f"SceneDataset({self.n} pairs of {h}x{w}, seed {self.seed}{fresh})"
 
     def number(self,
         i:int,       # Which item

@@ -34,7 +34,7 @@ def demo_paths()->tuple: # Paths of frame 1, frame 2 and the true flow (KITTI's 
     "Find the files of `demo_pair` in the package"
     return tuple(asset_path(f'demo_{o}.png') for o in (1, 2, 'flow'))
 
-def demo_pair()->FlowSample: # 352x256 pixels, flow up to 22 px
+def demo_pair()->FlowSample: # 256x352 pixels, flow up to 22 px
     "Read two frames and their true flow"
     a,b,truth = demo_paths()
     flow,valid = read_flow_kitti(truth)
@@ -56,7 +56,7 @@ def read_alike(
 )->tuple:               # Tensors `(B,3,H,W)` RGB in the type they came in
     "Read images that must agree in size and number"
     xs = [_read(img, name, upright) for img,name in zip(imgs, names, strict=True)]
-    size = lambda t: f'{t.shape[-1]}x{t.shape[-2]} pixels'
+    size = lambda t: f'{t.shape[-2]}x{t.shape[-1]} pixels'
     for x,name in zip(xs, names, strict=True):
         if len(x)!=len(xs[0]):
             raise fail(FlowbookError, name, f'{len(x)} images', f'{len(xs[0])} as {names[0]} has')
@@ -114,8 +114,8 @@ def read_truth(
     "Read true flow, and the mask of where it is known"
     flow,valid = read_flow_valid(path)
     if size and flow.shape[:2]!=tuple(size):
-        raise fail(FlowbookError, path, f'{flow.shape[1]}x{flow.shape[0]} pixels',
-                   f'{size[1]}x{size[0]} as the frames have')
+        raise fail(FlowbookError, path, f'{flow.shape[0]}x{flow.shape[1]} pixels',
+                   f'{size[0]}x{size[1]} as the frames have')
     return flow,valid
 
 # %% ../../nbs/data/14_pair.ipynb #c3ea524e

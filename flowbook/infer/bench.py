@@ -125,7 +125,7 @@ def peak_memory(
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, json.dumps(job)], capture_output=True,
                           text=True)
     if done.returncode: raise fail(FlowbookError,
-        f"{model if isinstance(model, str) else model['name']} at {size[1]}x{size[0]}",
+        f"{model if isinstance(model, str) else model['name']} at {size[0]}x{size[1]}",
             (done.stderr.strip().splitlines() or ['a process that was killed'])[-1], 'a run that ends')
     before,peak = json.loads(done.stdout.splitlines()[-1])
     return (peak - before)/2**20

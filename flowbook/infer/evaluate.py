@@ -34,8 +34,8 @@ def evaluate_pair(
     truth,known = known_flow(flow_gt, valid)
     pred = to_numpy_flow(flow)
     if pred.shape!=truth.shape:
-        raise fail(FlowbookError, 'flow', f'{pred.shape[1]}x{pred.shape[0]} pixels',
-                   f'{truth.shape[1]}x{truth.shape[0]} as the truth has')
+        raise fail(FlowbookError, 'flow', f'{pred.shape[0]}x{pred.shape[1]} pixels',
+                   f'{truth.shape[0]}x{truth.shape[1]} as the truth has')
     batch = [torch.from_numpy(o).permute(2, 0, 1)[None] for o in (pred, np.ascontiguousarray(truth))]
     return _scores([(*batch, torch.from_numpy(known)[None,None])])
 

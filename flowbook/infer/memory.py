@@ -124,4 +124,4 @@ def plan_memory(
                 f'the whole about {_mib(whole)}')
         return plan_tiles(size, tiles[i], overlap, note)
     raise fail(FlowbookError, 'memory', f'{_mib(free)} free',
-               f'more for {size[1]}x{size[0]} pixels, or a smaller scale')
+               f'more for {size[0]}x{size[1]} pixels, or a smaller scale')

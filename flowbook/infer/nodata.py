@@ -74,7 +74,7 @@ def check_valid(
     if valid is None: return
     (h,w),(n,m) = img.shape[-2:],valid.shape[-2:]
     if (n,m)!=(h,w) or len(valid) not in (1, len(img)):
-        raise fail(FlowbookError, name, f'{m}x{n} pixels', f'{w}x{h} as the image has')
+        raise fail(FlowbookError, name, f'{n}x{m} pixels', f'{h}x{w} as the image has')
     if not valid.any(): raise fail(FlowbookError, name, 'a mask that leaves out all', 'some valid pixels')
     return None if valid.all() else valid.to(img.device)
 

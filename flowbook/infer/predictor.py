@@ -193,7 +193,7 @@ def _memory_said(img):
         if type(e) is RuntimeError and 'allocate memory' not in str(e): raise
         b,_,h,w = img.shape
         raise fail(FlowbookError, 'memory',
-                   f"too little for {f'{b} pairs of '*(b > 1)}{w}x{h} pixels",
+                   f"too little for {f'{b} pairs of '*(b > 1)}{h}x{w} pixels",
                    "tile='auto' or a smaller scale") from None
 
 @patch
@@ -368,7 +368,7 @@ def _first_guess(self:FlowPredictor, flow, img):
     shape = (len(img), 2, *img.shape[-2:])
     if tuple(t.shape)!=shape:
         raise fail(FlowbookError, 'flow_init', f'shape {tuple(flow.shape)}',
-                   f'a flow of size {shape[3]}x{shape[2]}, as the frames')
+                   f'a flow of size {shape[2]}x{shape[3]}, as the frames')
     return t.float()
 
 @patch

@@ -114,7 +114,7 @@ def check_mask(
         mask = Labels(a)
     h,w = mask.values.shape[:2]
     if (h,w)!=tuple(size):
-        raise fail(FlowbookError, mask.name, f'{w}x{h} pixels', f'{size[1]}x{size[0]} as frame {ref} has')
+        raise fail(FlowbookError, mask.name, f'{h}x{w} pixels', f'{size[0]}x{size[1]} as frame {ref} has')
     if not mask.area.any():
         raise fail(FlowbookError, mask.name, 'an empty mask', 'some pixels that are not 0')
     return mask

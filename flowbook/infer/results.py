@@ -55,7 +55,7 @@ def _range(name, a):
 def __repr__(self:FlowArray):
     if not _is_flow(self) or not self.size: return repr(self.view(np.ndarray))
     *b,h,w,_ = self.shape
-    many = f'{b[0]} flows {w}x{h} each' if b else f'flow {w}x{h}'
+    many = f'{b[0]} flows {h}x{w} each' if b else f'flow {h}x{w}'
     return (f"{many}, pixels, from {self.frames[0]} to {self.frames[1]}: "
             f"{_range('u right', self[...,0])}, {_range('v down', self[...,1])}")
 

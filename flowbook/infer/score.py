@@ -102,8 +102,8 @@ def _pairs(frames, original, predictor):
                     f'{i} as the other clip has')
             if now[0].shape!=now[-1].shape:
                 raise fail(FlowbookError, f'{sources[-1].name}, frame {i}',
-                    f'{now[-1].shape[1]}x{now[-1].shape[0]} pixels',
-                    f'{now[0].shape[1]}x{now[0].shape[0]} as the clip has')
+                    f'{now[-1].shape[0]}x{now[-1].shape[1]} pixels',
+                    f'{now[0].shape[0]}x{now[0].shape[1]} as the clip has')
             if last is not None: yield i-1,last[0],now[0],flow_both_ways(predictor, last[-1], now[-1])
             last = now
 

@@ -211,5 +211,5 @@ def _stream(ready, predictor, bidirectional, warm_start, clock):
 # %% ../../nbs/infer/30_stream.ipynb #3fbe73e5
 def _same_size(a, b, i):
     if a.shape!=b.shape:
-        raise fail(FlowbookError, f'frame {i}', f'{b.shape[1]}x{b.shape[0]} pixels',
-                   f'{a.shape[1]}x{a.shape[0]} as the frame before')
+        raise fail(FlowbookError, f'frame {i}', f'{b.shape[0]}x{b.shape[1]} pixels',
+                   f'{a.shape[0]}x{a.shape[1]} as the frame before')

@@ -59,7 +59,7 @@ def _flo_size(data):
         raise _Bad('a file that is not .flo', 'the number 202021.25 and a size first')
     w,h = struct.unpack('<ii', data[4:12])
     if len(data) != 12 + 8*w*h:
-        raise _Bad(f'{len(data)} bytes', f'{12 + 8*w*h} for {w}x{h} vectors of float32')
+        raise _Bad(f'{len(data)} bytes', f'{12 + 8*w*h} for {h}x{w} vectors of float32')
     flow = np.frombuffer(data, '<f4', offset=12)
     if not (np.abs(flow) < 1e9).all(): raise _Bad('unknown vectors', 'a vector at every pixel')
     return h,w
@@ -98,7 +98,7 @@ def _png_size(data):
     z = zlib.decompressobj()
     try: got = len(z.decompress(b''.join(b for k,b in chunks if k == b'IDAT'), need + 1))
     except zlib.error: got = -1
-    if got != need: raise _Bad(f'{got} bytes of pixels', f'{need} for {w}x{h}')
+    if got != need: raise _Bad(f'{got} bytes of pixels', f'{need} for {h}x{w}')
     return h,w
 
 _READERS = {'.flo': _flo_size, '.flo5': _flo5_size, '.png': _png_size}
@@ -128,14 +128,14 @@ def _check_one(path, item, size, read, frame):
     "Check one file; `size` is what the archive says, `frame` the size of the image"
     h,w = frame
     if size > 64*h*w + 2**16:
-        raise fail(FlowbookError, f'{path}: {item.file}', f'{size} bytes', f'flow of {w}x{h} pixels')
+        raise fail(FlowbookError, f'{path}: {item.file}', f'{size} bytes', f'flow of {h}x{w} pixels')
     try: found = tuple(_READERS[PurePosixPath(item.file).suffix](read(item.file)))
     except _Bad as e: raise fail(FlowbookError, f'{path}: {item.file}', *e.args) from None
     except (zipfile.BadZipFile, zlib.error, OSError) as e:
         raise fail(FlowbookError, f'{path}: {item.file}', f'damage ({e})', 'an intact file') from None
     if found != (h, w):
-        raise fail(FlowbookError, f'{path}: {item.file}', f'{found[1]}x{found[0]} vectors',
-                   f'{w}x{h} as {item.img1.name} has pixels')
+        raise fail(FlowbookError, f'{path}: {item.file}', f'{found[0]}x{found[1]} vectors',
+                   f'{h}x{w} as {item.img1.name} has pixels')
 
 def _frame_size(path):
     from PIL import Image

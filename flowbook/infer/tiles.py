@@ -32,9 +32,9 @@ class TilePlan:
 
     def __str__(self):
         how = 'whole' if self.whole else (
-            f'in {len(self.rows)}x{len(self.columns)} tiles of {self.tile[1]}x{self.tile[0]}, '
+            f'in {len(self.rows)}x{len(self.columns)} tiles of {self.tile[0]}x{self.tile[1]}, '
             f'overlap {self.overlap}')
-        return f'{self.size[1]}x{self.size[0]} {how}' + (f': {self.note}' if self.note else '')
+        return f'{self.size[0]}x{self.size[1]} {how}' + (f': {self.note}' if self.note else '')
 
 # %% ../../nbs/infer/08_tiles.ipynb #b455363a
 def _starts(side, tile, overlap):

@@ -208,8 +208,8 @@ def step(self:Tracker,
     if self.first is None:
         raise fail(FlowbookError, 'tracker', 'no first frame', 'start(frame, points) before step(frame)')
     if frame.shape[:2]!=self.size:
-        raise fail(FlowbookError, f'frame {self.count}', f'{frame.shape[1]}x{frame.shape[0]} pixels',
-            f'{self.size[1]}x{self.size[0]} as the first frame has')
+        raise fail(FlowbookError, f'frame {self.count}', f'{frame.shape[0]}x{frame.shape[1]} pixels',
+            f'{self.size[0]}x{self.size[1]} as the first frame has')
     img,there,back = _prepared(self.predictor, frame),[],[]
     for _,old,points,old_back in self.ways():
         flow,flow_bw = flow_both_ways(self.predictor, old, img)
@@ -271,7 +271,7 @@ def check_points(
     if not good.all():
         i = int(np.argmin(good))
         raise fail(FlowbookError, f'{where}, point {i}', f'x {p[i,0]:g}, y {p[i,1]:g}',
-            f'x from 0 to {w - 1} and y from 0 to {h - 1}: the image is {w}x{h}')
+            f'x from 0 to {w - 1} and y from 0 to {h - 1}: the image is {h}x{w}')
     return p.astype(np.float32)
 
 # %% ../../nbs/infer/40_tracks.ipynb #0c1cd2e3

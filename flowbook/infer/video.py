@@ -242,8 +242,8 @@ def picture(self:_Painter, number, pair):
         raise fail(FlowbookError, self.truths.name, f'{number} frames',
             f'one for each pair, and now number {number}')
     if img.shape!=pair.img1.shape:
-        raise fail(FlowbookError, self.truths.name, f'{img.shape[1]}x{img.shape[0]} pixels',
-            f'{pair.img1.shape[1]}x{pair.img1.shape[0]} as the frames have')
+        raise fail(FlowbookError, self.truths.name, f'{img.shape[0]}x{img.shape[1]} pixels',
+            f'{pair.img1.shape[0]}x{pair.img1.shape[1]} as the frames have')
     return img
 
 # %% ../../nbs/infer/32_video.ipynb #54a31e4c

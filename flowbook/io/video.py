@@ -60,8 +60,8 @@ def _one_size(img, size, where):
     "The size of `img`, which is `size` unless it is the first"
     check_size(*img.shape[:2], where)
     if size and img.shape[:2]!=size:
-        raise fail(FlowbookError, where, f'{img.shape[1]}x{img.shape[0]} pixels',
-            f'{size[1]}x{size[0]} as the first frame has')
+        raise fail(FlowbookError, where, f'{img.shape[0]}x{img.shape[1]} pixels',
+            f'{size[0]}x{size[1]} as the first frame has')
     return img.shape[:2]
 
 def _one_by_one(pictures, where):
@@ -352,7 +352,7 @@ class _GifWriter:
     def write(self, bgr):
         if (len(self.frames)+1)*bgr.shape[0]*bgr.shape[1] > 4*MAX_PIXELS:
             raise fail(FlowbookError, 'gif',
-                f'more than {len(self.frames)} frames of {bgr.shape[1]}x{bgr.shape[0]}',
+                f'more than {len(self.frames)} frames of {bgr.shape[0]}x{bgr.shape[1]}',
                        f'at most {4*MAX_PIXELS} pixels in all: write an .mp4')
         self.frames.append(Image.fromarray(bgr[...,::-1]).quantize(256))
 

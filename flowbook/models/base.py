@@ -39,7 +39,7 @@ class FlowOutput:
         b, _, h, w = self.flow.shape
         several = lambda n, word: f"{n} {word}{'s'*(n != 1)}"
         what = 'pair' if self.flow_prev is None else 'triple'
-        said = [f"{several(b, what)} of {w}x{h}", several(len(self.flows), 'prediction'), *more]
+        said = [f"{several(b, what)} of {h}x{w}", several(len(self.flows), 'prediction'), *more]
         return f"FlowOutput({', '.join(said)})"
 
 # %% ../../nbs/models/00_base.ipynb #7b8fe5f1
@@ -107,7 +107,7 @@ def check_images(self:Estimator,
         raise fail(FlowbookError, name, f"shape {tuple(x.shape)}",
                    f"{tuple(imgs[0].shape)} as {names[0]} has")
     if h < least or w < least:
-        raise fail(FlowbookError, 'images', f"{w}x{h} pixels", f"at least {least}x{least}")
+        raise fail(FlowbookError, 'images', f"{h}x{w} pixels", f"at least {least}x{least}")
     self.check_values(**dict(zip(names, imgs, strict=True)))
 
 # %% ../../nbs/models/00_base.ipynb #920a40e1

@@ -326,7 +326,7 @@ class Exported:
         return max(c[3] for c in self.checks)
 
     def __repr__(self):
-        runs = ', '.join(f'{b} of {w}x{h}: {d:.1e} px of {m:.0f}' for b, h, w, d, m in self.checks)
+        runs = ', '.join(f'{b} of {h}x{w}: {d:.1e} px of {m:.0f}' for b, h, w, d, m in self.checks)
         kind = f'ONNX opset {_opset}' if self.format == 'onnx' else 'torch.export'
         sizes = 'any size' if self.dynamic else 'one size'
         return f"{self.path.name}: {kind}, {sizes}, {self.bytes/1e6:.1f} MB; largest difference {runs}"

@@ -38,7 +38,7 @@ def forward(self:RelativePositions,
     (h, w), reach = q.shape[-2:], len(self.steps)
     if h > reach or w > reach:
         limit = f"at most {reach} in height and width: without positions any"
-        raise fail(FlowbookError, 'images', f"{w}x{h} cells", limit)
+        raise fail(FlowbookError, 'images', f"{h}x{w} cells", limit)
     by_row = torch.einsum('bncij,iuc->bniju', q, self.rows(self.steps[:h, :h]))
     by_column = torch.einsum('bncij,jvc->bnijv', q, self.columns(self.steps[:w, :w]))
     return by_row[..., None] + by_column[..., None, :]

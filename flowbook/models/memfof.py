@@ -132,7 +132,7 @@ def encode(self:MEMFOF,
     for f in found:
         shape = () if f is None else (f.shape[0], *f.shape[-2:])
         if shape and list(shape) != size or len(found) != 3:
-            expected = f'three, each None or of a batch of {size[0]} with {size[2]}x{size[1]} cells'
+            expected = f'three, each None or of a batch of {size[0]} with {size[1]}x{size[2]} cells'
             given = f'{len(found)}, one of shape {tuple(getattr(f, "shape", ()))}'
             raise fail(FlowbookError, 'features', given, expected)
     todo = [i for i, f in enumerate(found) if f is None]

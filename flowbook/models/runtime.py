@@ -211,7 +211,7 @@ def inner_size(self:FileModel,
     if self.only is None: return tuple(max(-(-s//self.step)*self.step, self.least) for s in size)
     if all(s <= o for s, o in zip(size, self.only, strict=True)): return self.only
     (h, w), (H, W) = size, self.only
-    raise fail(FlowbookError, self.path, f'images of {w}x{h} pixels',
+    raise fail(FlowbookError, self.path, f'images of {h}x{w} pixels',
                f'at most {W}x{H}; FlowPredictor makes tiles of larger ones')
 
 def _pad(x, inner):

@@ -96,7 +96,7 @@ def _smoothness(flow, img, alpha, edges, order):
     known = dict(exponential=torch.abs, gaussian=torch.square)
     if edges not in known: raise fail(ConfigError, 'edges', repr(edges), ' or '.join(map(repr, known)))
     if flow.shape[-2:] != img.shape[-2:]:
-        expected = f"the {flow.shape[-1]}x{flow.shape[-2]} pixels of flow"
+        expected = f"the {flow.shape[-2]}x{flow.shape[-1]} pixels of flow"
         raise fail(FlowbookError, 'img', f"shape {tuple(img.shape)}", expected)
     bends = _differences(flow)
     if order == 2: bends = _differences(bends[0])[0], _differences(bends[1])[1]
