@@ -4,7 +4,6 @@ from .errors import FlowFileError as FlowFileError
 from .errors import FlowbookError as FlowbookError
 from .errors import ImageFileError as ImageFileError
 from .errors import WeightsError as WeightsError
-from .errors import pip_install as pip_install
 from .faces import APART as APART
 from .faces import HELPERS as HELPERS
 from .faces import everything as everything

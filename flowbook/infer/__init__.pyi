@@ -140,7 +140,6 @@ from .tracks import ReferenceFlow as ReferenceFlow
 from .tracks import TrackFrame as TrackFrame
 from .tracks import Tracker as Tracker
 from .tracks import Tracks as Tracks
-from .tracks import check_jumps as check_jumps
 from .tracks import check_points as check_points
 from .tracks import choose_path as choose_path
 from .tracks import compose_flows as compose_flows

@@ -48,9 +48,7 @@ from .exr import stmap_to_flow as stmap_to_flow
 from .exr import write_exr_channels as write_exr_channels
 from .exr import write_motion as write_motion
 from .files import asset_path as asset_path
-from .files import check_folder as check_folder
 from .files import check_target as check_target
-from .files import check_writable as check_writable
 from .files import check_zip as check_zip
 from .files import decoder_path as decoder_path
 from .files import describe_file as describe_file
