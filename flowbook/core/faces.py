@@ -16,7 +16,8 @@ from pathlib import Path
 # %% ../../nbs/core/02_faces.ipynb #b17fbf13
 # What chapters share among themselves: generic names, which stay in their modules
 HELPERS = '''
-    fail unknown as_rng check_prob check_range check_geometric check_file check_folder check_jumps check_size check_writable pip_install atomic_path
+    fail unknown pip_install check_folder check_jumps check_writable
+    as_rng check_prob check_range check_geometric check_file check_size atomic_path
     ensure_dir natural_key MAX_SIDE MAX_PIXELS INDEX IMAGES FIELDS DIRECTIONS VIEWS OWN_KEYS apply_tfm
     apportion half_resolution hstack vstack need_jupyter as_samples thumbnail Refused refuse RateLimit
     decode_upload decode_clip encode_answer open_port image_bytes zero Names model_name rename link Link
