@@ -280,7 +280,7 @@ def show_samples(
     *samples:FlowSample, # With flow; one row each
     titles:list=None     # One text per row
 ): # The axes, `(n,4)`
-    "Draw images, flow and residual of `samples`, and arrows from where pixels are to where they go"
+    "Draw images, flow and residual of `samples`, and arrows where some pixels go, all rows at one scale"
     import matplotlib.pyplot as plt
     from flowbook.viz.color import flow_to_color, max_motion
     top = max(max_motion(s.flow, s.valid) for s in samples) or 1.
@@ -291,7 +291,7 @@ def show_samples(
         res = warp_residual(s)
         shown = s.img1, s.img2, flow_to_color(s.flow, top, s.valid)
         for ax,x in zip(row[:3], shown, strict=True): ax.imshow(x)
-        _arrows(row[0], s)
+        _arrows(row[0], s, top)
         row[3].imshow(res, cmap=_residual_colors(), vmin=0, vmax=40)
         names = f'img1 {t}', 'img2', f'flow, up to {top:.0f} px', f'residual {np.nanmean(res):.1f}'
         for ax,name in zip(row, names, strict=False): ax.set_title(name, fontsize=9); ax.axis('off')
@@ -304,14 +304,14 @@ def _residual_colors():
     cmap.set_bad('.7') # unknown or hidden
     return cmap
 
-def _arrows(ax, s):
-    "Some of the flow of a sample, as arrows at its true length"
+def _arrows(ax, s, top):
+    "Some of the flow of a sample; an arrow for `top` pixels spans the distance between two arrows"
     step = max(min(s.size)//6, 4)
     y,x = np.mgrid[step//2:s.size[0]:step, step//2:s.size[1]:step]
     u,v = s.flow[y,x].transpose(2, 0, 1)
     known = np.isfinite(u) & (True if s.valid is None else s.valid[y,x])
-    ax.quiver(x[known], y[known], u[known], v[known], angles='xy', scale_units='xy', scale=1, color='w',
-              width=.008)
+    ax.quiver(x[known], y[known], u[known], v[known], angles='xy', scale_units='xy', scale=top/step, color='w',
+              edgecolor='k', linewidth=.5, width=.012)
 
 # %% ../../nbs/augment/30_geometry.ipynb #1643a7aa
 def check_geometric(
