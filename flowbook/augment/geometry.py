@@ -305,7 +305,7 @@ def _residual_colors():
     return cmap
 
 def _arrows(ax, s, top):
-    "Some of the flow of a sample; an arrow for `top` pixels spans the distance between two arrows"
+    "Some of the flow of a sample; an arrow for `top` pixels reaches to where the next begins"
     step = max(min(s.size)//6, 4)
     y,x = np.mgrid[step//2:s.size[0]:step, step//2:s.size[1]:step]
     u,v = s.flow[y,x].transpose(2, 0, 1)
