@@ -310,8 +310,8 @@ def _arrows(ax, s, top):
     y,x = np.mgrid[step//2:s.size[0]:step, step//2:s.size[1]:step]
     u,v = s.flow[y,x].transpose(2, 0, 1)
     known = np.isfinite(u) & (True if s.valid is None else s.valid[y,x])
-    ax.quiver(x[known], y[known], u[known], v[known], angles='xy', scale_units='xy', scale=top/step, color='w',
-              edgecolor='k', linewidth=.5, width=.012)
+    ax.quiver(x[known], y[known], u[known], v[known], angles='xy', scale_units='xy', scale=top/step,
+              color='w', edgecolor='k', linewidth=.5, width=.012)
 
 # %% ../../nbs/augment/30_geometry.ipynb #1643a7aa
 def check_geometric(
