@@ -12,16 +12,21 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
-from ..io.images import read_image
+from ..io.images import image_turn, read_image, to_planes, turn_exif
 
-# %% ../../nbs/infer/11_nodata.ipynb #20fba063
-def _alpha(img):
-    "The transparency of an image on disk or in memory, `(H,W)`; None if it has none"
-    if isinstance(img, (str,Path)):
-        try:
-            with Image.open(img) as im: return _alpha(im) if _transparent(im) else None
-        except OSError: return None       # the reader will report what is wrong
-    return np.asarray(img.convert('RGBA'))[...,3] if _transparent(img) else None
+# %% ../../nbs/infer/11_nodata.ipynb #c5da43a2
+def _alpha(im, upright, file):
+    "The transparency of an image that Pillow opened, `(H,W)`, on the grid that `to_planes` gives its colours"
+    tag = image_turn(im)
+    if im.format!='TIFF': return turn_exif(np.asarray(im.convert('RGBA'))[...,3], tag if upright else 1)
+    if file: im.filename = ''   # see `decode_pillow`: a mapped file would be skewed
+    alpha = np.asarray(im.convert('RGBA'))[...,3]   # Pillow has turned it
+    return alpha if upright or not file else turn_exif(alpha, {6: 8, 8: 6}.get(tag, tag))
+
+def _read_alpha(path, upright):
+    try:
+        with Image.open(path) as im: return _alpha(im, upright, True) if _transparent(im) else None
+    except OSError: return None       # the reader will report what is wrong
 
 def _transparent(im): return im.mode in ('RGBA','LA','PA') or 'transparency' in im.info
 
@@ -33,11 +38,14 @@ def _planes(img):
 
 # %% ../../nbs/infer/11_nodata.ipynb #76846aff
 def find_nodata(
-    img          # Path, Pillow image, array or tensor, or a batch, as `read_pair` takes it
+    img,         # Path, Pillow image, array or tensor, or a batch, as `read_pair` takes it
+    upright:bool=False # Will a photo be rotated as its EXIF tag says? Then so is its transparency
 )->tuple:        # The image without NaN; and `(B,1,H,W)` bool, True = has data, None if all pixels do
     "Find NaN and full transparency"
     if isinstance(img, (str,Path,Image.Image)):
-        alpha = _alpha(img)
+        alpha = _read_alpha(img, upright) if isinstance(img, (str,Path)) else None
+        if isinstance(img, Image.Image) and _transparent(img):   # colours first: Pillow cuts 16 bits to 8
+            img,alpha = to_planes(img, upright=upright),_alpha(img, upright, False)
         return img,None if alpha is None or alpha.all() else torch.from_numpy(alpha > 0)[None,None]
     if not isinstance(img, (np.ndarray,Tensor)) or not 2 <= img.ndim <= 4: return img,None
     planes = _planes(img)
@@ -52,12 +60,13 @@ def find_nodata(
 def join_masks(
     img,            # As `find_nodata` takes it
     valid=None,     # `(H,W)` or `(B,H,W)`, or path of an image, black where there is no data; None: all valid
-    name:str='valid'# For messages
+    name:str='valid',   # For messages
+    upright:bool=False  # Are photos, and masks in files, rotated as their EXIF tags say?
 )->tuple:           # The image without NaN; and `(B,1,H,W)` bool, None if all pixels have data
     "Find pixels that have no data or are masked"
-    img,found = find_nodata(img)
+    img,found = find_nodata(img, upright)
     if valid is None: return img,found
-    if isinstance(valid, (str,Path)): valid = read_image(valid).any(-1)
+    if isinstance(valid, (str,Path)): valid = read_image(valid, upright).any(-1)
     if not isinstance(valid, (np.ndarray,Tensor)) or not 2 <= valid.ndim <= 4:
         raise fail(FlowbookError, name, f'a {type(valid).__name__}',
             'an array (H,W), True = valid, or a path')

@@ -303,7 +303,7 @@ def _valid_frames(self:FlowPredictor, imgs, valid1, valid2):
     "The frames, filled where they hold nothing, and the masks of the last two; None where all is valid"
     self._check_count(len(imgs))
     names,given = ('img0', 'valid1', 'valid2')[-len(imgs):],(None, valid1, valid2)[-len(imgs):]
-    joined = [join_masks(o, m, n) for o,m,n in zip(imgs, given, names, strict=True)]
+    joined = [join_masks(o, m, n, self.upright) for o,m,n in zip(imgs, given, names, strict=True)]
     xs = self._load(*(o for o,_ in joined))
     masks = [check_valid(m, x, n) for (_,m),x,n in zip(joined, xs, names, strict=True)]
     xs = tuple(x if m is None else fill_nodata(x, m) for x,m in zip(xs, masks, strict=True))
@@ -348,6 +348,9 @@ def predict(self:FlowPredictor,
     keep_guess:bool=False     # Keep the flow that was guessed where there is no data, instead of NaN?
 )->Prediction: # Flow at the size of `img1`, with everything else the model knows
     "Compute the flow of a pair, and everything else the model knows about it"
+    if not isinstance(bidirectional, (bool, int)):
+        raise fail(ConfigError, 'bidirectional', 'a third image',
+                   'True or False; three frames are given as img0=, img1 and img2')
     imgs,masks = self._valid_frames([*([] if img0 is None else [img0]), img1, img2], valid1, valid2)
     init = None if flow_init is None else self._first_guess(flow_init, imgs[0])
     if bidirectional and not self.model.bidirectional:

@@ -8,9 +8,14 @@ __all__ = ['DEEP_SUFFIXES', 'TIFF_SUFFIXES', 'count_pages', 'read_page', 'read_p
 
 # %% ../../nbs/io/31_deep.ipynb #c4c92a52
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+import os, warnings
 import cv2, numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
+from .images import turn_exif
 from .files import check_file, check_size
 from .rows import list_frames
 
@@ -48,16 +53,65 @@ def count_pages(
         raise fail(ImageFileError, path, 'no image, or a damaged one', 'an image of one or more pages')
     return n
 
+# %% ../../nbs/io/31_deep.ipynb #6bd98a4f
+@lru_cache(32)
+def _directories(path, size, changed):
+    "Tags of each page of the TIFF that has this size and time; none: another format, or damaged"
+    try:
+        with open(path, 'rb') as f:
+            head = f.read(8)
+            if head[2:4] in (b'+\0', b'\0+'): head += f.read(8)   # BigTIFF
+            found,seen,tags = [],set(),ImageFileDirectory_v2(head)
+            while tags.next and tags.next not in seen:
+                seen.add(tags.next)
+                f.seek(tags.next)
+                tags.load(f)
+                found.append({k: v if isinstance(v := tags[k], tuple) else (v,)
+                              for k in (258, 262, 274, 277, 284, 338) if k in tags})
+            return found
+    except Exception: return []   # no TIFF, or a damaged one, of which Pillow raises anything
+
+def _page_tags(path, i):
+    info = os.stat(path)
+    pages = _directories(str(path), info.st_size, info.st_mtime_ns)
+    return pages[i] if i < len(pages) else {}
+
+def _bits(tags): return max(tags.get(258, (8,)))
+def _turn(tags): return tags.get(274, (1,))[0]
+def _is_rgba(tags): return _bits(tags)==8 and tags.get(262)==(2,) and tags.get(277)==(4,)
+
+
+# %% ../../nbs/io/31_deep.ipynb #25acd40e
+def _read_rgba(path, i, tags):
+    "Colour with transparency, 8 bits: Pillow keeps them apart"
+    with Image.open(path, formats=('TIFF',)) as im:
+        im.seek(i)
+        im.filename = ''   # see `decode_pillow`: a mapped file would be skewed
+        img = np.array(im.convert('RGBA'))
+    return turn_exif(img, {6: 8, 8: 6}.get(_turn(tags), _turn(tags)))
+
+def _as_stored(img, tags, where):
+    "What OpenCV decoded, without its own ideas; an error where it is wrong"
+    bits,turn = _bits(tags),_turn(tags)
+    if bits > 8 and (img.itemsize==1 or img.dtype.kind!='f' and tags.get(284)==(2,) and tags.get(277)!=(1,)):
+        how = 'planes' if tags.get(284)==(2,) else 'samples'
+        raise fail(ImageFileError, where, f'{tags.get(277, (1,))[0]} {how} of {bits} bits',
+            'grey or RGB, the samples of a pixel together')
+    if tags.get(262)==(0,) and bits==16 and img.dtype==np.uint16: img = 65535 - img   # white is zero
+    return turn_exif(img, {6: 8, 8: 6}.get(turn, turn)) if turn in range(2, 9) else img
+
+
 # %% ../../nbs/io/31_deep.ipynb #bd28cee0
 def read_page(
     path:str|Path, # A TIFF of any number of pages, or any other image
     i:int          # Number of the page, from 0
 )->np.ndarray:     # `(H,W)` or `(H,W,3)` RGB, see `read_pages`
     "Read a page of an image at its full depth"
+    where,tags = f'{path}, page {i}',_page_tags(path, i)
+    if _is_rgba(tags): return _read_rgba(path, i, tags)
     with _quiet(): ok,found = cv2.imreadmulti(str(path), start=i, count=1, flags=cv2.IMREAD_UNCHANGED)
-    if not ok or not found:
-        raise fail(ImageFileError, f'{path}, page {i}', 'nothing that can be decoded', 'a page')
-    return _check_deep(found[0], f'{path}, page {i}')
+    if not ok or not found: raise fail(ImageFileError, where, 'nothing that can be decoded', 'a page')
+    return _check_deep(_as_stored(found[0], tags, where), where)
 
 # %% ../../nbs/io/31_deep.ipynb #27b546e4
 def read_pages(
@@ -101,12 +155,19 @@ class Page:
 
     def __repr__(self): return f'{self.path}, page {self.index}'
 
-    def read(self)->np.ndarray: # `(H,W,3)` RGB, uint8 or uint16
+    def read(self,
+        upright:bool=False # Rotate it as its tag says? If not, a note says that there is one
+    )->np.ndarray:         # `(H,W,3)` RGB, uint8 or uint16
         "Read it as a frame of a video"
         img = read_page(self.path, self.index)
         if img.dtype not in (np.uint8, np.uint16):
             raise fail(ImageFileError, self, f'pixels of {img.dtype}',
                        '8 or 16 bits: read_deep_frames and to_frames give floats a range')
+        turn = _turn(_page_tags(self.path, self.index))
+        if turn in range(2, 9) and upright: img = turn_exif(img, turn)
+        elif turn in range(2, 9) and self.index==0: warnings.warn(
+            f'{self.path}: read as it is stored; its EXIF tag ({turn}) turns it; '
+            'upright=True (--upright) obeys', stacklevel=2)
         return np.repeat(img[...,None], 3, 2) if img.ndim==2 else np.ascontiguousarray(img[...,:3])
 
 def list_pages(

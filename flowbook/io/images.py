@@ -51,17 +51,27 @@ def _check_depth(im, where):
         raise fail(ImageFileError, where, f'a TIFF with planes of {bits} bits one after the other',
             'PlanarConfiguration 1: the samples of a pixel together')
 
-# %% ../../nbs/io/30_images.ipynb #74d80459
+# %% ../../nbs/io/30_images.ipynb #fac80593
+def _is_deep(im):
+    "Would Pillow cut the 16 bits of this colour file to 8?"
+    if im.mode[0]=='I' or getattr(im, 'fp', None) is None: return False
+    codes = [t[3] if isinstance(t[3], tuple) else (t[3],) for t in getattr(im, 'tile', ())]
+    if im.format=='PPM': return any(len(o) > 1 and o[1] > 255 for o in codes)   # (colours, white)
+    return any('16' in str(o[0]) for o in codes)   # (colours, bytes of a row, ...)
+
 def _deep_colour(im, where):
     "16-bit colour, `(H,W,3)`, from the file that Pillow opened and would cut to 8; None for any other image"
-    if im.mode[0]=='I' or not any('16' in str(t[3]) for t in getattr(im, 'tile', ())) or getattr(im, 'fp',
-        None) is None:
-        return
+    if not _is_deep(im): return
     at = im.fp.tell()
     im.fp.seek(0)
     data = im.fp.read()
     im.fp.seek(at)
     if im.format=='PNG': return _decode_png(data, where)
+    if im.format=='PPM':
+        img = _read_ppm(io.BytesIO(data), data[:256], len(data), where)
+        if img is None:
+            raise fail(ImageFileError, where, 'a PPM of 16 bits written as text', 'P6, binary')
+        return img
     found = _tiff(im, 262, 2)[0]
     if found!=2:
         raise fail(ImageFileError, where, f'a TIFF of 16 bits whose colours are of kind {found}',
@@ -71,12 +81,21 @@ def _deep_colour(im, where):
     if max(ends) > len(data):
         raise fail(ImageFileError, where,
             f'a damaged image ({len(data)} bytes, at least {max(ends)} wanted)', 'an intact one')
-    img = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[1]
+    img = pages[im.tell()] if im.tell() < len(pages) else None
     if img is None or img.dtype!=np.uint16 or img.shape[2:] not in ((3,), (4,)):
         raise fail(ImageFileError, where, 'a TIFF of 16 bits that OpenCV does not read', 'another, or 8 bits')
     return np.ascontiguousarray(img[..., 2::-1])
 
-# %% ../../nbs/io/30_images.ipynb #972d12c2
+# %% ../../nbs/io/30_images.ipynb #92bffbab
+def _pixels(im):
+    "An array of what Pillow decodes; it maps a plain TIFF to memory, at the wrong size if a tag turns it"
+    if _tiff(im, 274, 1)[0] > 4 and getattr(im, 'filename', ''):
+        name,im.filename = im.filename,''   # without a name nothing is mapped
+        im.load()
+        im.filename = name
+    return np.asarray(im) if im.mode[0]=='I' else np.array(im.convert('RGB')) # a copy: writable
+
 def decode_pillow(
     im:Image.Image,  # As Pillow opened it
     where:object,    # Where it comes from, for the message
@@ -86,9 +105,9 @@ def decode_pillow(
     try:
         _check_depth(im, where)
         img = _deep_colour(im, where)
-        if img is None and im.mode[0]!='I': return np.array(im.convert('RGB')) # a copy: writable
+        if img is None and im.mode[0]!='I': return _pixels(im)
         if img is None: # grey, 16 bits
-            grey,top = np.asarray(im).astype(np.uint16),2**12 - 1 if _tiff(im, 258, 16)[0]==12 else 2**16 - 1
+            grey,top = _pixels(im).astype(np.uint16),2**12 - 1 if _tiff(im, 258, 16)[0]==12 else 2**16 - 1
             if _tiff(im, 262, 1)[0]==0: grey = top - grey   # white is zero
             img = np.repeat(_to_16(grey, top)[...,None], 3, 2)
         return img if deep else (img >> 8).astype(np.uint8)

@@ -72,7 +72,7 @@ def _one_by_one(pictures, where):
         yield img
 
 # %% ../../nbs/io/36_video.ipynb #24b85cf3
-def _read(o, upright): return o.read() if isinstance(o, Page) else read_image(o, upright, True)
+def _read(o, upright): return o.read(upright) if isinstance(o, Page) else read_image(o, upright, True)
 
 def _from_files(items, upright, value_range, deep):
     size,span = None,check_range(value_range)
