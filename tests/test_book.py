@@ -127,6 +127,13 @@ def test_a_tutorial_begins_with_a_picture_and_ends_with_two_links(notebook):
                for k in o.get('data', {})), 'no picture near the top'
     assert len(re.findall(r'\]\(', markdown(notebook)[-1].split('Next')[-1])) >= 2
 
+@pytest.mark.parametrize('notebook', tutorials(), ids=lambda p: p.stem)
+def test_a_tutorial_opens_with_two_import_lines(notebook):
+    opening = next(src for src,hidden in cells(notebook) if not hidden)
+    lines = [o for o in opening.splitlines() if re.match(r'(import|from) ', o)]
+    assert len(lines) <= 2 and lines[-1]=='from flowbook.all import *'
+    assert max(map(len, lines)) <= 110
+
 def test_commands_of_the_tutorials():
     "Commands in shell blocks exist, with their options"
     import typer

@@ -226,7 +226,7 @@ def test_canvas_has_words_and_keys(page, tmp_path):
     from selenium.webdriver.common.keys import Keys
     from flowbook.apps import widgets as w
     js = (w._panel_js + w._mark_js + w._render_js).replace('export default {render}', '')
-    png = base64.b64encode(w._png(np.full((64,96,3), 120, np.uint8), 640)).decode()
+    png = base64.b64encode(w.Still().png(np.full((64,96,3), 120, np.uint8))).decode()
     (tmp_path/'canvas.html').write_text(CANVAS.format(css=w._style, js=js, png=png))
     page.get((tmp_path/'canvas.html').as_uri())
     wait_for('the canvas', lambda: page.execute_script('return window.ready'), 30)

@@ -11,7 +11,7 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
 from ..viz.color import flow_to_color, max_motion
 from ..viz.frames import add_key, add_label, hstack, vstack, warp_blink
-from .widgets import Still, _canvas_type, _png, need_jupyter
+from .widgets import Still, canvas_type, need_jupyter
 
 # %% ../../nbs/apps/30_explorer.ipynb #52f93b59
 def playground()->dict: # Name of a transform: its keyword arguments
@@ -95,7 +95,7 @@ class AugmentExplorer(Still):
         self.sample,self.max_side = sample,max_side
         self.transforms = playground() if transforms is None else dict(transforms)
         if not self.transforms: raise fail(ConfigError, 'transforms', 'none', 'names and their arguments')
-        self.canvas,self.sliders = _canvas_type()(pointer=False),{}
+        self.canvas,self.sliders = canvas_type()(pointer=False),{}
         self._make_controls(need_jupyter('ipywidgets'))
         self._new_transform()
 
@@ -143,9 +143,8 @@ def _refresh(self:AugmentExplorer):
     except FlowbookError as e: return setattr(self.canvas, 'text', str(e))
     scale = max_motion(self.sample.flow, self.sample.valid) or 1. if self.sample.flow is not None else 1.
     with self.canvas.hold_sync():
-        self.canvas.left = self.canvas.left or _png(_sheet(self.sample, scale),
-                                                    self.max_side)   # never changes
-        self.canvas.right = _png(_sheet(after, scale), self.max_side)
+        self.canvas.left = self.canvas.left or self.png(_sheet(self.sample, scale))   # never changes
+        self.canvas.right = self.png(_sheet(after, scale))
         self.canvas.size,self.canvas.captions = list(self.sample.size),['before','after']
         self.canvas.text = _say(after, scale)
 

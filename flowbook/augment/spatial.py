@@ -45,40 +45,33 @@ def check_crop(
         raise fail(ConfigError, 'crop_size', repr(crop_size), '(height, width), 1 pixel or more')
     return h,w
 
-# %% ../../nbs/augment/40_spatial.ipynb #9b362de3
+# %% ../../nbs/augment/40_spatial.ipynb #7d3af8e5
+_starts = dict(random=lambda rng, most: int(rng.integers(most+1)), middle=lambda rng, most: most//2,
+               end=lambda rng, most: most)
+
 class _Crop(Geometric):
-    "A window of `crop_size`; `place` says where"
-    def __init__(self, crop_size): self.crop_size = check_crop(crop_size)
+    "A window of `crop_size`, `(height, width)`"
+    where = 'random', 'random' # how rows and columns are placed: 'random', 'middle' or 'end'
+    def __init__(self,
+        crop_size:tuple # `(height, width)`
+    ): self.crop_size = check_crop(crop_size)
     def out_size(self, size, **params):
         return tuple(min(a, b) for a,b in zip(self.crop_size, size, strict=True))
     def maps(self, size, y, x): return *[shift_map(-x, -y)]*2, self.out_size(size)
 
     def draw(self, rng, size):
-        y,x = self.place(rng, *(n-m for n,m in zip(size, self.out_size(size), strict=True)))
-        return dict(y=int(y), x=int(x))
+        axes = zip('yx', self.where, size, self.out_size(size), strict=True)
+        return {k: _starts[how](rng, n-m) for k,how,n,m in axes}
 
 # %% ../../nbs/augment/40_spatial.ipynb #0ce36f1d
 @register_transform
 class RandomCrop(_Crop):
     "Keep a window of `crop_size`, `(height, width)`, at a random position"
-    def place(self,
-        rng:np.random.Generator, # Where all randomness comes from
-        my:int,                  # Last row that a crop can begin with
-        mx:int                   # Last column that a crop can begin with
-    )->tuple: # First row and column
-        "Draw where the crop begins"
-        return rng.integers(my+1), rng.integers(mx+1)
 
 @register_transform
 class CenterCrop(_Crop):
     "Keep the middle `crop_size`, `(height, width)`"
-    def place(self,
-        rng:np.random.Generator, # Where all randomness comes from
-        my:int,                  # Last row that a crop can begin with
-        mx:int                   # Last column that a crop can begin with
-    )->tuple: # First row and column
-        "Put the crop in the middle"
-        return my//2, mx//2
+    where = 'middle', 'middle'
 
 # %% ../../nbs/augment/40_spatial.ipynb #4f2b0679
 @register_transform
@@ -90,14 +83,7 @@ class BottomCrop(_Crop):
     ):
         super().__init__(crop_size)
         self.center = center
-
-    def place(self,
-        rng:np.random.Generator, # Where all randomness comes from
-        my:int,                  # Last row that a crop can begin with
-        mx:int                   # Last column that a crop can begin with
-    )->tuple: # First row and column
-        "Put the crop at the bottom"
-        return my, mx//2 if self.center else rng.integers(mx+1)
+        self.where = 'end', 'middle' if center else 'random'
 
 # %% ../../nbs/augment/40_spatial.ipynb #90ec2dd5
 @register_transform

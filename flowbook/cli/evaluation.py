@@ -182,7 +182,7 @@ def test(
         help='Without DIS, Farneback and zero flow to compare with.')]=False,
     fuse_conv_bn:Annotated[bool, typer.Option('--fuse-conv-bn',
         help='Merge batch norms into convolutions first.')]=False,
-    precision:Precision='fp32', upright:Upright=False, value_range:Range='full',
+    precision:Precision='auto', upright:Upright=False, value_range:Range='full',
     gpus:Annotated[Optional[int], typer.Option(min=1, show_default=False,
         help='GPUs to split the pairs over.')]=None,
     processes:Annotated[Optional[int], typer.Option(min=1, show_default=False,
@@ -202,10 +202,10 @@ def test(
                  fuse_conv_bn=fuse_conv_bn, precision=precision, allow_imports=allow_imports, device=device,
                  upright=upright, value_range=value_range)
     if count > 1: return _start_many(count, [name, *changes], given, wanted, save, as_json, port)
-    found,pairs,worst = _run_test(name, changes, **given)
+    found,pairs,worst,used = _run_test(name, changes, **given)
     if launched_number()[0]: return
     _show_test(f"{name} on {{}} {'pairs' if data else 'held-out pairs'}", name, found, pairs, worst, wanted,
-               save, as_json)
+               save, as_json, used)
     if not as_json: _say_files([*(save or []), report, out_dir, show_dir])
 
 # %% ../../nbs/cli/52_evaluation.ipynb #0b1a05d1
@@ -221,7 +221,7 @@ def _start_many(count, words, given, wanted, save, as_json, port=None):
 # %% ../../nbs/cli/52_evaluation.ipynb #ecb1ba43
 def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone,
               fuse_conv_bn, precision, allow_imports, device, upright, value_range):
-    "Scores by dataset and method, and the number of pairs of each dataset"
+    "Scores by dataset and method; pairs of each dataset; worst pairs; the precision of a network"
     with working('importing PyTorch'):
         from flowbook.infer.evaluate import BASELINES, evaluate_dataset, evaluate_recipe, recipe_predictor
         from flowbook.mmflow.load import find_recipe
@@ -239,25 +239,24 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
     keep,baselines = _keeper(out_dir, show_dir),{} if alone else BASELINES
     with Counting('measuring') as count:
         tick = lambda done, n: (seen.append((done, n)), count(done, n))
+        if sets is None and (root or split):
+            raise fail(ConfigError, '--root' if root else '--split', root or split, '--data NAME with it')
+        predictor = recipe_predictor(plan, weights, device, fuse_conv_bn, precision)
+        used = predictor.precision if predictor.model.network else None
+        if report: notes.watch = _watch(TrustWatch, predictor)
         if sets is None:
-            if root or split: raise fail(ConfigError, '--root' if root else '--split', root or split,
-                                         '--data NAME with it')
-            if report: notes.watch = _watch(TrustWatch,
-                                            recipe_predictor(plan, weights, device, fuse_conv_bn, precision))
             found = evaluate_recipe(plan, weights, device, n, tick, fuse_conv_bn, keep, notes, baselines,
-                                    precision)
+                                    predictor.precision)
         else:
-            predictor = recipe_predictor(plan, weights, device, fuse_conv_bn, precision)
-            if report: notes.watch = _watch(TrustWatch, predictor)
             found = {k: evaluate_dataset(predictor, d, n, tick, keep and _under(keep, k, sets),
                                          _label(notes, k), baselines) for k,d in sets.items()}
     found = found if _many(found) else {'': found}
     notes.gather()
     if report and not launched_number()[0]:
-        told = dict(weights=weights or 'of the package', device=device, precision=precision)
+        told = dict(weights=weights or 'of the package', device=device, precision=used)
         trust = notes.watch and notes.watch.values()
         write_report(report, f'{name} on {data or "held-out pairs"}', found, notes, told, trust=trust)
-    return found,dict(zip(found, _sizes(seen), strict=False)),notes.worst()
+    return found,dict(zip(found, _sizes(seen), strict=False)),notes.worst(),used
 
 # %% ../../nbs/cli/52_evaluation.ipynb #c809bf08
 def _watch(make, predictor):
@@ -279,19 +278,20 @@ def _sizes(seen):
     "Pairs of each dataset, from calls with (done, n)"
     return [n for (done,n),(last,_) in zip(seen, [(10**9, 0), *seen], strict=False) if done <= last]
 
-def _show_test(title, name, found, pairs, worst, wanted, save, as_json):
+def _show_test(title, name, found, pairs, worst, wanted, save, as_json, precision):
     "A table, or one for each dataset"
     keep = lambda o: {k: v for k,v in o.items() if not wanted or k in wanted or k == 'ms'}
     sets = {label: {m: keep(o) for m,o in methods.items()} for label,methods in found.items()}
     for path in save or []: save_rows([dict(set=label, method=m) | o for label,methods in sets.items() for m,
                                        o in methods.items()], path)
-    if as_json: return print_json(dict(name=name, pairs=sum(pairs.values()),
+    if as_json: return print_json(dict(name=name, pairs=sum(pairs.values()), precision=precision,
                                        **(dict(methods=sets['']) if '' in sets else dict(sets=sets)),
                                        worst=worst))
     for label,methods in sets.items():
         _print_scores(title.format(pairs[label]) + (label and f' of {label}'),
                       [dict(method=m) | o for m,o in methods.items()], 'method', wanted)
     typer.echo('worst: ' + ', '.join(f"{o['name']} {o['epe']:.2f} px" for o in worst[:3]))
+    if precision: typer.echo(f'computed in {precision}')
 
 def _say_files(files):
     files = [str(o) for o in files if o]
@@ -317,6 +317,11 @@ class Comparing(TyperCommand):
         lacking = f"; not: {', '.join(missing_methods())} ({CONTRIB})" if missing_methods() else ''
         self.epilog += f"\n\nInstalled, next to the networks of flowbook models: {there}{lacking}."
         return TyperCommand.format_help(self, ctx, formatter)
+
+def _used(rows):
+    "The precision of each network that was compared"
+    networks = [r for r in rows if r.get('parameters')]
+    return ', '.join(f"{r['precision']} ({r['model']})" for r in networks)
 
 def compare(
     models:Annotated[list[str], typer.Argument(metavar='MODEL', autocompletion=complete_model,
@@ -353,12 +358,13 @@ def compare(
             for k,d in sets.items()}
     if notes is not None: write_report(report, f"{', '.join(models)} on {data}",
                                        {k: {r['model']: r for r in rows} for k,rows in found.items()}, notes,
-                                       dict(precision=precision))
+                                       dict(precision=_used(next(iter(found.values())))))
     for path in save or []: save_rows([dict(set=k) | r for k,rows in found.items() for r in rows], path)
     if as_json:
         print_json(dict(sets=found))
         return _leave([r for rows in found.values() for r in rows])
     for k,rows in found.items(): _print_scores(f'{n or len(sets[k])} pairs of {k}', rows, 'model', wanted)
+    if used := _used(next(iter(found.values()))): typer.echo(f'computed in {used}')
     _say_files([*(save or []), report])
     _leave([r for rows in found.values() for r in rows])
     _say_export(next(iter(found.values())))
@@ -381,7 +387,7 @@ def submit(
     check:Annotated[Optional[Path],
                     typer.Option(help='Only check this folder or .zip.', show_default=False)]=None,
     model:Model='flowbook_small',
-    weights:Weights=None, precision:Precision='fp32',
+    weights:Weights=None, precision:Precision='auto',
     tile:Tile=None, upright:Upright=False, value_range:Range='full',
     allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Write and check a submission: the flow of a benchmark's test frames, in its format."
@@ -392,14 +398,15 @@ def submit(
         from flowbook.infer.submit import check_submission, make_submission
         predictor = None if check else open_predictor(model, weights, allow_imports, device=device,
             precision=precision, tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
-    note = dict(model=model, weights=str(weights), precision=precision, tile=str(tile), upright=upright,
+    used = predictor.precision if predictor else None
+    note = dict(model=model, weights=str(weights), precision=used, tile=str(tile), upright=upright,
                 range=value_range)
     with Counting(benchmark, 'frames') as count:
         found = check_submission(check, root, benchmark, count) if check else make_submission(predictor,
             benchmark, root, out, note, count)
-    if as_json: return print_json(found | dict(file=check or out))
+    if as_json: return print_json(found | dict(file=check or out) | (dict(precision=used) if used else {}))
     typer.echo(f"{check or out}: {found['files']} files, {found['bytes']/2**20:.1f} MiB, checked" + (''
-        if check else f", {found['computed']} computed in this run"))
+        if check else f", {found['computed']} computed in this run in {used}"))
     if not found['complete']: typer.echo('note: the dataset holds fewer frames than the benchmark wants')
     typer.echo(f'next: {_NEXT[benchmark]}')
 

@@ -199,7 +199,7 @@ def _show_run(learn, plan, work_dir, as_json, words=()):
               if values else {})
     name,weights = plan['model']['name'],work_dir/'weights.safetensors'
     if as_json:
-        return print_json(dict(model=name,
+        return print_json(dict(model=name, precision=learn.precision,
                                **{k: plan['schedule'][k] for k in ('epochs', 'iters')
                                   if k in plan['schedule']}, **scores, weights=weights))
     if 'epe' in scores:
@@ -207,6 +207,7 @@ def _show_run(learn, plan, work_dir, as_json, words=()):
     for k,v in scores.items():
         if k.endswith(' epe'):
             typer.echo(f"{k[:-4]}: EPE {v:.2f} px, Fl-all {scores[k[:-3] + 'fl_all']:.1f} %")
+    if learn.precision != 'fp32': typer.echo(f'trained in {learn.precision}')
     typer.echo(f"wrote {weights}, log.csv, recipe.json, last.pth")
     q,imports = (lambda o: shlex.quote(str(o))),' --allow-imports' if plan.get('custom_imports') else ''
     if words:   # your own data: was it worth it?

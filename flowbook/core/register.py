@@ -140,3 +140,12 @@ def __len__(self:Register): return len(self.names())
 
 @patch
 def __repr__(self:Register): return f"Register({self.kind!r}: {', '.join(self) or 'empty'})"
+
+# %% ../../nbs/core/05_register.ipynb #b68215ae
+@patch
+def remove(self:Register,
+    name:str # What a notebook or script has entered
+)->None:
+    "Take out `name`; the entries of modules stay"
+    if name not in self.own: raise unknown(f'own {self.kind}', name, self.own)
+    del self.own[name]

@@ -68,7 +68,7 @@ def compare_models(
     progress=None,        # Called with (done, n) after each pair
     each=None,            # See `evaluate_methods`
     opener=FlowPredictor  # See `open_models`
-)->list:                  # By EPE: `model`, scores, `ms`, `memory_mb`, `parameters`, `licence`; or `failed`
+)->list: # By EPE: `model`, `precision`, scores, `ms`, `memory_mb`, `parameters`, `licence`; or `failed`
     "Measure `models` on the same pairs: a dictionary for each, best EPE first"
     pair,n = dataset_pair(dataset),len(dataset) if n is None else min(n, len(dataset))
     first,opened = pair(0),open_models(models, device, precision, opener)
@@ -95,8 +95,10 @@ def _row(text, p, scores, size, memory):
     # else the process that measures it cannot build it
     memory = memory and not isinstance(p.model, FileModel) and can_travel(part)
     classical = isinstance(p.model, Classical)
-    if isinstance(p.model, FileModel): licence = 'unknown'   # a file does not state one
-    else: licence = 'Apache-2.0' if classical else weights_licence(name, weights)
-    return dict(model=text) | scores | dict(memory_mb=peak_memory(part, size, 1, p.device, p.precision) if
-        memory else None,
-                                            parameters=num_params(p.model), licence=licence)
+    licence,parameters = 'Apache-2.0' if classical else 'unknown',None   # an exported file states neither
+    if not isinstance(p.model, FileModel):
+        parameters = num_params(p.model)
+        if not classical: licence = weights_licence(name, weights)
+    memory = peak_memory(part, size, 1, p.device, p.precision) if memory else None
+    return dict(model=text, precision=p.precision) | scores | dict(
+        memory_mb=memory, parameters=parameters, licence=licence)

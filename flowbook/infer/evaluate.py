@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np, torch
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
-from ..core.processes import process_number
+from ..core.processes import agree_on, process_number
 from ..data.benchmarks import scene_pair
 from ..data.scenes import SceneConfig, held_out_seed, scene_number
-from .predictor import FlowPredictor, fill_model
+from .predictor import FlowPredictor, fill_model, pick_device, pick_precision
 from ..io.images import read_image, to_numpy_flow, to_tensor
 from ..models.classical import opencv_flow
 from ..models.summary import fuse_conv_bn
@@ -215,6 +215,9 @@ def recipe_predictor(
         in ('weights', 'init')})   # what it started from
     model = build_model(recipe)
     if weights is not None or not recipe['model'].get('weights'): fill_model(model, name, weights)
+    if precision == 'auto':
+        own = recipe['model'].get('weights') if weights is None else weights   # not those of the package
+        precision = agree_on(pick_precision(name, own, pick_device(device).type))
     predictor = FlowPredictor(fuse_conv_bn(model) if fuse else model, device=device, precision=precision,
         **options)
     predictor.name,predictor.part = name,recipe['model']

@@ -20,7 +20,7 @@ from ..io.rows import check_row, frame_rows
 from ..io.video import (VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_times, is_folder,
                                join_videos, list_frames, read_frames)
 from .motion import MotionFiles, check_exr_kind
-from .stream import Sink, StageClock, _check_predictor, frames_of, stream_flow
+from .stream import Sink, StageClock, check_predictor, frames_of, stream_flow
 from ..viz.frames import hstack
 from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pair
 
@@ -301,7 +301,7 @@ def measure_scale(
     progress=None               # Called with (done, how many or None) after each of them
 )->float:                       # Pixels: a scale that none of them exceeds
     "Find a fixed colour scale for a video in a separate pass"
-    predictor = _check_predictor(predictor, False, False)
+    predictor = check_predictor(predictor)
     with read_frames(source, every) as frames: total,kind = frames.count,frames.kind
     if kind=='camera': raise fail(ConfigError, 'fixed scale', 'a camera', 'a video that can be read twice')
     step,speeds = max(1, ((total or pairs+1) - 1)//pairs),[]
@@ -401,7 +401,7 @@ def process_video(
     _check_truth(gt, every, layout)
     check_frames(source, gaps)
     both = layout=='occlusion' or exr not in (None, 'stmap')
-    predictor = _check_predictor(predictor, both, warm_start)
+    predictor = check_predictor(predictor, both, warm_start)
     how = _reading(predictor)
     with read_frames(source, every, 0, stop, **how) as frames:
         settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,

@@ -6,11 +6,12 @@
 __all__ = ['RECIPE_PARTS', 'register_recipe', 'list_recipes', 'with_defaults', 'check_recipe', 'apply_overrides', 'parse_options',
            'read_value', 'data_part', 'get_recipe', 'flat_recipe', 'format_recipe', 'build_learner', 'run_recipe']
 
-# %% ../../nbs/recipes/10_base.ipynb #788289a7
-import inspect
+# %% ../../nbs/recipes/10_base.ipynb #680ac593
+import inspect, json
 from ast import literal_eval
 from copy import deepcopy
 from os import PathLike
+from pathlib import Path
 from ..core.errors import ConfigError, fail, unknown
 from ..models.registry import RECIPES, list_models, model_builder
 from .data import build_dataloaders
@@ -62,6 +63,7 @@ def _listed(what, kind): return what, lambda v: isinstance(v, (list, tuple)) and
 _number = 'a number', lambda v: type(v) in (int, float) and abs(v) < 1e30   # nan is not one
 _rate = 'a number from 0', lambda v: _number[1](v) and v >= 0
 _flag, _mapping, _path = _of('True or False', bool), _of('a dictionary', dict), _of('a text', str, PathLike)
+_precision = "'fp32', 'bf16', 'fp16' or 'auto'", lambda v: v in ('fp32', 'bf16', 'fp16', 'auto')
 _names = 'a name, or a list of them', lambda v: isinstance(v, str) or _listed('', str)[1](v)
 _size = 'two whole numbers', lambda v: isinstance(v, (list, tuple)) and len(v) == 2 and all(map(_whole(1)[1],
     v))
@@ -88,8 +90,8 @@ _kinds = dict(
     schedule=dict(iters=_whole(0), every=_or_none(_whole(1)), epochs=_whole(1), warmup=_rate, decay=_rate,
         lr=_mapping,
                   momentum=_or_none(_mapping)),
-    runtime=dict(seed=_whole(0), precision=_path, deterministic=_flag, channels_last=_flag, compile=_flag,
-        keep=_or_none(_whole(0)),
+    runtime=dict(seed=_whole(0), precision=_precision, deterministic=_flag, channels_last=_flag,
+                 compile=_flag, keep=_or_none(_whole(0)),
                  save_every=_or_none(_whole(1)), load_from=_or_none(_of('a file or a name', str, dict,
                      PathLike)), log=_logs,
                  log_every=_whole(1), pictures=_whole(0), ema=_or_none(_mapping), freeze_bn=_flag,
@@ -270,5 +272,17 @@ def run_recipe(
     "Train `recipe` and write recipe, table, checkpoints and weights to `work_dir`"
     from flowbook.train.run import run_training
     recipe = with_defaults(recipe)
+    if resume and recipe['runtime']['precision'] == 'auto':
+        begun = work_dir if resume is True else Path(resume).parent
+        recipe = _in_precision(recipe, _earlier_precision(begun))
     learn = build_learner(recipe, device, start=not resume)
+    recipe = _in_precision(recipe, learn.precision)
     return run_training(learn, work_dir, recipe['schedule'], recipe['runtime'], resume, recipe, validate, cbs)
+
+def _in_precision(recipe, precision):
+    return recipe | dict(runtime=recipe['runtime'] | dict(precision=precision))
+
+def _earlier_precision(folder):
+    "What the run in `folder` was trained in: a resumed one is trained in the same"
+    try: return json.loads((Path(folder)/'recipe.json').read_text(encoding='utf-8'))['runtime']['precision']
+    except (OSError, ValueError, KeyError): return 'auto'   # the folder of the checkpoint holds no recipe

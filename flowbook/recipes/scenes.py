@@ -20,7 +20,7 @@ def quickstart()->dict: # A recipe
             n_train=800, n_valid=48, bs=8),
         optimizer=dict(lr=1e-3, wd=1e-4, clip=1.),
         schedule=dict(epochs=9, warmup=.03, decay=.4),
-        runtime=dict(seed=0, precision='bf16'))
+        runtime=dict(seed=0, precision='auto'))
 
 # %% ../../nbs/recipes/20_scenes.ipynb #ba421176
 @register_recipe
@@ -36,7 +36,7 @@ def flowbook_small()->dict: # A recipe
             both=True, n_train=800, n_valid=64, bs=2),
         optimizer=dict(lr=8e-4, wd=1e-4, clip=1.),
         schedule=dict(epochs=17, warmup=104/6800, decay=.41),
-        runtime=dict(seed=0, precision='bf16'))
+        runtime=dict(seed=0, precision='auto'))
 
 # %% ../../nbs/recipes/20_scenes.ipynb #b697a420
 @register_recipe
@@ -53,7 +53,7 @@ def match_flow()->dict: # A recipe
             fields=['occ'], n_train=2000, n_valid=64, bs=8),
         optimizer=dict(lr=6e-4, wd=1e-4, clip=1.),
         schedule=dict(epochs=50, warmup=.03, decay=.85),
-        runtime=dict(seed=17, precision='bf16'))
+        runtime=dict(seed=17, precision='auto'))
 
 # %% ../../nbs/recipes/20_scenes.ipynb #0b97d2b5
 @register_recipe
@@ -64,4 +64,4 @@ def compact_raft()->dict: # A recipe
         data=dict(scenes=dict(size=(160, 224)), n_train=800, n_valid=64, bs=8),
         optimizer=dict(lr=1e-3, wd=1e-4, clip=1.),
         schedule=dict(epochs=27, warmup=.01852, decay=.3),
-        runtime=dict(seed=0, precision='bf16'))
+        runtime=dict(seed=0, precision='auto'))

@@ -18,6 +18,7 @@ from ..core.processes import process_number
 from ..io.files import atomic_path, check_file, check_zip, describe_file, save_torch
 from ..models.base import bare_model
 from ..models.weights import check_weights
+from .callbacks import StatefulCallback
 
 # %% ../../nbs/train/36_checkpoints.ipynb #064d80ee
 def random_state()->dict: # Plain numbers and tensors
@@ -116,10 +117,10 @@ def load_checkpoint(
         if k in state['hooks']: cb.load_run_state(state['hooks'][k])
     return state['iteration']
 
-# %% ../../nbs/train/36_checkpoints.ipynb #94ec0b62
-class Checkpoints(Callback):
+# %% ../../nbs/train/36_checkpoints.ipynb #9f84f78d
+class Checkpoints(StatefulCallback):
     "Save the state of the run as it goes, and count iterations from where it was resumed"
-    order, run_valid = 95, False
+    order, run_valid, remembers = 95, False, ('lowest',)
     def __init__(self,
         folder,            # Where to write
         interval:int=None, # Iterations between checkpoints; None: after evaluations only
@@ -130,15 +131,6 @@ class Checkpoints(Callback):
         if keep < 1: raise fail(FlowbookError, 'runtime.keep', keep, 'one checkpoint at least')
         self.folder, self.interval, self.keep, self.best = Path(folder), interval, keep, best
         self.state, self.lowest, self.trained = state, float('inf'), False
-
-    def run_state(self)->dict: # The lowest score so far
-        "Return what a resumed run needs"
-        return dict(lowest=self.lowest)
-    def load_run_state(self,
-        state:dict # What `run_state` returned
-    ):
-        "Continue from `state`"
-        self.lowest = state['lowest']
 
     def after_validate(self):
         "Restore random numbers as if there had been no validation"

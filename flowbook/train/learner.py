@@ -18,6 +18,7 @@ from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgLoss, Learner, Metric
 from ..core.errors import ConfigError, fail
+from ..core.processes import agree_on
 from ..core.types import FlowSample
 from ..data.block import ImagePair
 from ..data.loaders import FlowDL, collate_samples, float_images
@@ -254,8 +255,8 @@ def flow_learner(
     "Make a fastai `Learner` for the estimator `model`"
     if precision not in (*_precisions, 'auto'):
         raise fail(ConfigError, 'precision', repr(precision), "'fp32', 'bf16', 'fp16' or 'auto'")
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if precision == 'auto': precision = faster_precision(device)
+    device = torch.device(getattr(dls, 'device', None) or 'cpu').type
+    if precision == 'auto': precision = agree_on(faster_precision(device))
     warn_slow(precision, device)
     if isinstance(model, str): model = create_model(model)
     param_groups(model, paramwise)       # fail now rather than at the first fit
@@ -264,6 +265,7 @@ def flow_learner(
     cbs = [*_callbacks(clip, precision, accumulate), *more]
     learn = FlowLearner(dls, model, loss_func or loss_for(model), opt_func, lr, _Splitter(paramwise), cbs,
                         _metrics(dls, metrics), **kwargs)
+    learn.precision = precision
     vars(learn.recorder)['loss'] = MeanLoss()   # fastai warns of an attribute that the model has, too
     return learn
 

@@ -18,6 +18,7 @@ from ..core.register import Register
 from ..data.loaders import show_row
 from ..io.files import atomic_path, ensure_dir
 from ..models.base import bare_model
+from .callbacks import StatefulCallback
 from ..viz.plots import new_figure
 
 # %% ../../nbs/train/38_logging.ipynb #ab848b9c
@@ -176,9 +177,10 @@ class MLflowLog(Logger):
     def close(self): self.mlflow.end_run()
 
 
-# %% ../../nbs/train/38_logging.ipynb #166fe4e5
-class RunLog(Callback):
+# %% ../../nbs/train/38_logging.ipynb #2f2e55f0
+class RunLog(StatefulCallback):
     "Collect what there is to log, and pass it to the loggers"
+    remembers = 'rows',   # of the evaluations so far
     order = 85   # after the recorder and Workflow, before the checkpoint that holds the rows
     def __init__(self,
         loggers=(),     # From `create_loggers`
@@ -187,14 +189,6 @@ class RunLog(Callback):
         self.loggers, self.interval = list(loggers), interval
         self.rows, self.trained = [], False
 
-    def run_state(self)->dict: # Rows of the evaluations so far
-        "Return what a resumed run needs"
-        return dict(rows=self.rows)
-    def load_run_state(self,
-        state:dict # What `run_state` returned
-    ):
-        "Continue from `state`"
-        self.rows = state['rows']
     def before_train(self):
         "Note that this epoch trains"
         self.trained = True
