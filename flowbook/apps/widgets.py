@@ -12,6 +12,7 @@ from functools import lru_cache
 from uuid import uuid4
 from fastcore.basics import patch
 from ..core.errors import FlowbookError, fail, pip_install
+from ..io.png import png_bytes
 from ..viz.frames import add_label, hstack
 from .views import FlowViews
 
@@ -139,9 +140,9 @@ function render({model, el}) {
 export default {render}
 """
 
-# %% ../../nbs/apps/20_widgets.ipynb #903ed333
+# %% ../../nbs/apps/20_widgets.ipynb #d69aa135
 @lru_cache
-def _canvas_type():
+def canvas_type():
     "The widget class; created on first use, so that importing this module needs no widget packages"
     base,t = need_jupyter('anywidget').AnyWidget,need_jupyter('traitlets')
     class FlowCanvas(base):
@@ -156,13 +157,6 @@ def _canvas_type():
         hover,point = t.List().tag(sync=True),t.List().tag(sync=True)      # [x, y] from the mouse
     return FlowCanvas
 
-# %% ../../nbs/apps/20_widgets.ipynb #e0967438
-def _png(img, max_side):
-    "PNG bytes of `img`, reduced if a side is longer than `max_side`"
-    scale = max_side/max(img.shape[:2])
-    if scale < 1: img = cv2.resize(img, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return cv2.imencode('.png', img[...,::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-
 # %% ../../nbs/apps/20_widgets.ipynb #b23c635f
 _still = '''<style>
 .jp-OutputArea-child:has(.{id}):has(+ .jp-OutputArea-child .widget-box) {{display: none}}
@@ -171,6 +165,16 @@ _still = '''<style>
 
 class Still:
     "Something a notebook shows as a widget, `box`, or without a kernel as a picture of its `canvas`"
+    max_side = 640 # longest side of what is sent to the browser, pixels
+    def png(self,
+        img:np.ndarray,   # `(H,W,3)` uint8 RGB
+        max_side:int=None # Longest side, pixels; None: that of the widget
+    )->bytes: # The file
+        "Encode `img` for the browser, reduced if it is too large"
+        scale = (max_side or self.max_side)/max(img.shape[:2])
+        if scale < 1: img = cv2.resize(img, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return png_bytes(img[...,::-1], 1)
+
     def still(self)->np.ndarray: # `(H,W,3)` uint8 RGB
         "Draw what the canvas shows: its pictures with their captions, and the key"
         c = self.canvas
@@ -185,7 +189,7 @@ class Still:
 
     def _ipython_display_(self):
         from IPython.display import HTML, display
-        data = base64.b64encode(_png(self.still(), 2*self.max_side)).decode()
+        data = base64.b64encode(self.png(self.still(), 2*self.max_side)).decode()
         alt = html.escape(' / '.join(self.canvas.captions))
         display(HTML(_still.format(id=f'fb-{uuid4().hex[:8]}', alt=alt, data=data)))
         display(self.box)
@@ -202,7 +206,7 @@ class FlowViewer(Still):
     ):
         self.views = frames if isinstance(frames, FlowViews) else FlowViews(frames, models, flow_gt, max_flow)
         self.max_side = max_side
-        self.canvas,self.box = _canvas_type()(),None
+        self.canvas,self.box = canvas_type()(),None
         self._make_controls(need_jupyter('ipywidgets'))
         self._refresh()
 
@@ -241,9 +245,9 @@ def _refresh(self:FlowViewer):
     try: left,blink = views.picture(i, model, view),views.warped(i, model) if view=='blink' else None
     except FlowbookError as e: return setattr(c, 'text', str(e))
     with c.hold_sync():
-        c.size,c.left,c.right = list(s.size),_png(left, self.max_side),_png(s.img2, self.max_side)
+        c.size,c.left,c.right = list(s.size),self.png(left),self.png(s.img2)
         key = views.key(i, view)
-        c.blink,c.key = (b'' if o is None else _png(o, self.max_side) for o in (blink,key))
+        c.blink,c.key = (b'' if o is None else self.png(o) for o in (blink,key))
         c.captions = [self._caption(i, model, view),
                       f'frame 2; red: where {model} says the point lands' + ('; green: where it does'
                           if s.flow is not None else '')]

@@ -155,7 +155,8 @@ def _show(report, source, predictor, layout, notes, as_json):
     stages = {k: min(1., v/max(report.seconds, 1e-9)) for k,v in sorted(report.stages.items())}
     if as_json:
         return print_json(dict(source=source, out=report.out, layout=layout, model=predictor.name,
-                               device=predictor.device, pairs=report.pairs, new=report.new,
+                               device=predictor.device, precision=predictor.precision,
+                               pairs=report.pairs, new=report.new,
                                size=report.size and list(report.size),
                                seconds=report.seconds, pairs_per_second=report.fps, max_flow=report.max_flow,
                                busy=stages, padded=report.padded, notes=[str(o.message) for o in notes],
@@ -163,8 +164,9 @@ def _show(report, source, predictor, layout, notes, as_json):
     if not report.new: return typer.echo(f'{report.out} is complete: {report.pairs} pairs')
     h,w = report.size
     if predictor.tile: typer.echo(str(predictor.plan(report.size)))
-    typer.echo(f"{source}: {report.new} pairs of {h}x{w} pixels, {predictor.name} on {predictor.device}, "
-               f"{report.fps:.1f} pairs/s; "
+    low = '' if predictor.precision=='fp32' else f' in {predictor.precision}'
+    typer.echo(f"{source}: {report.new} pairs of {h}x{w} pixels, "
+               f"{predictor.name} on {predictor.device}{low}, {report.fps:.1f} pairs/s; "
                f"at work: {', '.join(f'{k} {100*v:.0f} %' for k,v in stages.items())}")
     if report.scores:
         typer.echo(f"error: EPE {report.scores['epe']:.2f} px, Fl-all {report.scores['fl_all']:.1f} %")
