@@ -10,6 +10,7 @@ from .callbacks import MultiStageLrUpdaterHook as MultiStageLrUpdaterHook
 from .callbacks import NaNGuard as NaNGuard
 from .callbacks import ScaleGrads as ScaleGrads
 from .callbacks import Schedule as Schedule
+from .callbacks import StatefulCallback as StatefulCallback
 from .callbacks import Workflow as Workflow
 from .callbacks import create_hook as create_hook
 from .callbacks import list_hooks as list_hooks
