@@ -188,11 +188,13 @@ def spread(
 def matched_flow(
     img1:np.ndarray,  # `(C,H,W)` float32 in [0,1]
     img2:np.ndarray,  # `(C,H,W)` float32 in [0,1]
+    fewest:float=.1,  # Share of the matches below which none is believed: in the dark, what agrees is chance
     **options         # Of `grid_matches`
 )->tuple:             # `(H,W,2)` float32 flow, pixels; `(H,W)` float32, share of believed matches there
     "Estimate rough flow of any size from matches"
     h, w = img1.shape[1:]
     flow, known = grid_matches(img1, img2, **options)
+    if known.mean() < fewest: known = np.zeros_like(known)
     guide = cv2.resize(img1.transpose(1, 2, 0), known.shape[::-1], interpolation=cv2.INTER_AREA)
     guide = guide.reshape(*known.shape, -1)
     return tuple(cv2.resize(o, (w, h)) for o in (spread(flow, known, guide), known.astype(np.float32)))
