@@ -22,8 +22,10 @@ from .coarse_to_fine import edge_weights as edge_weights
 from .coarse_to_fine import has_structure as has_structure
 from .coarse_to_fine import image_pyramid as image_pyramid
 from .coarse_to_fine import level_at as level_at
+from .coarse_to_fine import no_motion_seen as no_motion_seen
 from .coarse_to_fine import polish_flow as polish_flow
 from .coarse_to_fine import refine_levels as refine_levels
+from .coarse_to_fine import resize_array_flow as resize_array_flow
 from .coarse_to_fine import variational_flow as variational_flow
 from .coarse_to_fine import variational_presets as variational_presets
 from .correlation import correlation_ref as correlation_ref
