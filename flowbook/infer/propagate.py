@@ -45,7 +45,12 @@ def read_labels(
             if im.mode in ('P','L','1'):
                 palette = im.getpalette() if im.mode=='P' else None
                 return Labels(np.array(im.convert('L') if im.mode=='1' else im), str(path), palette)
-            if im.mode in ('I;16','I'): return Labels(np.array(im).astype(np.uint16), str(path))
+            if im.mode[0]=='I':
+                values = np.array(im)
+                if values.min() < 0 or values.max() > 65535:
+                    raise fail(ImageFileError, path, f'labels from {values.min()} to {values.max()}', '0 to 65535')
+                return Labels(values.astype(np.uint16), str(path))
+    except ImageFileError: raise
     except (OSError, SyntaxError, ValueError) as e:
         raise fail(ImageFileError, path, f'no image, or a damaged one ({e})',
             'a mask, for example a PNG') from None
