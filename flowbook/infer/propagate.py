@@ -48,7 +48,8 @@ def read_labels(
             if im.mode[0]=='I':
                 values = np.array(im)
                 if values.min() < 0 or values.max() > 65535:
-                    raise fail(ImageFileError, path, f'labels from {values.min()} to {values.max()}', '0 to 65535')
+                    found = f'labels from {values.min()} to {values.max()}'
+                    raise fail(ImageFileError, path, found, '0 to 65535')
                 return Labels(values.astype(np.uint16), str(path))
     except ImageFileError: raise
     except (OSError, SyntaxError, ValueError) as e:
