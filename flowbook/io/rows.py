@@ -73,7 +73,8 @@ def follows(
                 [_gap(row[i][1], row[i+1][1]) for i,ok in enumerate(whole) if not ok])
     unit,times = 1 if one else row_step(numbers),Counter(numbers)
     at = {n: p for n,p in row if times[n]==1}   # which of 2 and 02 comes after 1?
-    pairs = [(p, at[n + step*unit]) for n,p in at.items() if all(n + k*unit in at for k in range(1, step + 1))]
+    pairs = [(p, at[n + step*unit]) for n,p in at.items()
+             if all(n + k*unit in at for k in range(1, step + 1))]
     return pairs,[_gap(a, b) for (n,a),(m,b) in zip(row, row[1:], strict=False) if m - n != unit]
 
 def _gap(a, b): return f'{Path(a).name} and {Path(b).name}'
