@@ -49,3 +49,35 @@ def test_all_has_everything():
                     and not hasattr(everything, n)]   # where two rooms use a name, the later one has it
     assert not lacking, lacking
     assert not {*HELPERS} & {*everything.__all__}
+
+def test_one_evening(tmp_path, monkeypatch):
+    "The README's path from two photos to a file for other programs, small; each command names the next"
+    import shlex
+    from PIL import Image
+    from typer.testing import CliRunner
+    from flowbook.cli.main import app
+    from flowbook.data.pair import demo_pair
+    from flowbook.io.video import frames2video
+    monkeypatch.chdir(tmp_path)
+    def run(words):
+        res = CliRunner().invoke(app, words, prog_name='flowbook', env=dict(COLUMNS='200'))
+        assert res.exit_code == 0, (words, res.output, res.exception)
+        return [shlex.split(l.removeprefix('next: flowbook '), comments=True) for l in res.stdout.splitlines()
+                if l.startswith('next: flowbook ')]
+    pair = demo_pair()
+    for i,img in enumerate((pair.img1, pair.img2)): Image.fromarray(img[:96, :128]).save(f'{"ab"[i]}.png')
+    frames2video(['a.png', 'b.png', 'a.png'], 'walk.mp4')
+    run(['data', 'make', 'folder', 'mine', '--n', '8', '--size', '64x96'])
+    text = next(t for _,t in blocks if 'flowbook infer a.png b.png' in t)
+    path = [shlex.split(l.removeprefix('flowbook '), comments=True) for l in text.splitlines()][1:]   # demo: test_cli
+    assert [w[0] for w in path] == ['infer', 'video', 'data', 'train', 'compare', 'export']
+    small = dict(
+        train=['schedule.epochs=1', 'data.bs=2', 'data.crop=(64,64)', 'data.workers=0'],
+        compare=['--n', '1', '--no-memory'], export=['--size', '64x96'])
+    for words,after in zip(path, [*path[1:], None]):
+        said = run([*words, *small.get(words[0], [])])
+        if after is None: continue
+        [step] = said
+        own = [o for o in step if o not in small.get('train', [])]   # what this run adds to the README's words
+        assert step[0] == after[0] and (own == after or after[0] == 'export'), (own, after)
+    assert (tmp_path/'flow.onnx').stat().st_size > 10_000

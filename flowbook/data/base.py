@@ -360,7 +360,7 @@ def show(self:FlowDataset,
 def _draw(samples):
     "Draw samples with everything they have, one row each"
     import matplotlib.pyplot as plt
-    from flowbook.viz.color import flow_to_color
+    from flowbook.viz.plots import show_flow
     have = [n for n in ('flow', 'flow_bw', 'occ', 'occ_bw')
             if any(getattr(s, n) is not None for s in samples)]
     h, w = samples[0].size
@@ -370,8 +370,8 @@ def _draw(samples):
         for ax, n in zip(row, ['img1', 'img2', *have], strict=True):
             x = getattr(s, n)
             if x is not None and n.startswith('flow'):
-                x = flow_to_color(x, valid=s.valid if n == 'flow' else s.valid_bw)
-            if x is not None: ax.imshow(x, cmap='gray', interpolation='nearest')
+                show_flow(x, ax, valid=s.valid if n == 'flow' else s.valid_bw, fontsize=6)
+            elif x is not None: ax.imshow(x, cmap='gray', interpolation='nearest')
             ax.axis('off')
     for ax, n in zip(axs[0], ['img1', 'img2', *have], strict=True): ax.set_title(n, fontsize=9)
     fig.subplots_adjust(wspace=.04, hspace=.06)

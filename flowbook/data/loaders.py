@@ -377,6 +377,7 @@ def show_flows(
 # %% ../../nbs/data/30_loaders.ipynb #f5dd2b6b
 def show_row(row, img1, img2, flow, valid, pred):
     from flowbook.viz.color import flow_to_color
+    from flowbook.viz.plots import add_wheel
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
     top = max(float(flow.norm(dim=0).numpy()[mask].max(initial=0)), 1.)
     shown = [img1.permute(1, 2, 0), img2.permute(1, 2, 0), flow_to_color(flow, max_flow=top, valid=mask)]
@@ -385,7 +386,7 @@ def show_row(row, img1, img2, flow, valid, pred):
     for ax, im in zip(row, shown, strict=True):
         ax.imshow(im, cmap='inferno', vmin=0, vmax=max(3., .2*top))
         ax.axis('off')
-    row[2].text(2, 2, f"max {top:.0f} px", fontsize=6, va='top')
+    add_wheel(row[2], mask.shape, top, fontsize=6)
 
 # %% ../../nbs/data/30_loaders.ipynb #393952dc
 class PairBatch(tuple):

@@ -15,7 +15,7 @@ from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, 
 from .color import render_color_wheel, save_picture, text_width, wheel_disc
 
 # %% ../../nbs/viz/20_plots.ipynb #87889782
-def add_wheel(ax, size, max_flow=None):
+def add_wheel(ax, size, max_flow=None, fontsize=11):
     "Put the wheel, with the speed at its rim, into the lower right corner of `ax`"
     from matplotlib.patheffects import withStroke
     h,w = size
@@ -24,7 +24,7 @@ def add_wheel(ax, size, max_flow=None):
     rgb,cover = wheel_disc(121)
     box.imshow(np.dstack([rgb, np.uint8(255*cover)]))
     outline = withStroke(linewidth=3, foreground='w')
-    if max_flow: box.set_title(format_px(max_flow), fontsize=11, pad=2, path_effects=[outline])
+    if max_flow: box.set_title(format_px(max_flow), fontsize=fontsize, pad=2, path_effects=[outline])
     box.axis('off')
 
 # %% ../../nbs/viz/20_plots.ipynb #9cd39c36
@@ -51,7 +51,8 @@ def show_flow(
     max_flow=None, # Speed of full colour, pixels; `None`: the fastest known pixel
     valid=None,    # `(H,W)` bool, True = known; the rest is black
     legend=True,   # Draw the wheel and its speed?
-    quiver=0       # Distance between arrows, pixels; 0: none
+    quiver=0,      # Distance between arrows, pixels; 0: none
+    fontsize=11    # Of the speed at the key, points
 ): # The axes
     "Show `flow` as colour with its key, and arrows every `quiver` pixels"
     if not isinstance(quiver, (int,np.integer)) or quiver < 0:
@@ -61,7 +62,7 @@ def show_flow(
     if ax is None: ax = new_axes(known.shape)
     ax.imshow(flow_to_color(x, max_flow, known))
     if quiver: _arrows(ax, x, known, quiver)
-    if legend: add_wheel(ax, known.shape, max_flow)
+    if legend: add_wheel(ax, known.shape, max_flow, fontsize)
     ax.axis('off')
     return ax
 
