@@ -283,6 +283,7 @@ def show_samples(
     "Draw images, flow and residual of `samples`, and arrows where some pixels go, all rows at one scale"
     import matplotlib.pyplot as plt
     from flowbook.viz.color import flow_to_color, max_motion
+    from flowbook.viz.plots import add_wheel
     top = max(max_motion(s.flow, s.valid) for s in samples) or 1.
     tall = [s.size[0]/s.size[1] for s in samples]
     _,axs = plt.subplots(len(tall), 4, figsize=(7.5, 1.9*sum(tall)+.3*len(tall)), squeeze=False,
@@ -291,6 +292,7 @@ def show_samples(
         res = warp_residual(s)
         shown = s.img1, s.img2, flow_to_color(s.flow, top, s.valid)
         for ax,x in zip(row[:3], shown, strict=True): ax.imshow(x)
+        add_wheel(row[2], s.size, top, fontsize=6)
         _arrows(row[0], s, top)
         row[3].imshow(res, cmap=_residual_colors(), vmin=0, vmax=40)
         names = f'img1 {t}', 'img2', f'flow, up to {top:.0f} px', f'residual {np.nanmean(res):.1f}'
