@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from ..core.errors import ConfigError, fail
 from ..io.files import atomic_path
-from ..train.metrics import epe_map, outlier_map, gather_images
+from ..train.metrics import REGIONS, epe_map, outlier_map, gather_images
 from ..viz.color import flow_to_color, format_px, max_motion, render_color_wheel
 from ..viz.frames import KITTI_ERROR_BINS, KITTI_ERROR_COLORS, draw_arrows, error_to_color
 
@@ -112,10 +112,7 @@ _HEADINGS = {k: tuple(v.split(' | ')) for k,v in dict(
     px5='off by more than 5 px | %', fl='off by more than 3 px and 5 % (Fl) | %',
     wauc='accuracy within 5 px (WAUC) | %', aae='mean angle error | °',
     ms='time per pair | ms', memory_mb='memory | MB', occ_f1='occlusion found (F1) | %').items()}
-_PARTS = dict(all='', occ='occluded pixels', noc='visible pixels', bg='background', fg='objects',
-    static='pixels that do not move', s0_10='motion below 10 px', s10_40='motion of 10 to 40 px',
-    s40='motion above 40 px', d0_10='within 10 px of an occlusion',
-    d10_60='10 to 60 px from an occlusion', d60_140='60 to 140 px from an occlusion')
+_PARTS = dict(all='') | REGIONS
 
 def _heading(key):
     "What a score is called on the page, and its unit"
