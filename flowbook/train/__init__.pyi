@@ -76,6 +76,7 @@ from .metrics import EPE as EPE
 from .metrics import FlAll as FlAll
 from .metrics import FlowScores as FlowScores
 from .metrics import MeanOverPixels as MeanOverPixels
+from .metrics import REGIONS as REGIONS
 from .metrics import SCORES as SCORES
 from .metrics import STILL as STILL
 from .metrics import add_exactly as add_exactly
