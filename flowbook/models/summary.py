@@ -167,7 +167,7 @@ def _repr_markdown_(self:ModelFacts):
     line = lambda *cells: f"| {' | '.join(cells)} |"
     shown = lambda x: '-' if x is None else f'{x:,.0f}'
     (h,w),(th,tw) = self.size,self.timed
-    rows = [line('model', 'M parameters', f'GFLOPs, {w}x{h}', f'MiB, {w}x{h}', f'on this CPU, {tw}x{th}'),
+    rows = [line('model', 'M parameters', f'GFLOPs, {h}x{w}', f'MiB, {h}x{w}', f'on this CPU, {th}x{tw}'),
             line('---', '---:', '---:', '---:', '---:')]
     rows += [line(f'`{n}`', f'{p:.2f}', shown(g), shown(m), f'{s:.2f} s') for n,p,g,m,s in self.costs]
     if self.weights:
