@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import flowbook, typer
 from .terminal import Json, print_json, print_table, working
-from ..core.errors import FlowbookError, fail
+from ..core.errors import FlowbookError, fail, pip_install
 from ..io.files import atomic_path, ensure_dir
 
 # %% ../../nbs/cli/56_book.ipynb #47bb4370

@@ -127,7 +127,7 @@ class Program(TyperGroup):
     )->tuple:              # Name of the command, the command, and its words
         "Find the command, whose options take as many words as their metavars say"
         name,cmd,args = super().resolve_command(ctx, args)
-        for before,word in zip(['', *args[:-1]], args, strict=True):   # an unset variable of the shell
+        for before,word in zip(['', *args], args, strict=False):   # an unset variable of the shell
             if word or before == '--suffix': continue
             raise typer.BadParameter(f"found an empty word{before and f' after {before}'}, expected a value")
         if cmd is not None: _plain_flags(cmd.get_params(ctx))

@@ -50,7 +50,7 @@ def unknown(
     else: expected = f"one of {', '.join(known[:30] if more else known)}{more}"
     return fail(ConfigError, what, repr(name), expected)
 
-# %% ../../nbs/core/00_errors.ipynb #1d6e7638
+# %% ../../nbs/core/00_errors.ipynb #d9fddaba
 def pip_install(
     package:str,    # Name on PyPI
     extra:str=None  # Extra of flowbook that has it; None: the package alone

@@ -129,7 +129,7 @@ def collect_rows(
     "Read the rows written so far"
     return [_load_row(p) for p in sorted((Path(out)/_rows).glob('[!.]*.json'), key=natural_key)]
 
-# %% ../../nbs/infer/46_many.ipynb #9e927be7
+# %% ../../nbs/infer/46_many.ipynb #984ae954
 def _check_manifest(path):
     if Path(path).suffix not in ('.csv', '.parquet'):
         raise fail(ConfigError, 'manifest', str(path), 'a name that ends in .csv or .parquet')

@@ -81,7 +81,7 @@ def describe_models(
     return [{k: o[k] for k in ('name', 'parameters', 'bundled', 'description')}
             for o in model_table(pattern, size=None)]
 
-# %% ../../nbs/infer/10_predictor.ipynb #3530a1f0
+# %% ../../nbs/infer/10_predictor.ipynb #770f274e
 # the package's weights on `demo_pair`: mean change, pixels
 BF16_SHIFT = dict(flowbook_fast=.0028, flowbook_small=.0016)
 MOST_SHIFT = .01                          # the most that `precision='auto'` accepts, pixels

@@ -238,7 +238,7 @@ def check_target(
                        f'the file that is read{"" if str(o)==str(p) else f", by another name than {p}"}',
                        'another one: it would be overwritten')
 
-# %% ../../nbs/io/10_files.ipynb #7b3541df
+# %% ../../nbs/io/10_files.ipynb #9910da7a
 def check_writable(
     *paths:str|Path # Files to be written later; None is skipped
 )->None:

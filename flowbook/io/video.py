@@ -71,7 +71,7 @@ def _one_by_one(pictures, where):
         size = _one_size(img, size, f'{where}, frame {i} of those read')
         yield img
 
-# %% ../../nbs/io/36_video.ipynb #24b85cf3
+# %% ../../nbs/io/36_video.ipynb #869420c8
 def _read(o, upright): return o.read(upright) if isinstance(o, Page) else read_image(o, upright, True)
 
 def _from_files(items, upright, value_range, deep):

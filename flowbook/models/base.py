@@ -69,7 +69,7 @@ class Estimator(nn.Module):
     network = True        # Is it made of PyTorch operators, and can be trained, counted and exported?
     loss = dict(type='MultiLevelEPE')   # What it is trained to minimise: name of a loss, and its arguments
 
-# %% ../../nbs/models/00_base.ipynb #c58f9d25
+# %% ../../nbs/models/00_base.ipynb #8da4e580
 def has_values(
     x:Tensor # Any tensor
 )->bool:     # False: a placeholder
@@ -152,7 +152,7 @@ def refuse_start(self:Estimator,
     for k, v in given.items():
         if v is not None: raise fail(ConfigError, f'{type(self).__name__} {k}', 'a value', f'None: {why}')
 
-# %% ../../nbs/models/00_base.ipynb #409e6701
+# %% ../../nbs/models/00_base.ipynb #b48876a1
 @patch
 def call_options(self:Estimator,
     iters:int=None,      # Iterations; None: the model's own number

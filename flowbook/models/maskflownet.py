@@ -185,7 +185,7 @@ def forward(self:CascadeDecoder,
     first:list   # Stage one's flows `(B,2,h,w)`, (u,v), coarse to fine, pixels of the input / flow_div
 )->list:         # Flows `(B,2,h,w)`, (u,v), coarse to fine, pixels of the input / flow_div
     "Improve the flows of the `first` stage"
-    flows,flow = [],first[0]                       # (u,v) taken for (v,u), as the weights expect
+    flows,flow,decoder,feat = [],first[0],None,None   # (u,v) taken for (v,u), as the weights expect
     for l,before in zip(self.levels, first, strict=True):
         if flows: flow,upfeat = enlarge(flow),decoder.hand_down(feat)
         f1,f2,f3,f4 = (f[l-1] for f in (fmaps1,fmaps2,fmaps3,fmaps4))

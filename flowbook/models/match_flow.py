@@ -48,7 +48,7 @@ def forward(self:SceneEncoder,
     x16 = F.relu(x16 + enlarge(self.up16(self.at32(x16)), x16))
     return self.join(F.relu(x8 + enlarge(self.up8(x16), x8)))
 
-# %% ../../nbs/models/34_match_flow.ipynb #630064c5
+# %% ../../nbs/models/34_match_flow.ipynb #7265b096
 def best_matches(
     f1:Tensor,           # `(B,C,H,W)` features of image 1, of unit length
     f2:Tensor,           # `(B,C,H,W)` features of image 2, of unit length

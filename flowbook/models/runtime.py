@@ -212,7 +212,7 @@ def inner_size(self:FileModel,
     if all(s <= o for s, o in zip(size, self.only, strict=True)): return self.only
     (h, w), (H, W) = size, self.only
     raise fail(FlowbookError, self.path, f'images of {h}x{w} pixels',
-               f'at most {W}x{H}; FlowPredictor makes tiles of larger ones')
+               f'at most {H}x{W}; FlowPredictor makes tiles of larger ones')
 
 def _pad(x, inner):
     "Repeat the border of a batch, as networks do with odd sizes"

@@ -350,7 +350,7 @@ def convert_weights(
     about = dict(model=name, converted_from=Path(source).name, scheme=scheme) | metadata
     return dict(model=name, scheme=scheme, sha256=write_tensors(state, path, dtype, about))
 
-# %% ../../nbs/models/90_weights.ipynb #64ec185a
+# %% ../../nbs/models/90_weights.ipynb #0fed0940
 def bundled_cards()->dict: # Name of a model: the card of its weights
     "Read the cards of all weights in the package"
     files = [p for p in asset_path('').glob('*.json') if p.with_suffix('.safetensors').exists()]

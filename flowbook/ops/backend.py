@@ -7,7 +7,7 @@ __all__ = ['KernelError', 'kernel_mode', 'use_kernels', 'pool_start', 'cpu_varia
            'kernel_for', 'same_device', 'kernel_note', 'register_gradient', 'register_shape', 'conv_rates', 'bf16_gain',
            'faster_precision', 'warn_slow']
 
-# %% ../../nbs/ops/05_backend.ipynb #f77a770e
+# %% ../../nbs/ops/05_backend.ipynb #40055796
 import ctypes, importlib, os, re, sys, time, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -60,7 +60,7 @@ def _planar(x): return torch.from_numpy(np.ascontiguousarray(x, np.float32))[Non
 def _median(flow, window):
     return np.stack([cv2.medianBlur(np.ascontiguousarray(flow[..., i]), window) for i in range(2)], -1)
 
-# %% ../../nbs/ops/52_coarse_to_fine.ipynb #ff2f4c8d
+# %% ../../nbs/ops/52_coarse_to_fine.ipynb #5eb695ed
 def resize_array_flow(
     flow:np.ndarray, # `(H,W,2)` float32, pixels
     h:int,           # New height

@@ -14,7 +14,7 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, known_flow, max_motion
 from .color import render_color_wheel, save_picture, text_width, wheel_disc
 
-# %% ../../nbs/viz/20_plots.ipynb #87889782
+# %% ../../nbs/viz/20_plots.ipynb #d9d819af
 def add_wheel(ax, size, max_flow=None, fontsize=11):
     "Put the wheel, with the speed at its rim, into the lower right corner of `ax`"
     from matplotlib.patheffects import withStroke
