@@ -25,7 +25,6 @@ from .coarse_to_fine import level_at as level_at
 from .coarse_to_fine import no_motion_seen as no_motion_seen
 from .coarse_to_fine import polish_flow as polish_flow
 from .coarse_to_fine import refine_levels as refine_levels
-from .coarse_to_fine import resize_array_flow as resize_array_flow
 from .coarse_to_fine import variational_flow as variational_flow
 from .coarse_to_fine import variational_presets as variational_presets
 from .correlation import correlation_ref as correlation_ref
@@ -45,14 +44,8 @@ from .lookup import corr_pyramid as corr_pyramid
 from .lookup import corr_volume as corr_volume
 from .lookup import plan_corr as plan_corr
 from .lookup import pool_features as pool_features
-from .matches import agreeing as agreeing
-from .matches import compress as compress
-from .matches import grid_descriptors as grid_descriptors
 from .matches import grid_matches as grid_matches
-from .matches import grid_points as grid_points
 from .matches import matched_flow as matched_flow
-from .matches import most_alike as most_alike
-from .matches import spread as spread
 from .nvrtc import CudaKernels as CudaKernels
 from .nvrtc import build_cuda_extension as build_cuda_extension
 from .nvrtc import compile_cuda as compile_cuda
