@@ -159,11 +159,11 @@ def is_gain(
     "Tell a gain from a trade-off"
     return after[0] < (1 - least)*before[0] and after[1] <= 1.02*before[1] + .01 and after[2] < before[2]
 
-# %% ../../nbs/infer/48_adapt.ipynb #8b27ceda
-def _check_model(model):
+# %% ../../nbs/infer/48_adapt.ipynb #663d3b4e
+def _check_model(model, name):
     if model.frames!=2 or not any(True for _ in model.parameters()):
         what = 'a three-frame model' if model.frames!=2 else 'a method without weights'
-        raise fail(ConfigError, 'model', what, 'a two-frame network')
+        raise fail(ConfigError, f'model {name}', what, 'a two-frame network')
 
 def adapt_model(
     predictor:FlowPredictor, # Its network is changed in place, unless that doesn't help
@@ -179,7 +179,7 @@ def adapt_model(
     progress=None            # Called with (steps done, steps)
 )->AdaptReport:
     "Fine-tune a network on a clip, from its frames alone"
-    _check_model(predictor.model)
+    _check_model(predictor.model, predictor.name)
     if steps < 1 or not lr > 0: raise fail(ConfigError, 'steps, lr', f'{steps}, {lr:g}', 'numbers above 0')
     began,model = time.perf_counter(),predictor.model.eval()
     pairs = clip_pairs(source, most, predictor.upright, predictor.value_range)
