@@ -356,15 +356,16 @@ def compare(
         found = {k: compare_models(models, d, device, n, precision, not no_memory, count, _label(notes, k),
                                    opener)
             for k,d in sets.items()}
+    used = _used(next(iter(found.values())))
     if notes is not None: write_report(report, f"{', '.join(models)} on {data}",
                                        {k: {r['model']: r for r in rows} for k,rows in found.items()}, notes,
-                                       dict(precision=_used(next(iter(found.values())))))
+                                       dict(precision=used))
     for path in save or []: save_rows([dict(set=k) | r for k,rows in found.items() for r in rows], path)
     if as_json:
         print_json(dict(sets=found))
         return _leave([r for rows in found.values() for r in rows])
     for k,rows in found.items(): _print_scores(f'{n or len(sets[k])} pairs of {k}', rows, 'model', wanted)
-    if used := _used(next(iter(found.values()))): typer.echo(f'computed in {used}')
+    if used: typer.echo(f'computed in {used}')
     _say_files([*(save or []), report])
     _leave([r for rows in found.values() for r in rows])
     _say_export(next(iter(found.values())))

@@ -20,7 +20,6 @@ from .grid import resize_to_multiple as resize_to_multiple
 from .grid import unpad as unpad
 from .moved import also_called as also_called
 from .moved import keep_old_paths as keep_old_paths
-from .processes import agree_on as agree_on
 from .processes import available_memory as available_memory
 from .processes import launched_number as launched_number
 from .processes import own_folder as own_folder

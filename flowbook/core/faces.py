@@ -31,7 +31,7 @@ HELPERS = '''
     silence_notices NOTICES
     register_gradient register_shape need_package warn_slow source_folder source_section cuda_platform
     only_by_name kind_of_flow kind_to_write
-    grid_points grid_descriptors compress most_alike agreeing spread resize_array_flow
+    grid_descriptors compress most_alike agreeing spread gather agree_on
 '''.split()
 # Names found in other ways: recipes by `get_recipe`, CUDA kernels by `kernel_for`; checks are for chapters
 APART = 'recipes.scenes', 'ops.cuda_kernels', 'core.array_checks', 'io.checks', 'io.png'

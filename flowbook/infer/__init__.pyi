@@ -149,6 +149,7 @@ from .tracks import flow_both_ways as flow_both_ways
 from .tracks import flow_link as flow_link
 from .tracks import flow_to_reference as flow_to_reference
 from .tracks import follow as follow
+from .tracks import grid_points as grid_points
 from .tracks import points_at as points_at
 from .tracks import read_at as read_at
 from .tracks import read_backwards as read_backwards

@@ -5,40 +5,16 @@
 # %% auto #0
 __all__ = ['WORKSPACE', 'PICTURE_BYTES', 'CLASSICAL_BYTES', 'UNKNOWN_BYTES', 'memory_estimate', 'plan_memory']
 
-# %% ../../nbs/infer/09_memory.ipynb #da303389
-import logging, weakref
+# %% ../../nbs/infer/09_memory.ipynb #f58d5759
+import logging
 from bisect import bisect_left
 from contextlib import contextmanager
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from ..core.errors import FlowbookError, fail
 from ..core.processes import available_memory
 from .tiles import TilePlan, plan_tiles
 from ..models.classical import Classical
-
-# %% ../../nbs/infer/09_memory.ipynb #5489e6d0
-class _Books(TorchDispatchMode):
-    "Keep count of the bytes that live tensors hold"
-    def __init__(self):
-        super().__init__()
-        self.seen,self.now,self.peak = weakref.WeakSet(),0,0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor): self.enter(t.untyped_storage())
-        return out
-
-    def enter(self, storage):
-        if storage in self.seen: return
-        n = storage.nbytes()
-        self.seen.add(storage)
-        self.now += n
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.leave, n)
-
-    def leave(self, n): self.now -= n
+from ..models.summary import MemoryBooks
 
 # %% ../../nbs/infer/09_memory.ipynb #06004afe
 WORKSPACE = 1.3       # What convolutions take beyond their results, measured
@@ -55,7 +31,7 @@ def _count(model, size, device, precision, batch):
     with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True), torch.autocast(device.type,
         dtype, enabled=dtype is not None):
         img = torch.empty(batch, 3, *size, device=device)
-        with _Books() as books: model(*[img]*getattr(model, 'frames', 2), **kw)
+        with MemoryBooks() as books: model(*[img]*getattr(model, 'frames', 2), **kw)
     return books.peak
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
-from ..io.images import image_turn, read_image, to_planes, turn_exif
+from ..io.images import image_turn, read_image, to_planes, turn_exif, unturn_exif
 
 # %% ../../nbs/infer/11_nodata.ipynb #c5da43a2
 def _alpha(im, upright, file):
@@ -21,7 +21,7 @@ def _alpha(im, upright, file):
     if im.format!='TIFF': return turn_exif(np.asarray(im.convert('RGBA'))[...,3], tag if upright else 1)
     if file: im.filename = ''   # see `decode_pillow`: a mapped file would be skewed
     alpha = np.asarray(im.convert('RGBA'))[...,3]   # Pillow has turned it
-    return alpha if upright or not file else turn_exif(alpha, {6: 8, 8: 6}.get(tag, tag))
+    return alpha if upright or not file else unturn_exif(alpha, tag)
 
 def _read_alpha(path, upright):
     try:

@@ -167,7 +167,7 @@ def _make_output(out, settings, resume, frames, fps, codec, part):
     gif = out.suffix.lower()=='.gif'
     if gif and resume:
         raise fail(ConfigError, 'resume', out, 'a video or a folder: a GIF is written in one go')
-    return _VideoOutput(out, settings, resume, fps=frames.fps or 25. if fps is None else fps, codec=codec,
+    return _VideoOutput(out, settings, resume, fps=frames.output_fps(fps), codec=codec,
         part=10**9 if gif else part)
 
 # %% ../../nbs/infer/32_video.ipynb #4ed55762

@@ -77,6 +77,7 @@ from .images import to_planes as to_planes
 from .images import to_tensor as to_tensor
 from .images import to_unit as to_unit
 from .images import turn_exif as turn_exif
+from .images import unturn_exif as unturn_exif
 from .images import used_bits as used_bits
 from .images import write_image as write_image
 from .pfm import read_disparity as read_disparity

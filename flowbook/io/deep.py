@@ -15,7 +15,7 @@ import cv2, numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
-from .images import turn_exif
+from .images import turn_exif, unturn_exif
 from .files import check_file, check_size
 from .rows import list_frames
 
@@ -88,17 +88,17 @@ def _read_rgba(path, i, tags):
         im.seek(i)
         im.filename = ''   # see `decode_pillow`: a mapped file would be skewed
         img = np.array(im.convert('RGBA'))
-    return turn_exif(img, {6: 8, 8: 6}.get(_turn(tags), _turn(tags)))
+    return unturn_exif(img, _turn(tags))
 
 def _as_stored(img, tags, where):
     "What OpenCV decoded, without its own ideas; an error where it is wrong"
-    bits,turn = _bits(tags),_turn(tags)
+    bits = _bits(tags)
     if bits > 8 and (img.itemsize==1 or img.dtype.kind!='f' and tags.get(284)==(2,) and tags.get(277)!=(1,)):
         how = 'planes' if tags.get(284)==(2,) else 'samples'
         raise fail(ImageFileError, where, f'{tags.get(277, (1,))[0]} {how} of {bits} bits',
             'grey or RGB, the samples of a pixel together')
     if tags.get(262)==(0,) and bits==16 and img.dtype==np.uint16: img = 65535 - img   # white is zero
-    return turn_exif(img, {6: 8, 8: 6}.get(turn, turn)) if turn in range(2, 9) else img
+    return unturn_exif(img, _turn(tags))
 
 
 # %% ../../nbs/io/31_deep.ipynb #bd28cee0

@@ -51,6 +51,11 @@ class Frames:
     def times(self):
         "Seconds of all frames decoded so far, including skipped ones"
         return self.film.times if self.film else []
+    def output_fps(self,
+        fps:float=None # The one asked for; None: that of the source, 25 where it has none
+    )->float:          # Images per second
+        "Return the frame rate of a video that is made from these images"
+        return (self.fps or 25.) if fps is None else fps
     def __repr__(self):
         return (f"Frames({self.name}: {'?' if self.count is None else self.count} frames"
                 f"{f', {self.fps:g} fps' if self.fps else ''})")
@@ -380,7 +385,7 @@ def frames2video(
     if not 0 < scale <= 16: raise fail(ConfigError, 'scale', scale, 'a factor above 0, up to 16')
     check_target(out, source)
     with read_frames(source, every, upright=upright, value_range=value_range) as frames, VideoWriter(out,
-        frames.fps or 25. if fps is None else fps, codec) as w:
+        frames.output_fps(fps), codec) as w:
         for img in frames:
             small = img if scale==1 else cv2.resize(img, None, fx=scale, fy=scale,
                 interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

@@ -164,6 +164,7 @@ from .sea_raft import sea_raft_l as sea_raft_l
 from .sea_raft import sea_raft_m as sea_raft_m
 from .sea_raft import sea_raft_parts as sea_raft_parts
 from .sea_raft import sea_raft_s as sea_raft_s
+from .summary import MemoryBooks as MemoryBooks
 from .summary import ModelFacts as ModelFacts
 from .summary import flops as flops
 from .summary import flops_by_op as flops_by_op

@@ -11,7 +11,7 @@ __all__ = ['STILL', 'REGIONS', 'SCORES', 'epe_map', 'length_map', 'outlier_map',
 import math, torch, cv2, numpy as np
 from torch import Tensor
 from ..core.errors import FlowbookError, fail, unknown
-from ..core.processes import process_number
+from ..core.processes import gather
 from fastcore.basics import patch
 
 # %% ../../nbs/train/20_metrics.ipynb #5b0adc4d
@@ -61,10 +61,7 @@ def sum_over_processes(
     *numbers # Numbers of this process, or lists of them
 )->tuple:    # Their sums over all processes of `torch.distributed`; without it, over this one
     "Add up each number or list over all processes; how the parts are distributed makes no difference"
-    count = process_number()[1]
-    mine = [o if isinstance(o, list) else [o] for o in numbers]
-    parts = [mine]*count
-    if count > 1: torch.distributed.all_gather_object(parts, mine)
+    parts = gather([o if isinstance(o, list) else [o] for o in numbers])
     return tuple(math.fsum(x for o in same for x in o) for same in zip(*parts, strict=True))
 
 # %% ../../nbs/train/20_metrics.ipynb #fbc4eed2
@@ -308,8 +305,5 @@ def gather_images(
     images:list  # What this process has, one item per pair
 )->list:         # What all have, in the order of the dataset
     "Bring the lists of all processes together"
-    count = process_number()[1]
-    if count == 1: return list(images)
-    parts = [None]*count
-    torch.distributed.all_gather_object(parts, list(images))
+    parts = gather(list(images))
     return [p[i] for i in range(max(map(len, parts))) for p in parts if i < len(p)]

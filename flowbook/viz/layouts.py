@@ -134,8 +134,7 @@ def merge_frames(
     with read_frames(imgs, upright=upright) as frames:
         pairs = zip(frames, files, strict=False)   # there may be one map fewer
         sheets = (hstack([img, show(p)]) for img,p in pairs)
-        rate = frames.fps or 25. if fps is None else fps
-        return _write_sheets(sheets, Path(out), rate, codec, len(files), progress)
+        return _write_sheets(sheets, Path(out), frames.output_fps(fps), codec, len(files), progress)
 
 # %% ../../nbs/viz/26_layouts.ipynb #37f517e6
 def paint_flow_file(
