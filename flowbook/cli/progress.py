@@ -55,7 +55,7 @@ def close(self:TrainProgress):
 def before_train(self:TrainProgress):
     "Start an epoch"
     self.steps = len(self.dls.train)
-    self.total = getattr(self.dls.train, 'iters', self.n_epoch*self.steps)
+    self.total = getattr(self.dls.train, 'iters', None) or self.n_epoch*self.steps
     self.epoch_began = time.time()
     if self.first is None: self.first = self.done = getattr(self.dls.train, 'step', self.epoch*self.steps)
     if not self.bar: return

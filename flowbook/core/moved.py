@@ -8,6 +8,7 @@ __all__ = ['MOVED', 'GONE', 'moved_names', 'old_names', 'keep_old_paths', 'also_
 # %% ../../nbs/core/03_moved.ipynb #f778a9a2
 import sys, warnings
 from functools import lru_cache, wraps
+from operator import attrgetter
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
@@ -68,6 +69,7 @@ recipes.published recipes.listing: describe_recipe weights_of RecipeTable recipe
 recipes.published recipes.mixtures: MIXTURES
 train.distributed core.processes: join_processes leave_processes launch
 train.distributed train.run: Distributed
+train.steps data.loaders: ChainDL StepDL=FlowDL.in_steps
 train.scores train.metrics: SCORES wauc_map angle_map boundary_distance FlowScores gather_images STILL
 viz.explorer apps.explorer: playground AugmentExplorer
 viz.views apps.views: as_samples FlowViews
@@ -85,6 +87,9 @@ GONE = {
     'infer.warm.takes_init': 'the attribute takes_init of a model',
     'recipes.configs.translate_datasets': 'translate_dataset',
     'recipes.published.publish': 'recipe_row',
+    'train.learner.chain_valid': 'ChainDL(loaders)',
+    'train.steps.labelled_loaders': 'dataloaders(train, {label: set})',
+    'train.steps.share_dataset': 'the method share of a loader',
 }
 
 @lru_cache(None)
@@ -114,7 +119,7 @@ def old_names(
         new, now = names[name]
         said = f'{module}.{name} is now {new}.{now}: the old path goes with the next release'
         warnings.warn(said, DeprecationWarning, stacklevel=2)
-        return getattr(import_module(new), now)
+        return attrgetter(now)(import_module(new))
     return load
 
 # %% ../../nbs/core/03_moved.ipynb #b3b983cc

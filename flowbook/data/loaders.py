@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'SceneDataset', 'collate_samples', 'float_images', 'count_images', 'keep_memory', 'start_loader', 'FlowDL',
-           'show_flows', 'PairBatch', 'draw_as', 'dataloaders']
+           'show_flows', 'PairBatch', 'draw_as', 'dataloaders', 'ChainDL']
 
 # %% ../../nbs/data/30_loaders.ipynb #788289a7
-import inspect
+import inspect, time
+from copy import copy
+from itertools import count
 import numpy as np
 import torch
-from fastcore.basics import patch
+from fastcore.basics import GetAttr, noop, patch
 from fastcore.foundation import L
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.torch_core import to_device
+from fastai.torch_core import to_detach, to_device
 from torch.utils.data import DataLoader as TorchLoader
 from ..core.errors import ConfigError, fail, unknown
 from ..core.types import FlowSample, apply_tfm
@@ -176,13 +178,15 @@ class _Fetch:
         if hasattr(self.dataset, 'batch'): return self.dataset.batch([i for i, _ in keys], keys[0][1])
         return collate_samples([self.sample(*k) for k in keys], self.fields)
 
-class _Batches:
-    "Lists of (index, pass), one pass after the other"
+class _Steps:
+    "Lists of (index, pass), one per step, from the loader's step on"
     def __init__(self, dl): self.dl = dl
-    def __len__(self): return len(self.dl)
     def __iter__(self):
-        dl, keys = self.dl, [(int(i), self.dl.passes) for i in self.dl.get_idxs()]
-        return (keys[i:i + dl.bs] for i in range(0, len(dl)*dl.bs, dl.bs))
+        dl, known, order = self.dl, None, None
+        for step in range(dl.step, dl.last) if dl.last else count(dl.step):
+            passes, b = divmod(step, dl.per_pass)
+            if passes != known: known, order = passes, dl.get_idxs(passes)
+            yield [(int(i), passes) for i in dl.own_part(order[b*dl.bs:(b + 1)*dl.bs])]
 
 def _begin_work(worker): keep_memory()   # PyTorch limits its own threads in workers
 
@@ -224,7 +228,9 @@ class FlowDL(TfmdDL):
         kwargs['shuffle'] = kwargs.get('shuffle', training)
         self.fields, self.tfm, self.seed = tuple(fields), tfm, seed
         self.sampler, self.training, self.prefetch = sampler, training, prefetch
-        self.passes, self._loader = 0, None
+        self.iters, self.rank, self.world = None, 0, 1
+        self._every, self._loader = None, None
+        self.seek(0)
         super().__init__(dataset, bs=bs, num_workers=num_workers,
                          **(kwargs | dict(n=len(dataset if sampler is None else sampler))))
         if hasattr(dataset, 'split_idx'):
@@ -242,17 +248,70 @@ class FlowDL(TfmdDL):
         own |= dict(sampler=self.sampler) if dataset is None else {}
         return super().new(dataset, cls, **(own | kwargs))
 
+    def __len__(self):
+        "Steps of this epoch; the last one of a run may be shorter"
+        if not self.iters or self.step >= self.iters: return self.every
+        return min(self.every, self.iters - self.step//self.every*self.every)
+
+    @property
+    def _is_split(self):   # by a sampler that gives each process its own indices
+        return getattr(self.sampler, 'replicas', getattr(self.sampler, 'num_replicas', 1)) != 1
+
+    @property
+    def per_pass(self):
+        "Steps of a pass over the data"
+        return super().__len__()
+
+    @property
+    def every(self):
+        "Steps of an epoch"
+        every = self._every or self.per_pass
+        return min(every, self.iters) if self.iters else every
+
+    @property
+    def last(self):
+        "Step at which the run ends; validation ends with the pass, training without `iters` never"
+        return self.iters if self.training else self.per_pass
+
+    @property
+    def passes(self):
+        "Number of the pass that the next step belongs to; can be set"
+        return self.step//max(self.per_pass, 1)
+    @passes.setter
+    def passes(self, n): self.seek(n*self.per_pass)
+
 # %% ../../nbs/data/30_loaders.ipynb #0c3412e3
 @patch
-def get_idxs(self:FlowDL)->list: # Arguments for `__getitem__` of the dataset
-    "Indices of this pass, in order"
+def seek(self:FlowDL,
+    step:int # Step of the run, from 0
+):
+    "Continue with that step"
+    self.step, self.waited, self._ahead = step, 0., None   # seconds spent waiting; batches already asked for
+
+@patch
+def get_idxs(self:FlowDL,
+    passes:int=None # Which pass; None: the next
+)->list: # Arguments for `__getitem__` of the dataset
+    "Indices of a pass, in order"
+    if passes is None: passes = self.passes
     if self.sampler is not None:
-        self.sampler.set_epoch(self.passes)
-        return list(self.sampler)
-    if not self.shuffle: return list(range(self.n))
-    return np.random.default_rng((self.seed, self.passes)).permutation(self.n).tolist()
+        self.sampler.set_epoch(passes)
+        order = list(self.sampler)
+    elif self.shuffle: order = np.random.default_rng((self.seed, passes)).permutation(len(self.dataset)).tolist()
+    else: order = list(range(len(self.dataset)))
+    return order if self.training or self._is_split else order[self.rank::self.world]
 
 # %% ../../nbs/data/30_loaders.ipynb #6e0b83bf
+@patch
+def own_part(self:FlowDL,
+    idxs:list # Indices of a whole batch
+)->list: # The part
+    "This process's part of a batch"
+    if not self.training or self._is_split or self.world == 1: return idxs
+    n = len(idxs)//self.world
+    return idxs[self.rank*n:(self.rank + 1)*n]
+
+# %% ../../nbs/data/30_loaders.ipynb #51cee7ed
 def _same(batch): return batch
 
 def _fetch(self): return _Fetch(self.dataset, self.tfm if self.training else None, self.seed, self.fields,
@@ -261,14 +320,14 @@ def _fetch(self): return _Fetch(self.dataset, self.tfm if self.training else Non
 @patch
 def batch_loader(self:FlowDL,
     keys,            # Lists of (index, pass), one per batch
-    keep:bool=False, # Keep the workers for the next pass?
-    generator=None   # For the seeds of workers; None: the one that the model draws from
+    keep:bool=False  # Keep the workers for the next epoch?
 )->TorchLoader: # Of batches as `collate_samples` returns them
     "Make PyTorch's loader of the batches that `keys` name"
-    workers = self.fake_l.num_workers
+    # a generator of its own: starting workers must not draw from the one that the model draws from
+    own, workers = torch.Generator().manual_seed(self.seed % 2**63), self.fake_l.num_workers
     many = dict(persistent_workers=keep, prefetch_factor=self.prefetch, worker_init_fn=_begin_work)
     return TorchLoader(_fetch(self), batch_sampler=keys, num_workers=workers, collate_fn=_same,
-                       pin_memory=self.pin_memory, generator=generator, **many if workers else {})
+                       pin_memory=self.pin_memory, generator=own, **many if workers else {})
 
 @patch
 def finish(self:FlowDL,
@@ -278,22 +337,31 @@ def finish(self:FlowDL,
     if self.device is not None: b = to_device(tuple(b), self.device)
     return self.after_batch(float_images(b))
 
-# %% ../../nbs/data/30_loaders.ipynb #51cee7ed
-def _kept(self):
-    "The loader of whole passes; with workers, one loader for all passes"
-    if not self.fake_l.num_workers: return self.batch_loader(_Batches(self))
-    self._loader = self._loader or self.batch_loader(_Batches(self), keep=True)
-    return self._loader
+# %% ../../nbs/data/30_loaders.ipynb #14c9a9e8
+def _open(self):
+    "Batches of the steps to come; with workers, from one loader for all epochs"
+    if not self.fake_l.num_workers: return start_loader(self.batch_loader(_Steps(self)))
+    if self._loader is None: self._loader = self.batch_loader(_Steps(self), keep=True)
+    return start_loader(self._loader)
 
 @patch
 def __iter__(self:FlowDL):
-    "Batches of one pass, on the device"
+    "Batches of one epoch, on the device; an epoch that is left before its end begins anew"
     self.before_iter()
     self.after_batch.split_idx = 0 if self.training else 1
-    for t in self.after_batch.fs: getattr(t, 'reset', _same)(self.passes)
-    for b in start_loader(_kept(self)): yield self.finish(b)
+    step, stop = self.step, self.step + (len(self) and len(self) - self.step % self.every)
+    batches, self._ahead = self._ahead, None
+    while step < stop:
+        began = time.perf_counter()
+        if batches is None: batches = _open(self)
+        b = next(batches)
+        self.waited += time.perf_counter() - began
+        for t in self.after_batch.fs:   # its random numbers follow from the step, too
+            getattr(t, 'reset', noop)(*divmod(step, self.per_pass))
+        step += 1
+        yield self.finish(b)
+    if self.training: self.step, self._ahead = step, batches
     self.after_iter()
-    if self.training: self.passes += 1
 
 # %% ../../nbs/data/30_loaders.ipynb #d4e989c3
 @patch
@@ -433,7 +501,7 @@ def items(self:FlowDL):
 # %% ../../nbs/data/30_loaders.ipynb #0cfd04ff
 def dataloaders(
     train,               # Training set: indexable, of `FlowSample`s
-    valid,               # Validation set
+    valid,               # Validation set; several as `{label: set}`, or as a tuple of sets with an attribute `label`
     bs:int=8,            # Pairs per batch
     num_workers:int=0,   # Processes that read ahead, for each set
     device='cpu',        # Where batches go
@@ -443,16 +511,20 @@ def dataloaders(
     seed:int=0,          # Of order and transforms
     sampler=None,        # For training; see `FlowDL`
     valid_bs:int=None,   # Pairs per batch in validation; None: `bs`. 1 where sizes differ
-    **kwargs             # For both `FlowDL`s: prefetch, pin_memory, ...
+    valid_fields:tuple=None, # More of `FIELDS` in validation; None: `fields`
+    **kwargs             # For all `FlowDL`s: prefetch, pin_memory, ...
 )->DataLoaders:          # fastai `DataLoaders`
-    "Make the fastai `DataLoaders` of a training and a validation set"
+    "Make the fastai `DataLoaders` of a training set and of one or more validation sets"
     device = torch.device(device)
-    kw = dict(num_workers=num_workers, device=device, fields=fields, seed=seed,
-              pin_memory=device.type == 'cuda') | kwargs
+    kw = dict(num_workers=num_workers, device=device, seed=seed, pin_memory=device.type == 'cuda') | kwargs
     n = len(train if sampler is None else sampler)
     first = FlowDL(train, bs=bs, tfm=tfm, after_batch=after_batch, sampler=sampler, training=True,
-                   drop_last=n >= bs, **kw)
-    return DataLoaders(first, FlowDL(valid, bs=valid_bs or bs, **kw), device=device)
+                   fields=fields, drop_last=n >= bs, **kw)
+    kw |= dict(bs=valid_bs or bs, fields=fields if valid_fields is None else valid_fields)
+    if isinstance(valid, tuple): valid = dict(zip(_labels(valid), valid, strict=True))
+    if isinstance(valid, dict): last = ChainDL({k: FlowDL(v, **kw) for k, v in valid.items()})
+    else: last = FlowDL(valid, **kw)
+    return DataLoaders(first, last, device=device)
 
 @patch
 def dataloaders(self:SceneDataset,
@@ -472,3 +544,87 @@ def dataloaders(self:FlowDataset,
     "Make fastai `DataLoaders` that train on this dataset"
     train, valid = self.hold_out() if valid is None else (self, valid)
     return dataloaders(train, valid, **kwargs)
+
+# %% ../../nbs/data/30_loaders.ipynb #89850291
+@patch
+def share(self:FlowDL,
+    rank:int,   # Number of this process
+    world:int   # How many there are
+)->'FlowDL': # Part of each batch in training, every `world`-th sample in validation; itself where `world` is 1
+    "The part of the loader that belongs to one process"
+    if world == 1: return self
+    if self.training and not self._is_split and self.bs % world:
+        raise fail(ConfigError, 'data.bs', self.bs, f"a multiple of the {world} processes")
+    dl = copy(self)
+    dl.rank, dl.world, dl._loader = rank, world, None
+    dl.seek(self.step)
+    if not self.training and not self._is_split: dl.n = len(range(rank, self.n, world))
+    return dl
+
+@patch
+def to_detach(self:FlowDL,
+    b,               # Tensor, or a list or tuple of such
+    cpu:bool=True,   # Move it to the CPU?
+    gather:bool=True # Not used: the shares of processes differ in length, so nothing is gathered
+)->object: # The same, detached
+    "Detach what a model returned"
+    return to_detach(b, cpu, gather=False)
+
+@patch
+def in_steps(self:FlowDL,
+    iters:int,      # Steps of the whole run
+    every:int=None, # Steps per epoch; None: those of one pass
+    first:int=0,    # Step to begin with
+    rank:int=0,     # Number of this process
+    world:int=1     # Processes that share each batch
+)->'FlowDL': # It ends with step `iters`
+    "A training loader of the same batches whose epochs are `every` steps long"
+    if self.per_pass < 1 or iters < 1:
+        raise fail(ConfigError, 'schedule.iters', f"{iters} iterations, {self.per_pass} batches in a pass",
+                   'one or more of each')
+    dl = copy(self.share(rank, world))
+    dl.iters, dl._every, dl._loader = iters, every, None
+    dl.seek(first)
+    return dl
+
+# %% ../../nbs/data/30_loaders.ipynb #ed1ec418
+class ChainDL(GetAttr):
+    "Validation loaders with a label each, one after the other"
+    _default = 'first'
+    def __init__(self,
+        loaders # `FlowDL`s by label; or a list of them, whose attribute `label` is the label
+    ):
+        if not loaders: raise fail(ConfigError, 'data.valid', 'no dataset', 'one or more')
+        if not isinstance(loaders, dict): loaders = dict(zip(_labels(loaders), loaders, strict=True))
+        self.loaders, self.label = dict(loaders), next(iter(loaders))
+    @property
+    def first(self):
+        "The first loader"
+        return next(iter(self.loaders.values()))
+    @property
+    def labels(self):
+        "Labels, in order"
+        return list(self.loaders)
+    def __len__(self): return sum(map(len, self.loaders.values()))
+    def __iter__(self):
+        for label, dl in self.loaders.items():
+            self.label = label
+            yield from dl
+    def to(self,
+        device      # Where batches go
+    )->'ChainDL': # Itself
+        "Move the batches of all loaders to `device`"
+        for dl in self.loaders.values(): dl.to(device)
+        return self
+    def share(self,
+        rank:int,   # Number of this process
+        world:int   # How many there are
+    )->'ChainDL': # With every `world`-th sample; itself where `world` is 1
+        "The part of each loader that belongs to one process"
+        return self if world == 1 else ChainDL({k: dl.share(rank, world) for k, dl in self.loaders.items()})
+
+def _labels(sets):
+    found = [getattr(o, 'label', None) or f"set {i}" for i, o in enumerate(sets, 1)]
+    if len(set(found)) < len(found):
+        raise fail(ConfigError, 'data.valid', f"labels {found}", 'a different one for each set')
+    return found

@@ -162,16 +162,16 @@ def build_data_loader(
 def build_dataloaders(
     recipe:dict,   # A recipe
     device='cpu'   # Where batches go
-):                 # fastai `DataLoaders`: training, then each validation set with its `label`
+):                 # fastai `DataLoaders`: training, and validation, several sets by their labels
     "Make the loaders of `recipe`"
-    from fastai.data.core import DataLoaders
-    d = recipe['data']
-    common = dict(workers=d.get('workers', 0), seed=recipe['runtime'].get('seed', 0), device=device)
+    from flowbook.data.loaders import dataloaders
+    d, seed = recipe['data'], recipe['runtime'].get('seed', 0) or 0
     train, valid = build_datasets(recipe)
     if train is None:
         raise fail(ConfigError, 'data.train', 'no dataset', 'one at least: this recipe is for flowbook test')
-    first = build_data_loader(train, d['bs'], ratio=_ratios(d), fields=tuple(d.get('fields') or ()), **common)
+    train, sampler = _sampled(train, _ratios(d), d['bs'], False, True, seed)
+    parts = getattr(valid, 'datasets', [valid])
+    if len(parts) > 1: valid = tuple(parts)
     bs = d['bs'] if 'scenes' in d else 1   # frames of a dataset may differ in size
-    rest = [build_data_loader(v, bs, training=False, **common) for v in getattr(valid, 'datasets', [valid])]
-    for dl in rest: dl.label = getattr(dl.dataset, 'label', None)
-    return DataLoaders(first, *rest, device=first.device)
+    return dataloaders(train, valid, d['bs'], num_workers=d.get('workers', 0), device=device, seed=seed,
+                       sampler=sampler, fields=tuple(d.get('fields') or ()), valid_fields=(), valid_bs=bs)

@@ -234,4 +234,4 @@ class ResumeAt(Callback):
         if self.training: self.learn.iter = self.train_iter % self.dls.train.every
     def before_validate(self):
         "Remember the state of the random generators"
-        self.learn.drawn = random_state()   # only a new loader draws a number
+        self.learn.drawn = random_state()   # pictures and metrics may draw

@@ -21,7 +21,6 @@ from .callbacks import create_hook, parse_workflow
 from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, read_checkpoint, seed_all
 from .logging import Pictures, RunLog, create_loggers
 from .schedules import RUNTIME, lr_schedule, momentum_schedule
-from .steps import ChainDL, StepDL
 from torch import nn
 from ..models.parts import FrozenBatchNorm2d
 from ..models.base import bare_model
@@ -154,15 +153,10 @@ def _courses(learn, lr, momentum, iters):
 def _in_steps(learn, iters, every, first):
     "Loaders that count steps, each with this process's share; afterwards restore the old ones"
     old, (rank, world) = learn.dls.loaders, process_number()
-    learn.dls.loaders = [StepDL(old[0], iters, every, first, rank, world), _share(old[1], rank, world)]
+    learn.dls.loaders = [old[0].in_steps(iters, every, first, rank, world), old[1].share(rank, world)]
     try: yield
     finally: learn.dls.loaders = old
 
-def _share(dl, rank, world):
-    "The part of a validation loader that belongs to this process"
-    if world == 1: return dl
-    chain = dl if isinstance(dl, ChainDL) else ChainDL({'': dl})
-    return chain.share(rank, world)
 
 # %% ../../nbs/train/40_run.ipynb #5bdae454
 def _fit(learn, epochs, first, every, iters):
