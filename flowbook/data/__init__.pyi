@@ -30,6 +30,7 @@ from .kitti import HD1K as HD1K
 from .kitti import KITTI2012 as KITTI2012
 from .kitti import KITTI2015 as KITTI2015
 from .kitti import VirtualKITTI2 as VirtualKITTI2
+from .loaders import ChainDL as ChainDL
 from .loaders import FlowDL as FlowDL
 from .loaders import PairBatch as PairBatch
 from .loaders import SceneDataset as SceneDataset

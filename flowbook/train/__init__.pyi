@@ -34,7 +34,6 @@ from .learner import FinalFlow as FinalFlow
 from .learner import FlowLearner as FlowLearner
 from .learner import LearnerMetric as LearnerMetric
 from .learner import MeanLoss as MeanLoss
-from .learner import chain_valid as chain_valid
 from .learner import flow_learner as flow_learner
 from .learner import take_sample as take_sample
 from .logging import CSVLog as CSVLog
@@ -114,10 +113,6 @@ from .schedules import list_policies as list_policies
 from .schedules import lr_schedule as lr_schedule
 from .schedules import momentum_schedule as momentum_schedule
 from .schedules import register_policy as register_policy
-from .steps import ChainDL as ChainDL
-from .steps import StepDL as StepDL
-from .steps import labelled_loaders as labelled_loaders
-from .steps import share_dataset as share_dataset
 from .unsupervised import census_loss as census_loss
 from .unsupervised import census_transform as census_transform
 from .unsupervised import smooth_1st_loss as smooth_1st_loss
