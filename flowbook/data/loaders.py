@@ -293,12 +293,12 @@ def get_idxs(self:FlowDL,
     passes:int=None # Which pass; None: the next
 )->list: # Arguments for `__getitem__` of the dataset
     "Indices of a pass, in order"
-    if passes is None: passes = self.passes
+    passes, n = self.passes if passes is None else passes, len(self.dataset)
     if self.sampler is not None:
         self.sampler.set_epoch(passes)
         order = list(self.sampler)
-    elif self.shuffle: order = np.random.default_rng((self.seed, passes)).permutation(len(self.dataset)).tolist()
-    else: order = list(range(len(self.dataset)))
+    elif self.shuffle: order = np.random.default_rng((self.seed, passes)).permutation(n).tolist()
+    else: order = list(range(n))
     return order if self.training or self._is_split else order[self.rank::self.world]
 
 # %% ../../nbs/data/30_loaders.ipynb #6e0b83bf
@@ -501,7 +501,7 @@ def items(self:FlowDL):
 # %% ../../nbs/data/30_loaders.ipynb #0cfd04ff
 def dataloaders(
     train,               # Training set: indexable, of `FlowSample`s
-    valid,               # Validation set; several as `{label: set}`, or as a tuple of sets with an attribute `label`
+    valid,               # Validation set; several as `{label: set}`, or as a tuple of labelled sets
     bs:int=8,            # Pairs per batch
     num_workers:int=0,   # Processes that read ahead, for each set
     device='cpu',        # Where batches go
@@ -550,8 +550,8 @@ def dataloaders(self:FlowDataset,
 def share(self:FlowDL,
     rank:int,   # Number of this process
     world:int   # How many there are
-)->'FlowDL': # Part of each batch in training, every `world`-th sample in validation; itself where `world` is 1
-    "The part of the loader that belongs to one process"
+)->'FlowDL': # Itself where `world` is 1
+    "What belongs to one process: part of each batch in training, every `world`-th sample in validation"
     if world == 1: return self
     if self.training and not self._is_split and self.bs % world:
         raise fail(ConfigError, 'data.bs', self.bs, f"a multiple of the {world} processes")
