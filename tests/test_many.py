@@ -1,19 +1,20 @@
 "Two hundred clips: workers that die, a run that is killed, a pool and Ray; nothing lost, nothing twice, as a serial run would have it"
-import csv, json, os, signal, subprocess, sys, time
+import csv, json, multiprocessing, os, signal, subprocess, sys, threading, time, zipfile
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, pytest
-from flowbook.infer.many import collect_rows, find_clips, process_clips, run_clip
+from flowbook.infer.many import clip_predictor, collect_rows, find_clips, process_clips, run_clip
+from flowbook.infer.submit import make_submission, submit_clips
 from flowbook.io.images import write_image
 
 N = 200
 OPTIONS = dict(suffix='', predictor=dict(model='dis_fast', device='cpu'), layout='flow', save_flo=True)
 WORK = """
 import os
-from flowbook.infer.many import video_clip
-def work(clip, folder, log, deadly=(), **options):
-    "What `video_clip` does, written down; the process dies at the first attempt of some clips, when the work is done but not moved"
-    result = video_clip(clip, folder, **options)
+from flowbook.infer.many import find_work
+def work(clip, folder, log, kind='video', deadly=(), **options):
+    "What the work of that kind does, written down; the process dies at the first attempt of some clips, when the work is done but not moved"
+    result = find_work(kind)(clip, folder, **options)
     with open(f'{log}/{clip.name}', 'a') as f: f.write(f'{os.getpid()}\\n')
     if clip.name in deadly and len(open(f'{log}/{clip.name}').readlines()) == 1: os.kill(os.getpid(), 9)
     return result
@@ -99,3 +100,46 @@ def test_parquet(clips, tmp_path):
     table = parquet.read_table(tmp_path/'out'/'manifest.parquet').to_pylist()
     assert [(o['name'], o['status'], o['pairs']) for o in table] == [('clip000', 'done', 1),
         ('clip001', 'done', 1)]
+
+DIS = dict(model='dis_fast', device='cpu')
+
+@pytest.mark.parametrize('kind, options', [('score', {}), ('track', dict(points=3, jumps=(1,)))])
+def test_scores_and_tracks(clips, work, tmp_path, kind, options):
+    "Rows and files as a serial run has them, though a worker dies"
+    options = dict(options, predictor=DIS)
+    for o in find_clips(clips):
+        run_clip(dict(clip=asdict(o), work=kind, options=options, out=str(tmp_path/'serial'), settings=''))
+    died, out = ['clip042', 'clip133'], tmp_path/'out'
+    rows = process_clips(clips, out, deadly=died, kind=kind, **work, **options)
+    assert [(o.name, o.status, o.attempts) for o in rows] == [(f'clip{n:03}', 'done', 1 + (f'clip{n:03}' in died))
+                                                              for n in range(N)]
+    assert [o.result for o in rows] == [o.result for o in collect_rows(tmp_path/'serial')]
+    held = lambda folder: {p.name: p.read_bytes() for p in folder.glob('clip*')}
+    assert held(out) == held(tmp_path/'serial') and len(held(out)) == (N if kind == 'track' else 0)
+    assert {p.name: len(p.read_text().splitlines()) for p in Path(work['log']).iterdir()} == {
+        o.name: o.attempts for o in rows}
+    with open(out/'manifest.csv', newline='', encoding='utf-8') as f: table = list(csv.DictReader(f))
+    assert [o['name'] for o in table] == [o.name for o in rows] and {o['frames'] for o in table} == {'2'}
+
+def test_a_submission_one_of_whose_workers_dies(tmp_path):
+    "Two hundred pairs of KITTI; kill -9 of a worker, wherever it is"
+    (root := tmp_path/'kitti'/'testing'/'image_2').mkdir(parents=True)
+    for n in range(N):
+        img = np.random.default_rng(n).integers(0, 255, (8, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        for i in range(2): write_image(np.roll(img, (i, 2*i), (0, 1)), root/f'{n:06}_1{i}.png')
+    def kill():
+        rows = tmp_path/'many.zip.parts'/'.rows'
+        while len(list(rows.glob('[!.]*.json'))) < 50: time.sleep(.005)
+        multiprocessing.active_children()[0].kill()
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    rows, found = submit_clips('kitti', tmp_path/'kitti', tmp_path/'many.zip', DIS, workers=2)
+    killer.join(1)
+    assert not killer.is_alive() and len(rows) == N and {o.status for o in rows} == {'done'}
+    assert found['files'] == N and found['complete']
+    assert N - 1 <= sum(o.result['computed'] for o in rows) <= N   # what it died after was there already
+    make_submission(clip_predictor(DIS), 'kitti', tmp_path/'kitti', tmp_path/'serial.zip')
+    with zipfile.ZipFile(tmp_path/'many.zip') as a, zipfile.ZipFile(tmp_path/'serial.zip') as b:
+        assert a.namelist() == b.namelist() and all(a.read(o) == b.read(o) for o in a.namelist())
+    with open(tmp_path/'many-manifest.csv', newline='', encoding='utf-8') as f: table = list(csv.DictReader(f))
+    assert len(table) == len({o['name'] for o in table}) == N and not (tmp_path/'many.zip.parts').exists()

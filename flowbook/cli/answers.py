@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Counting, Device, Iters, Json, Model, Out, Range, Tile, Upright, Weights
-from .terminal import parse_range, parse_tile, print_json, print_table, stops_gently, working
+from .many import Engine, Manifest, Retries, run_clips, shared_predictor
+from .terminal import (Counting, Device, Imports, Iters, Json, Model, Out, Precision, Range, Tile,
+                                   Upright, Weights, open_predictor, parse_range, parse_tile, print_json,
+                                   print_table, stops_gently, working)
 from ..core.errors import ConfigError, FlowbookError, fail
 
 
@@ -38,6 +40,11 @@ def _stopped(what, done, total, out, resumable=True):
     if done and resumable: typer.echo('next: the same command with --resume does the rest', err=True)
     raise typer.Exit(130)
 
+def _chosen(model, weights, device, precision, tile, iters, allow_imports):
+    "The options of the predictor, for `open_predictor`"
+    return dict(model=model, weights=weights, device=device, precision=precision, tile=parse_tile(tile),
+                iters=iters, allow_imports=allow_imports)
+
 @contextmanager
 def _noting():
     "Collect warnings, to print as notes"
@@ -54,7 +61,10 @@ _Points = Annotated[Optional[Path],
 _Grid = Annotated[Optional[int], typer.Option(min=1,
     help='Track a grid instead, with this many points along the longer side.', show_default=False)]
 _TrackOut = Annotated[Path, Out('Table (.csv), arrays (.npz) or a video with trails '
-                                '(.mp4 .mov .avi .mkv .webm); with --exr a folder.')]
+                                '(.mp4 .mov .avi .mkv .webm); with --exr or --engine a folder.')]
+_Suffix = Annotated[str, typer.Option(metavar='.csv|.npz|.mp4|...', help='With --engine: suffix of each file.')]
+_ManyWorkers = Annotated[int, typer.Option('--workers', min=1,
+    help='With --engine: clips in progress at once; with slurm, tasks.')]
 _Exr = Annotated[Optional[str], typer.Option(show_default=False,
     help='Write the motion of all pixels to and from a reference frame instead, as OpenEXR files: '
          'stmap, nuke, blender or flowbook.')]
@@ -83,19 +93,25 @@ def _track_dense(source, out, exr, predictor, ref, start, stop, jumps, as_json):
 
 # %% ../../nbs/cli/58_answers.ipynb #4561767a
 def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, model:Model='flowbook_small',
-        weights:Weights=None, device:Device='auto', tile:Tile=None, iters:Iters=None,
-          start:_Start=0, stop:_Stop=None, jumps:_Jumps='1,8,0', exr:_Exr=None, ref:_Ref=None,
-          resume:_Resume=False, as_json:Json=False):
+          weights:Weights=None, device:Device='auto', precision:Precision='auto', tile:Tile=None,
+          iters:Iters=None, start:_Start=0, stop:_Stop=None, jumps:_Jumps='1,8,0', exr:_Exr=None,
+          ref:_Ref=None, resume:_Resume=False, engine:Engine=None, workers:_ManyWorkers=2, retries:Retries=2,
+          suffix:_Suffix='.csv', manifest:Manifest='manifest.csv', allow_imports:Imports=False,
+          as_json:Json=False):
     "Track points through a video without drift: positions, visibility, confidence."
     if exr: _check_dense(points, grid, resume)
     elif ref is not None: raise fail(ConfigError, '--ref', ref, '--exr with it')
     elif (points is None)==(grid is None):
         raise fail(ConfigError, '--points --grid', 'neither' if points is None else 'both', 'one of them')
-    ways,cut = _parse_jumps(jumps),parse_tile(tile)
+    ways,chosen = _parse_jumps(jumps),_chosen(model, weights, device, precision, tile, iters, allow_imports)
+    if engine:
+        options = dict(points=grid or str(points), start=start, stop=stop, jumps=ways, suffix=suffix)
+        if exr: options |= dict(exr=exr, ref=ref, points=None)
+        return run_clips(source, out, engine, workers, retries, manifest, as_json, 'track',
+                         predictor=chosen, **options)
     with working('importing PyTorch'):
-        from flowbook.infer.predictor import FlowPredictor
         from flowbook.infer.trackfiles import track_to_file, unfinished_tracks
-        predictor = FlowPredictor(model, weights, device=device, tile=cut, iters=iters)
+        predictor = open_predictor(**chosen)
     if exr: return _track_dense(source, out, exr, predictor, ref, start, stop, ways, as_json)
     with Counting(source, 'frames') as progress, stops_gently(), _noting() as notes:
         try:
@@ -116,38 +132,51 @@ def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, m
 # %% ../../nbs/cli/58_answers.ipynb #52f5ba69
 _Clips = Annotated[list[str], typer.Argument(metavar='CLIP...',
     help='Videos, folders of images, or folders of these.', show_default=False)]
-_ScoreOut = Annotated[Optional[Path], Out('Table (.csv) or list (.json) to write, a row per clip.')]
+_ScoreOut = Annotated[Optional[Path], Out('Table (.csv) or list (.json) to write, a row per clip; '
+                                          'with --engine a folder for the manifest.')]
 _Original = Annotated[Optional[str],
     typer.Option(help='If CLIPs were processed: their original, or a folder with one of the same name.',
         show_default=False)]
 _Csv = Annotated[bool, typer.Option('--csv', help='Print only the rows, as CSV, on stdout.')]
 _Workers = Annotated[int, typer.Option(min=1,
-    help='Clips to measure at a time, each in its own process.')]
+    help='Clips to measure at a time, each in its own process; with --engine slurm, tasks.')]
 
 # %% ../../nbs/cli/58_answers.ipynb #8555bbf0
 def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model='flowbook_small',
-        weights:Weights=None, device:Device='auto', tile:Tile=None, iters:Iters=None,
-          workers:_Workers=1, resume:_Resume=False, as_csv:_Csv=False, as_json:Json=False):
+          weights:Weights=None, device:Device='auto', precision:Precision='auto', tile:Tile=None,
+          iters:Iters=None, workers:_Workers=1, resume:_Resume=False, engine:Engine=None, retries:Retries=2,
+          manifest:Manifest='manifest.csv', allow_imports:Imports=False, as_csv:_Csv=False, as_json:Json=False):
     "Measure how much clips move, how much of that is the camera, and how well their frames fit together."
     if as_csv and as_json: raise fail(ConfigError, '--csv --json', 'both', 'one of them')
-    cut = parse_tile(tile)
+    chosen = _chosen(model, weights, device, precision, tile, iters, allow_imports)
+    if engine: return _score_many(clips, out, original, engine, workers, retries, manifest, as_json, chosen)
     with working('importing PyTorch'):
         from functools import partial
-        from flowbook.infer.predictor import FlowPredictor
+        from flowbook.infer.many import clip_predictor
         from flowbook.infer.score import list_clips, match_originals, score_clips
         names = list_clips(*clips)
         originals = match_originals(names, original) if original else {}
-        make,done = partial(FlowPredictor, model, weights, device=device, tile=cut, iters=iters),[0]
-        make()   # an error in the options is one line now, not one in each process
+        # an error in the options is one line now, not one in each process, and all have one precision
+        make,done = partial(clip_predictor, shared_predictor(**chosen)),[0]
     with Counting('clips', 'clips') as progress, stops_gently():
         def count(i, total): done[0] = i; progress(i, total)
-        settings = dict(model=model, weights=weights, tile=tile, iters=iters)
+        settings = dict(model=model, weights=weights, tile=tile, iters=iters,
+                        precision=make.args[0]['precision'])
         try: rows = score_clips(names, out, make, originals, workers, resume, settings, count)
         except KeyboardInterrupt: rows = None
     if rows is None: _stopped('clips', done[0] if out else 0, len(names), out)
     _show_scores(rows, out, as_csv, as_json)
 
-# %% ../../nbs/cli/58_answers.ipynb #a4c9dc86
+# %% ../../nbs/cli/58_answers.ipynb #9e077a4d
+def _score_many(clips, out, original, engine, workers, retries, manifest, as_json, chosen):
+    "By `process_clips`: the figures are columns of the manifest"
+    if out is None: raise fail(ConfigError, '--out', 'nothing', 'a folder for the manifest, as --engine wants')
+    from flowbook.infer.score import list_clips, match_originals
+    source = clips[0] if len(clips) == 1 else list_clips(*clips)
+    check = (lambda found: match_originals([o.source for o in found], original)) if original else None
+    run_clips(source, out, engine, workers, retries, manifest, as_json, 'score', check, predictor=chosen,
+              original=original)
+
 def _show_scores(rows, out, as_csv, as_json):
     from flowbook.infer.score import format_scores
     if as_csv or as_json: typer.echo(format_scores(rows, 'json' if as_json else 'csv'), nl=False)
@@ -174,15 +203,14 @@ _Threshold = Annotated[float, typer.Option(min=0, max=1, help='Stop where the co
 
 # %% ../../nbs/cli/58_answers.ipynb #563f3cc5
 def propagate(mask:_Mask, clip:_Clip, out:_Folder, frame:_Frame=0, stop:_Stop=None, threshold:_Threshold=0.,
-        model:Model='flowbook_small', weights:Weights=None, device:Device='auto', tile:Tile=None,
-        iters:Iters=None,
-              jumps:_Jumps='1,8,0', resume:_Resume=False, as_json:Json=False):
+              model:Model='flowbook_small', weights:Weights=None, device:Device='auto',
+              precision:Precision='auto', tile:Tile=None, iters:Iters=None, jumps:_Jumps='1,8,0',
+              resume:_Resume=False, allow_imports:Imports=False, as_json:Json=False):
     "Propagate a mask, labels or a retouched frame along a clip, and say where it can't be trusted any more."
-    ways,cut = _parse_jumps(jumps),parse_tile(tile)
+    ways,chosen = _parse_jumps(jumps),_chosen(model, weights, device, precision, tile, iters, allow_imports)
     with working('importing PyTorch'):
-        from flowbook.infer.predictor import FlowPredictor
         from flowbook.infer.propagate import propagate_to_folder, unfinished_masks
-        predictor = FlowPredictor(model, weights, device=device, tile=cut, iters=iters)
+        predictor = open_predictor(**chosen)
     with Counting(clip, 'frames') as progress, stops_gently(), _noting() as notes:
         try:
             report = propagate_to_folder(mask, clip, out, frame, predictor, stop, threshold, ways, resume,

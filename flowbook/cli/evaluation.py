@@ -13,10 +13,12 @@ from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
 from .completion import complete_dataset, complete_model
+from .many import Engine, Manifest, Retries, Workers, clips_stopped, shared_predictor, show_rows
+from .many import slurm_script
 from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
 from .terminal import Model, Out, Precision, Range, Tile, Upright, Weights
 from .terminal import is_recipe, open_predictor, open_recipe, parse_range, parse_size, parse_tile
-from .terminal import print_json, print_table, reading_options, say_next, working
+from .terminal import print_json, print_table, reading_options, say_next, stops_gently, working
 from .training import Port, count_processes, join_others, start_processes
 from ..core.errors import ConfigError, fail, unknown
 from ..core.processes import launched_number
@@ -389,24 +391,46 @@ def submit(
                     typer.Option(help='Only check this folder or .zip.', show_default=False)]=None,
     model:Model='flowbook_small',
     weights:Weights=None, precision:Precision='auto',
-    tile:Tile=None, upright:Upright=False, value_range:Range='full',
-    allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
+    tile:Tile=None, upright:Upright=False, value_range:Range='full', engine:Engine=None, workers:Workers=2,
+    retries:Retries=2, manifest:Manifest='manifest.csv', allow_imports:Imports=False, device:Device='auto',
+    as_json:Json=False):
     "Write and check a submission: the flow of a benchmark's test frames, in its format."
     if (out is None) == (check is None): raise fail(ConfigError, '--out',
                                                     'both --out and --check' if out else 'nothing',
                                                     'a .zip to write, or --check FILE')
+    if engine and check: raise fail(ConfigError, '--engine', f'{engine} with --check', '--out FILE.zip')
+    if engine == 'slurm': return typer.echo(slurm_script(workers), nl=False)
+    chosen = dict(model=model, weights=weights, allow_imports=allow_imports, device=device, precision=precision,
+                  tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
     with working('importing PyTorch'):
         from flowbook.infer.submit import check_submission, make_submission
-        predictor = None if check else open_predictor(model, weights, allow_imports, device=device,
-            precision=precision, tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
-    used = predictor.precision if predictor else None
+        predictor = None if check else shared_predictor(**chosen) if engine else open_predictor(**chosen)
+    used = None if check else predictor['precision'] if engine else predictor.precision
     note = dict(model=model, weights=str(weights), precision=used, tile=str(tile), upright=upright,
                 range=value_range)
+    if engine: return _submit_many(benchmark, root, out, predictor, note, as_json, manifest=manifest,
+                                   engine=engine, workers=workers, retries=retries)
     with Counting(benchmark, 'frames') as count:
         found = check_submission(check, root, benchmark, count) if check else make_submission(predictor,
             benchmark, root, out, note, count)
-    if as_json: return print_json(found | dict(file=check or out) | (dict(precision=used) if used else {}))
-    typer.echo(f"{check or out}: {found['files']} files, {found['bytes']/2**20:.1f} MiB, checked" + (''
+    _show_submission(benchmark, found, check or out, used, as_json, bool(check))
+
+def _submit_many(benchmark, root, out, predictor, note, as_json, **how):
+    "By `submit_clips`: scene by scene"
+    from flowbook.infer.many import check_engine
+    from flowbook.infer.submit import submit_clips
+    check_engine(how['engine'])
+    gpus = 'auto' if predictor['device'] in ('auto', 'cuda') else None
+    with Counting(benchmark, 'scenes') as count, stops_gently():
+        try: rows,found = submit_clips(benchmark, root, out, predictor, note, progress=count, gpus=gpus, **how)
+        except KeyboardInterrupt: rows = None
+    if rows is None: clips_stopped(count.done, None)
+    if found: return _show_submission(benchmark, found, out, predictor['precision'], as_json, False)
+    show_rows(rows, f"{out.stem}-{how['manifest']}", as_json)
+
+def _show_submission(benchmark, found, file, used, as_json, check):
+    if as_json: return print_json(found | dict(file=file) | (dict(precision=used) if used else {}))
+    typer.echo(f"{file}: {found['files']} files, {found['bytes']/2**20:.1f} MiB, checked" + (''
         if check else f", {found['computed']} computed in this run in {used}"))
     if not found['complete']: typer.echo('note: the dataset holds fewer frames than the benchmark wants')
     typer.echo(f'next: {_NEXT[benchmark]}')
