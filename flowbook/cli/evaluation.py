@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 from .completion import complete_dataset, complete_model
 from .many import Engine, Manifest, Retries, Workers, clips_stopped, shared_predictor, show_rows
-from .many import slurm_script
+from .many import array_script
 from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
 from .terminal import Model, Out, Precision, Range, Tile, Upright, Weights
 from .terminal import is_recipe, open_predictor, open_recipe, parse_range, parse_size, parse_tile
@@ -399,7 +399,7 @@ def submit(
                                                     'both --out and --check' if out else 'nothing',
                                                     'a .zip to write, or --check FILE')
     if engine and check: raise fail(ConfigError, '--engine', f'{engine} with --check', '--out FILE.zip')
-    if engine == 'slurm': return typer.echo(slurm_script(workers), nl=False)
+    if engine == 'slurm': return typer.echo(array_script(workers), nl=False)
     chosen = dict(model=model, weights=weights, allow_imports=allow_imports, device=device, precision=precision,
                   tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
     with working('importing PyTorch'):
