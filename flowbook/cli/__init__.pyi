@@ -25,6 +25,15 @@ from .inference import infer as infer
 from .inference import serve as serve
 from .main import app as app
 from .main import set_threads as set_threads
+from .many import Engine as Engine
+from .many import Manifest as Manifest
+from .many import Retries as Retries
+from .many import Workers as Workers
+from .many import array_script as array_script
+from .many import clips_stopped as clips_stopped
+from .many import run_clips as run_clips
+from .many import shared_predictor as shared_predictor
+from .many import show_rows as show_rows
 from .progress import TrainProgress as TrainProgress
 from .terminal import Backend as Backend
 from .terminal import CfgOptions as CfgOptions
@@ -69,7 +78,6 @@ from .training import slurm_script as slurm_script
 from .training import start_processes as start_processes
 from .video import frames_to_video as frames_to_video
 from .video import merge as merge
-from .video import run_many as run_many
 from .weights import convert as convert
 from .weights import export as export
 from .weights import fetch as fetch
