@@ -62,7 +62,8 @@ _Grid = Annotated[Optional[int], typer.Option(min=1,
     help='Track a grid instead, with this many points along the longer side.', show_default=False)]
 _TrackOut = Annotated[Path, Out('Table (.csv), arrays (.npz) or a video with trails '
                                 '(.mp4 .mov .avi .mkv .webm); with --exr or --engine a folder.')]
-_Suffix = Annotated[str, typer.Option(metavar='.csv|.npz|.mp4|...', help='With --engine: suffix of each file.')]
+_Suffix = Annotated[str, typer.Option(metavar='.csv|.npz|.mp4|...',
+                                      help='With --engine: suffix of each file.')]
 _ManyWorkers = Annotated[int, typer.Option('--workers', min=1,
     help='With --engine: clips in progress at once; with slurm, tasks.')]
 _Exr = Annotated[Optional[str], typer.Option(show_default=False,
@@ -145,7 +146,8 @@ _Workers = Annotated[int, typer.Option(min=1,
 def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model='flowbook_small',
           weights:Weights=None, device:Device='auto', precision:Precision='auto', tile:Tile=None,
           iters:Iters=None, workers:_Workers=1, resume:_Resume=False, engine:Engine=None, retries:Retries=2,
-          manifest:Manifest='manifest.csv', allow_imports:Imports=False, as_csv:_Csv=False, as_json:Json=False):
+          manifest:Manifest='manifest.csv', allow_imports:Imports=False, as_csv:_Csv=False,
+          as_json:Json=False):
     "Measure how much clips move, how much of that is the camera, and how well their frames fit together."
     if as_csv and as_json: raise fail(ConfigError, '--csv --json', 'both', 'one of them')
     chosen = _chosen(model, weights, device, precision, tile, iters, allow_imports)
@@ -170,7 +172,8 @@ def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model
 # %% ../../nbs/cli/58_answers.ipynb #9e077a4d
 def _score_many(clips, out, original, engine, workers, retries, manifest, as_json, chosen):
     "By `process_clips`: the figures are columns of the manifest"
-    if out is None: raise fail(ConfigError, '--out', 'nothing', 'a folder for the manifest, as --engine wants')
+    if out is None:
+        raise fail(ConfigError, '--out', 'nothing', 'a folder for the manifest, as --engine wants')
     from flowbook.infer.score import list_clips, match_originals
     source = clips[0] if len(clips) == 1 else list_clips(*clips)
     check = (lambda found: match_originals([o.source for o in found], original)) if original else None

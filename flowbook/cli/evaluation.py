@@ -400,8 +400,8 @@ def submit(
                                                     'a .zip to write, or --check FILE')
     if engine and check: raise fail(ConfigError, '--engine', f'{engine} with --check', '--out FILE.zip')
     if engine == 'slurm': return typer.echo(array_script(workers), nl=False)
-    chosen = dict(model=model, weights=weights, allow_imports=allow_imports, device=device, precision=precision,
-                  tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
+    chosen = dict(model=model, weights=weights, allow_imports=allow_imports, device=device,
+                  precision=precision, tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
     with working('importing PyTorch'):
         from flowbook.infer.submit import check_submission, make_submission
         predictor = None if check else shared_predictor(**chosen) if engine else open_predictor(**chosen)
@@ -422,7 +422,8 @@ def _submit_many(benchmark, root, out, predictor, note, as_json, **how):
     check_engine(how['engine'])
     gpus = 'auto' if predictor['device'] in ('auto', 'cuda') else None
     with Counting(benchmark, 'scenes') as count, stops_gently():
-        try: rows,found = submit_clips(benchmark, root, out, predictor, note, progress=count, gpus=gpus, **how)
+        how |= dict(progress=count, gpus=gpus)
+        try: rows,found = submit_clips(benchmark, root, out, predictor, note, **how)
         except KeyboardInterrupt: rows = None
     if rows is None: clips_stopped(count.done, None)
     if found: return _show_submission(benchmark, found, out, predictor['precision'], as_json, False)

@@ -14,9 +14,9 @@ from typing import Annotated, Optional
 import typer
 from .terminal import Counting, is_recipe, open_predictor, open_recipe, print_json, stops_gently, working
 
-# %% ../../nbs/cli/24_many.ipynb #13176103
-Engine = Annotated[Optional[str], typer.Option('--engine', show_default=False, metavar='local|ray|slurm', help=(
-    'Many clips at once, each whole or not at all: local is a pool of processes, ray a cluster, '
+# %% ../../nbs/cli/24_many.ipynb #8c2414e3
+Engine = Annotated[Optional[str], typer.Option('--engine', show_default=False, metavar='local|ray|slurm',
+    help=('Many clips at once, each whole or not at all: local is a pool of processes, ray a cluster, '
     'slurm prints the script of a job array. OUT is a folder; run it again to do what is left.'))]
 Workers = Annotated[int, typer.Option('--workers',
     min=1, help='With --engine: clips in progress at once; with slurm, tasks.')]

@@ -87,7 +87,8 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
                       value_range=parse_range(value_range))
         options = dict(layout=layout, max_flow=limit, every=every, stop=frames, fps=fps, codec=codec)
         options |= dict(save_flo=save_flo, exr=exr, warm_start=warm_start, gt=gt and str(gt), suffix=suffix)
-        return run_clips(source, out, engine, workers, retries, manifest, as_json, predictor=chosen, **options)
+        return run_clips(source, out, engine, workers, retries, manifest, as_json, predictor=chosen,
+                         **options)
     with working('importing PyTorch'):
         from flowbook.infer.video import process_video, unfinished_video
         from flowbook.io.video import read_frames

@@ -262,7 +262,8 @@ def submit_clip(
     predictor:dict=None # See `clip_predictor`
 )->dict:                # `files`, and `computed`: those that weren't there
     "Compute a scene of a submission"
-    predict,items = clip_predictor(predictor),[o for o in _items(benchmark, root) if _scene(o.file) == clip.name]
+    predict = clip_predictor(predictor)
+    items = [o for o in _items(benchmark, root) if _scene(o.file) == clip.name]
     return dict(files=len(items), computed=sum(_complete(predict, benchmark, Path(tree), o) for o in items))
 
 # %% ../../nbs/infer/28_submit.ipynb #793e09dc
