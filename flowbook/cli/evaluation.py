@@ -401,7 +401,8 @@ def submit(
     if engine and check: raise fail(ConfigError, '--engine', f'{engine} with --check', '--out FILE.zip')
     if engine == 'slurm': return typer.echo(array_script(workers), nl=False)
     chosen = dict(model=model, weights=weights, allow_imports=allow_imports, device=device,
-                  precision=precision, tile=parse_tile(tile), upright=upright, value_range=parse_range(value_range))
+                  precision=precision, tile=parse_tile(tile), upright=upright,
+                  value_range=parse_range(value_range))
     with working('importing PyTorch'):
         from flowbook.infer.submit import check_submission, make_submission
         predictor = None if check else shared_predictor(**chosen) if engine else open_predictor(**chosen)
