@@ -4,7 +4,7 @@ from .core.types import FlowSample as FlowSample
 from .data.folder import FlowFolder as FlowFolder
 from .data.loaders import SceneDataset as SceneDataset
 from .data.scenes import SceneConfig as SceneConfig
-from .infer.compare import compare_models as compare_models
+from .infer.evaluate import compare_models as compare_models
 from .infer.predictor import FlowPredictor as FlowPredictor
 from .infer.predictor import estimate_flow as estimate_flow
 from .infer.video import process_video as process_video

@@ -2,7 +2,7 @@
 import numpy as np, pytest, torch
 from flowbook.mmflow.load import load_config
 from flowbook.mmflow.model import translate_model
-from flowbook.recipes.model import build_model
+from flowbook.recipes.base import build_model
 
 CONFIG = '''
 model = dict(
@@ -190,7 +190,7 @@ def test_snippets_of_flow_files(tmp_path):
     "The manual's keywords; a slip in one is an error"
     from flowbook.io.flowfiles import flow_from_bytes, read_flow, write_flow
     from flowbook.io.pngflow import read_flow_kitti, write_flow_kitti
-    from flowbook.mmflow.api import inference_model, init_model
+    from flowbook.mmflow.load import inference_model, init_model
     from flowbook.data.pair import demo_paths
     from flowbook.viz.color import render_color_wheel, visualize_flow
     img1, img2 = map(str, demo_paths()[:2])

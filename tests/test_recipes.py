@@ -311,7 +311,7 @@ def test_mmflow_config_is_the_published_recipe(stem, tmp_path):
                           ('pwcnet', 'things', True, True)])
 def test_a_config_says_what_its_network_sees(model, data, bgr, half, tmp_path):
     "A checkpoint of one's own: channel order and range are those of the config's Normalize"
-    from flowbook.mmflow.api import init_model
+    from flowbook.mmflow.load import init_model
     CONFIGS['mine'] = model, data, adam(1e-5, 600000, [200000], 50000), ''
     torch.manual_seed(0)
     theirs = create_model(model).eval()

@@ -19,7 +19,7 @@ from PIL import Image
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail, pip_install
 from ..io.flowfiles import flow_to_bytes
 from ..io.images import decode_pillow, image_turn, turn_exif
-from ..io.png import check_png
+from ..io.checks import check_png
 from ..viz.color import flow_to_color, max_motion, render_color_wheel
 
 # %% ../../nbs/apps/50_serve.ipynb #10ffb3b7

@@ -12,7 +12,7 @@ from functools import lru_cache
 from uuid import uuid4
 from fastcore.basics import patch
 from ..core.errors import FlowbookError, fail, pip_install
-from ..io.png import png_bytes
+from ..io.checks import png_bytes
 from ..viz.frames import add_label, hstack
 from .views import FlowViews
 

@@ -8,11 +8,6 @@ from .book import copy_book as copy_book
 from .book import doctor as doctor
 from .book import tutorial_files as tutorial_files
 from .book import web_links as web_links
-from .completion import complete_dataset as complete_dataset
-from .completion import complete_from as complete_from
-from .completion import complete_model as complete_model
-from .completion import complete_recipe as complete_recipe
-from .completion import complete_weights as complete_weights
 from .evaluation import Comparing as Comparing
 from .evaluation import bench as bench
 from .evaluation import compare as compare
@@ -54,6 +49,11 @@ from .terminal import Tile as Tile
 from .terminal import Upright as Upright
 from .terminal import Weights as Weights
 from .terminal import clock as clock
+from .terminal import complete_dataset as complete_dataset
+from .terminal import complete_from as complete_from
+from .terminal import complete_model as complete_model
+from .terminal import complete_recipe as complete_recipe
+from .terminal import complete_weights as complete_weights
 from .terminal import example as example
 from .terminal import is_recipe as is_recipe
 from .terminal import join_words as join_words

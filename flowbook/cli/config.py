@@ -9,7 +9,7 @@ __all__ = ['config']
 import typer
 from pathlib import Path
 from typing import Annotated
-from .completion import complete_recipe
+from .terminal import complete_recipe
 from .terminal import CfgOptions, Changes, Imports, Json, Program, example, print_json, say_next, working
 from ..core.errors import FlowbookError, fail
 

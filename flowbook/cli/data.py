@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Annotated, Optional
 import typer
-from .completion import complete_dataset
+from .terminal import complete_dataset
 from .terminal import Counting, Json, Program, Size, example, parse_size
 from .terminal import print_json, print_table, say_next, working
 from ..core.errors import FlowbookError, fail

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from typer.core import TyperCommand
-from .completion import complete_dataset, complete_model
+from .terminal import complete_dataset, complete_model
 from .many import Engine, Manifest, Retries, Workers, clips_stopped, shared_predictor, show_rows
 from .many import array_script
 from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
@@ -345,7 +345,7 @@ def compare(
     "Compare models: accuracy, time, memory, size, licence."
     _check_files(save, report, [m.partition(':')[2] for m in models])
     with working('importing PyTorch'):
-        from flowbook.infer.compare import compare_models
+        from flowbook.infer.evaluate import compare_models
         from flowbook.recipes.base import parse_options
         from flowbook.apps.report import Report, write_report
         from flowbook.data.benchmarks import evaluation_sets

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 import numpy as np
 import typer
 from ..core.errors import ConfigError, fail
-from .completion import complete_dataset
+from .terminal import complete_dataset
 from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
@@ -255,7 +255,7 @@ def infer(
     if alone and (many or bidirectional or exr or out_prefix!='flow'):
         raise fail(ConfigError, '--out', out, 'a folder: there are several files to write')
     with working('importing PyTorch') as say:
-        from flowbook.infer.arrays import array_predictor
+        from flowbook.infer.folder import array_predictor
         from flowbook.infer.folder import predict_to_folder
         from flowbook.io.files import new_folder
         with nullcontext() if alone else new_folder(out):

@@ -10,7 +10,7 @@ import os, sys
 from fnmatch import fnmatch
 from typing import Annotated
 import typer
-from .completion import complete_model
+from .terminal import complete_model
 from .answers import adapt, propagate, score, track
 from .book import book
 from .config import config

@@ -5,17 +5,15 @@
 # %% auto #0
 __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions', 'Changes', 'Backend', 'Device', 'Imports',
            'Upright', 'Polish', 'Range', 'Json', 'one_line', 'spare_console', 'join_words', 'parse_range',
-           'reading_options', 'Program', 'Out', 'example', 'parse_size', 'parse_tile', 'parse_polish', 'is_recipe',
-           'open_recipe', 'open_predictor', 'print_json', 'print_table', 'say_next', 'working', 'clock', 'Counting',
-           'stops_gently']
+           'reading_options', 'Program', 'complete_model', 'complete_recipe', 'complete_dataset', 'complete_weights',
+           'complete_from', 'Out', 'example', 'parse_size', 'parse_tile', 'parse_polish', 'is_recipe', 'open_recipe',
+           'open_predictor', 'print_json', 'print_table', 'say_next', 'working', 'clock', 'Counting', 'stops_gently']
 
 # %% ../../nbs/cli/05_terminal.ipynb #d733cbe2
-import errno, os, re, signal, sys, time, warnings
+import errno, os, re, signal, sys, time, warnings, typer, csv
 from contextlib import contextmanager
 from typing import Annotated, Optional
-import typer
 from typer.core import TyperGroup
-from .completion import complete_from, complete_model, complete_weights
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 
 # %% ../../nbs/cli/05_terminal.ipynb #c7cbe901
@@ -158,6 +156,48 @@ def _plain_flags(params):
     for p in params:
         if getattr(p, 'is_flag', False): p.metavar = ''
     return params
+
+
+# %% ../../nbs/cli/05_terminal.ipynb #85aa3619
+def complete_model(
+    incomplete:str # Start of a word
+)->list:           # Models, and recipes, which also name a model
+    "Complete what `--model` takes"
+    from flowbook.models.registry import stored_rows
+    rows = [o for kind in ('models', 'recipes') for o in stored_rows(kind)]
+    return [o for o in dict.fromkeys(r['name'] for r in rows) if o.startswith(incomplete)]
+
+def complete_recipe(
+    incomplete:str # Start of a word
+)->list:           # Recipes
+    "Complete the name of a recipe"
+    from flowbook.models.registry import stored_rows
+    return [r['name'] for r in stored_rows('recipes') if r['name'].startswith(incomplete)]
+
+def complete_dataset(
+    incomplete:str # Start of a word
+)->list:           # Datasets
+    "Complete the name of a dataset"
+    from flowbook.data.base import list_datasets
+    return [o for o in list_datasets() if o.startswith(incomplete)]
+
+def complete_weights(
+    ctx:typer.Context, # With the model, if the line already names one
+    incomplete:str     # Start of a word
+)->list:               # Published weights of that model, or of all models
+    "Complete what `--weights` takes"
+    from flowbook.io.files import asset_path
+    with open(asset_path('published.csv'), encoding='utf-8', newline='') as f: rows = list(csv.DictReader(f))
+    model = ctx.params.get('model')
+    mine = [r for r in rows if r['model']==model] or rows
+    return [o for o in dict.fromkeys(r['name'] for r in mine) if o.startswith(incomplete)]
+
+def complete_from(
+    *words:str # The values an option takes
+):             # A function of the start of a word
+    "Complete one of a few words"
+    def fitting(incomplete:str): return [o for o in words if o.startswith(incomplete)]
+    return fitting
 
 
 # %% ../../nbs/cli/05_terminal.ipynb #70c99651

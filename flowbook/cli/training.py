@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .completion import complete_dataset, complete_recipe
+from .terminal import complete_dataset, complete_recipe
 from .terminal import CfgOptions, Changes, Device, Imports, Json, Out, Range, Upright
 from .terminal import print_json, reading_options, say_next, working
 from ..core.errors import ConfigError, FlowbookError, fail

@@ -9,7 +9,7 @@ __all__ = ['show_weights', 'fetch', 'convert', 'export']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .completion import complete_model, complete_weights
+from .terminal import complete_model, complete_weights
 from .terminal import Json, print_json, print_table, say_next, working, parse_size
 from ..core.errors import ConfigError, fail
 from contextlib import redirect_stderr, redirect_stdout
@@ -117,7 +117,7 @@ def _network(model, weights, untrained, iters, allow_imports):
     "The network to write, and its iterations: those of a recipe's tests unless given"
     from flowbook.infer.predictor import fill_model
     from flowbook.models.zoo import create_model
-    from flowbook.recipes.model import build_model
+    from flowbook.recipes.base import build_model
     if not is_recipe(model): return create_model(model) if untrained else fill_model(create_model(model),
         model, weights),iters
     part = open_recipe(model, allow_imports)['model']

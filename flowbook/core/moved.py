@@ -14,16 +14,22 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 # %% ../../nbs/core/03_moved.ipynb #9bdbec6a
 MOVED = '''
+augment.occlusion augment.photometric: Erase Validation
+cli.completion cli.terminal: complete_model complete_recipe complete_dataset complete_weights
+    complete_from
 cli.export cli.weights: export
 cli.kernels cli.book: doctor build_ops
 cli.serving cli.inference: serve
 core.lazy core.faces: torch Tensor
 core.memory core.processes: available_memory
 core.testing models.contract: check_estimator
+data.block data.loaders: ImagePair FlowTarget ImagePairBlock FlowBlock
 data.clips data.make: make_clip ClipRenderer
 data.things data.sceneflow: DIRECTIONS VIEWS SceneFlow FlyingThings3D Monkaa Driving subset_damaged
     FlyingThings3DSubset
-infer.api mmflow.api: inference_model
+infer.api mmflow.load: inference_model
+infer.arrays infer.folder: ArrayPredictor array_predictor
+infer.compare infer.evaluate: split_model weights_licence open_models compare_models
 infer.deploy apps.deploy: triton_config write_triton
 infer.evaluate mmflow.load: find_recipe
 infer.layouts infer.video: measure_scale
@@ -38,12 +44,18 @@ infer.report apps.report: thumbnail Report write_report
 infer.serve apps.serve: ServeLimits Refused refuse RateLimit decode_upload decode_clip encode_answer
     make_app open_port run_server
 infer.sets data.benchmarks: Scenes evaluation_sets
+infer.warm infer.occlusion: carry_forward grid_init
 io.disparity io.pfm: read_disparity write_disparity
+io.encoder io.video: H264 H264_SUFFIXES h264_encoder H264Writer join_packets
+io.flo io.formats:
 io.masks io.pngflow: read_mask write_mask
+io.png io.checks: PNG_MAGIC png_head check_png check_packed png_pixels png_bytes
 layers.blocks layers.decoders: DenseBlock ContextNet
 layers.blocks layers.encoders: PyramidEncoder
+layers.mixture layers.decoders: mixture_parts mixture_nll mixture_confidence
 layers.next1d layers.convnext: ChannelNorm ThinKernels PixelMLP NeXt1D NeXtStage
 layers.resnet layers.encoders: conv_bn ResNetBlock ResNetTrunk fill_trunk
+mmflow.api mmflow.load: init_model inference_model
 mmflow.input mmflow.data: translate_input
 models.base models.registry: register_model list_models
 models.base models.zoo: create_model
@@ -56,22 +68,24 @@ models.refine models.dis_refiner: RefinePass DISRefiner both_ways doubt_maps=flo
 models.tools models.summary: num_params flops_by_op flops fuse_conv_bn model_table
 ops.offset ops.correlation: expected_offset normalize_features
 ops.precision ops.backend: conv_rates bf16_gain faster_precision warn_slow
-recipes.configs mmflow.api: init_model
 recipes.configs mmflow.data: translate_pipeline translate_dataset
+recipes.configs mmflow.load: init_model
 recipes.configs mmflow.load: translate_config load_config export_recipe
 recipes.core recipes.base: register_recipe list_recipes with_defaults apply_overrides parse_options
     data_part get_recipe flat_recipe format_recipe build_learner run_recipe
 recipes.mmconfig mmflow.config: merge_configs read_mmconfig
 recipes.mmmodel mmflow.model: translate_model
+recipes.model recipes.base: OWN_KEYS start_from build_model
 recipes.model train.losses: register_loss create_loss NamedFields
 recipes.published models.schedules: PLANS halving restarts one_cycle
 recipes.published recipes.listing: describe_recipe weights_of RecipeTable recipe_table
 recipes.published recipes.mixtures: MIXTURES
 train.distributed core.processes: join_processes leave_processes launch
 train.distributed train.run: Distributed
-train.steps data.loaders: ChainDL StepDL=FlowDL.in_steps
 train.scores train.metrics: SCORES wauc_map angle_map boundary_distance FlowScores gather_images STILL
+train.steps data.loaders: ChainDL StepDL=FlowDL.in_steps
 viz.explorer apps.explorer: playground AugmentExplorer
+viz.tracks viz.frames: track_colors draw_tracks draw_labels
 viz.views apps.views: as_samples FlowViews
 viz.widgets apps.widgets: need_jupyter FlowViewer
 '''

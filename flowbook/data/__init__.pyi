@@ -10,10 +10,6 @@ from .base import register_dataset as register_dataset
 from .benchmarks import Scenes as Scenes
 from .benchmarks import evaluation_sets as evaluation_sets
 from .benchmarks import scene_pair as scene_pair
-from .block import FlowBlock as FlowBlock
-from .block import FlowTarget as FlowTarget
-from .block import ImagePair as ImagePair
-from .block import ImagePairBlock as ImagePairBlock
 from .chairs import AutoFlow as AutoFlow
 from .chairs import CHAIRS as CHAIRS
 from .chairs import ChairsSDHom as ChairsSDHom
@@ -31,7 +27,11 @@ from .kitti import KITTI2012 as KITTI2012
 from .kitti import KITTI2015 as KITTI2015
 from .kitti import VirtualKITTI2 as VirtualKITTI2
 from .loaders import ChainDL as ChainDL
+from .loaders import FlowBlock as FlowBlock
 from .loaders import FlowDL as FlowDL
+from .loaders import FlowTarget as FlowTarget
+from .loaders import ImagePair as ImagePair
+from .loaders import ImagePairBlock as ImagePairBlock
 from .loaders import PairBatch as PairBatch
 from .loaders import SceneDataset as SceneDataset
 from .loaders import collate_samples as collate_samples

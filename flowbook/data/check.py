@@ -17,11 +17,11 @@ from ..core.errors import ConfigError, FlowbookError, FlowFileError, ImageFileEr
 from .base import DatasetError, create_dataset, dataset_class
 from ..io.arrays import npy_head
 from ..io.files import check_file
-from ..io.flo import flo_size
+from ..io.formats import flo_size
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import read_image, write_image
 from ..io.pfm import read_pfm
-from ..io.png import PNG_MAGIC, png_head
+from ..io.checks import PNG_MAGIC, png_head
 
 # %% ../../nbs/data/85_check.ipynb #6346b321
 def peek_size(

@@ -4,23 +4,29 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'SceneDataset', 'collate_samples', 'float_images', 'count_images', 'keep_memory', 'start_loader', 'FlowDL',
-           'show_flows', 'PairBatch', 'draw_as', 'dataloaders', 'ChainDL']
+           'show_flows', 'PairBatch', 'draw_as', 'dataloaders', 'ChainDL', 'ImagePair', 'FlowTarget', 'ImagePairBlock',
+           'FlowBlock']
 
 # %% ../../nbs/data/30_loaders.ipynb #788289a7
 import inspect, time
 from copy import copy
 from itertools import count
-import numpy as np
-import torch
+from dataclasses import dataclass
+from pathlib import Path
+import numpy as np, torch
 from fastcore.basics import GetAttr, noop, patch
 from fastcore.foundation import L
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import to_detach, to_device
 from torch.utils.data import DataLoader as TorchLoader
+from fastai.data.block import TransformBlock
+from fastai.torch_basics import ItemTransform
 from ..core.errors import ConfigError, fail, unknown
 from ..core.types import FlowSample, apply_tfm
 from .base import FlowDataset
 from .scenes import SceneConfig, held_out_seed, make_scenes, scene_number
+from ..io.flowfiles import read_flow_valid
+from ..io.images import read_image
 
 # %% ../../nbs/data/30_loaders.ipynb #bdbc4d66
 class SceneDataset:
@@ -628,3 +634,59 @@ def _labels(sets):
     if len(set(found)) < len(found):
         raise fail(ConfigError, 'data.valid', f"labels {found}", 'a different one for each set')
     return found
+
+# %% ../../nbs/data/30_loaders.ipynb #a5f3a9d2
+@dataclass
+class ImagePair:
+    "Input of an item: two images, as paths or arrays"
+    img1:object  # Path, or `(H,W,3)` uint8
+    img2:object  # The same, frame 2
+
+    @classmethod
+    def create(cls,
+        o             # Two images, as paths or arrays
+    )->'ImagePair': # `o` itself if it is one already
+        "Make a pair of two images"
+        if isinstance(o, cls): return o
+        if not isinstance(o, (tuple, list)) or len(o) != 2:
+            raise fail(ConfigError, 'get_x', f"a {type(o).__name__}", 'two images, as paths or arrays')
+        return cls(*o)
+
+    def sample(self,
+        flow:'FlowTarget'=None # Where the flow is; None: not known
+    )->FlowSample: # The images, with flow where it is known
+        "Read both, with the `FlowTarget` `flow`, as a `FlowSample`"
+        pixels = lambda o: read_image(o) if isinstance(o, (str, Path)) else o
+        return FlowSample(pixels(self.img1), pixels(self.img2), *(flow.read() if flow else (None, None)),
+                          name=str(self.img1)[:200] if isinstance(self.img1, (str, Path)) else '')
+
+@dataclass
+class FlowTarget:
+    "Target of an item: a flow file, an array, or an array and its mask"
+    flow:object  # Path; `(H,W,2)` px; or `(flow, valid)`
+    kind:str=None  # See `read_flow`
+
+    def read(self)->tuple: # Flow `(H,W,2)` px and valid `(H,W)` bool, None where it is not known
+        "Read the flow"
+        if isinstance(self.flow, (str, Path)): return read_flow_valid(self.flow, kind=self.kind)
+        return tuple(self.flow) if isinstance(self.flow, (tuple, list)) else (self.flow, None)
+
+# %% ../../nbs/data/30_loaders.ipynb #ecbc5818
+class _Whole(ItemTransform):
+    "A function of the whole item; fastai's plain `Transform` would go into a tuple"
+    _retain = False
+    def __init__(self, create): self.create = create
+    def encodes(self, o): return self.create(o)
+
+def ImagePairBlock()->TransformBlock: # For `DataBlock(blocks=...)`
+    "Make the block of two frames"
+    return TransformBlock(type_tfms=_Whole(ImagePair.create), dl_type=FlowDL)
+
+def FlowBlock(
+    tfm=None,       # Transform of training samples, see `flowbook.augment.base`
+    kind:str=None,  # Encoding of the flow files, if they don't say; see `read_flow`
+    seed:int=0      # For order and transform
+)->TransformBlock:  # For `DataBlock(blocks=...)`
+    "Make the block of the flow between two frames"
+    def target(o): return o if isinstance(o, FlowTarget) else FlowTarget(o, kind)
+    return TransformBlock(type_tfms=_Whole(target), dl_type=FlowDL, dls_kwargs=dict(tfm=tfm, seed=seed))

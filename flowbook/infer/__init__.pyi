@@ -10,8 +10,6 @@ from .adapt import is_gain as is_gain
 from .adapt import known_error as known_error
 from .adapt import known_pair as known_pair
 from .adapt import seen_in_both as seen_in_both
-from .arrays import ArrayPredictor as ArrayPredictor
-from .arrays import array_predictor as array_predictor
 from .bench import RUNS as RUNS
 from .bench import bench_backends as bench_backends
 from .bench import bench_model as bench_model
@@ -20,11 +18,9 @@ from .bench import can_travel as can_travel
 from .bench import peak_memory as peak_memory
 from .bench import this_machine as this_machine
 from .bench import time_model as time_model
-from .compare import compare_models as compare_models
-from .compare import open_models as open_models
-from .compare import weights_licence as weights_licence
 from .evaluate import BASELINES as BASELINES
 from .evaluate import compare_methods as compare_methods
+from .evaluate import compare_models as compare_models
 from .evaluate import dataset_pair as dataset_pair
 from .evaluate import evaluate_dataset as evaluate_dataset
 from .evaluate import evaluate_methods as evaluate_methods
@@ -33,8 +29,12 @@ from .evaluate import evaluate_recipe as evaluate_recipe
 from .evaluate import evaluate_scenes as evaluate_scenes
 from .evaluate import held_out_numbers as held_out_numbers
 from .evaluate import method_of as method_of
+from .evaluate import open_models as open_models
 from .evaluate import recipe_predictor as recipe_predictor
+from .evaluate import weights_licence as weights_licence
+from .folder import ArrayPredictor as ArrayPredictor
 from .folder import SavedFlow as SavedFlow
+from .folder import array_predictor as array_predictor
 from .folder import flow_motion as flow_motion
 from .folder import predict_to_folder as predict_to_folder
 from .folder import save_motion as save_motion
@@ -72,8 +72,10 @@ from .nodata import join_masks as join_masks
 from .nodata import lands_on as lands_on
 from .nodata import mask_fields as mask_fields
 from .occlusion import OCCLUSION_MODES as OCCLUSION_MODES
+from .occlusion import carry_forward as carry_forward
 from .occlusion import fb_confidence as fb_confidence
 from .occlusion import fb_error as fb_error
+from .occlusion import grid_init as grid_init
 from .occlusion import occlusion_estimation as occlusion_estimation
 from .occlusion import range_map as range_map
 from .occlusion import splat as splat
@@ -178,5 +180,3 @@ from .video import VideoReport as VideoReport
 from .video import measure_scale as measure_scale
 from .video import process_video as process_video
 from .video import unfinished_video as unfinished_video
-from .warm import carry_forward as carry_forward
-from .warm import grid_init as grid_init

@@ -15,7 +15,7 @@ from ..models.export import export_model
 from ..models.registry import model_builder
 from ..models.runtime import BACKENDS, FILE_SUFFIXES, FileModel
 from ..models.zoo import create_model
-from ..recipes.model import build_model
+from ..recipes.base import build_model
 from ..models.summary import flops, num_params
 
 # %% ../../nbs/infer/29_bench.ipynb #73e25e1a

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'evaluate_pair', 'compare_methods', 'evaluate_methods', 'method_of', 'held_out_numbers',
-           'evaluate_scenes', 'evaluate_dataset', 'dataset_pair', 'recipe_predictor', 'evaluate_recipe']
+           'evaluate_scenes', 'evaluate_dataset', 'dataset_pair', 'recipe_predictor', 'evaluate_recipe', 'split_model',
+           'weights_licence', 'open_models', 'compare_models']
 
 # %% ../../nbs/infer/20_evaluate.ipynb #240ae684
 import time
 from types import SimpleNamespace
+from pathlib import Path
 import numpy as np, torch
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.types import FlowSample
@@ -17,12 +19,16 @@ from ..data.benchmarks import scene_pair
 from ..data.scenes import SceneConfig, held_out_seed, scene_number
 from .predictor import FlowPredictor, fill_model, pick_device, pick_precision
 from ..io.images import read_image, to_numpy_flow, to_tensor
-from ..models.classical import opencv_flow
-from ..models.summary import fuse_conv_bn
+from ..models.classical import opencv_flow, Classical
+from ..models.summary import fuse_conv_bn, num_params
 from ..recipes.data import build_datasets
-from ..recipes.model import build_model
+from ..recipes.base import build_model
 from ..train.metrics import EPE, FlAll, sum_over_processes, FlowScores
 from ..viz.color import known_flow
+from .bench import can_travel, peak_memory
+from ..models.runtime import FileModel
+from ..models.published import list_weights
+from ..models.weights import model_card, read_metadata
 
 # %% ../../nbs/infer/20_evaluate.ipynb #fd0cb475
 def evaluate_pair(
@@ -243,3 +249,89 @@ def evaluate_recipe(
                                 baselines)
     n,seed = d['n_valid'] if n is None else n,recipe['runtime'].get('seed', 0)
     return evaluate_scenes(predictor, SceneConfig(**d['scenes']), n, seed, progress, keep, each, baselines)
+
+# %% ../../nbs/infer/20_evaluate.ipynb #a8e08571
+def split_model(
+    text:str  # 'raft', 'raft:flyingthings3d' or 'raft:file.pth'
+)->tuple:     # Name and weights; None: those of the package
+    "Split `name:weights`"
+    name,_,weights = text.partition(':')
+    return name,weights or None
+
+def weights_licence(
+    name:str,     # Of the model
+    weights=None  # Name of published weights, or a file; None: those of the package
+)->str:           # 'unknown' if none is stated
+    "Find the licence of a model's weights"
+    if weights is None: return model_card(name).get('licence', 'unknown')
+    for w in list_weights(name):
+        if w.name == str(weights): return w.licence
+    return (read_metadata(weights).get('licence', 'unknown') if Path(weights).suffix == '.safetensors'
+            else 'unknown')
+
+# %% ../../nbs/infer/20_evaluate.ipynb #d48744f2
+def open_models(
+    models:list,          # Strings for `split_model`
+    device='auto',        # See `FlowPredictor`
+    precision:str='fp32', # See `FlowPredictor`
+    opener=FlowPredictor  # Takes name, weights, `device` and `precision`; another one can accept config files
+)->dict:                  # Each string to its `FlowPredictor`, or to the `FlowbookError` that says why not
+    "Open the models to compare"
+    from flowbook.models.registry import MODELS
+    return {text: _open(*split_model(text), text, device, precision, MODELS, opener) for text
+        in dict.fromkeys(models)}
+
+def _open(name, weights, text, device, precision, known, opener):
+    try:
+        p = opener(name, weights, device=device, precision=precision)
+        p.kind,p.name = p.name,text
+        return p
+    except FlowbookError as e:
+        if name not in known: raise
+        return e
+
+# %% ../../nbs/infer/20_evaluate.ipynb #9730974b
+def compare_models(
+    models:list,          # Names, or 'name:weights'
+    dataset,              # One of `evaluation_sets`, or any sequence of `FlowSample`s with flow
+    device='auto',        # See `FlowPredictor`
+    n:int=None,           # Pairs, from the start; None: all
+    precision:str='fp32', # See `FlowPredictor`
+    memory:bool=True,     # Measure memory? On a CPU it takes a process for each model
+    progress=None,        # Called with (done, n) after each pair
+    each=None,            # See `evaluate_methods`
+    opener=FlowPredictor  # See `open_models`
+)->list: # By EPE: `model`, `precision`, scores, `ms`, `memory_mb`, `parameters`, `licence`; or `failed`
+    "Measure `models` on the same pairs: a dictionary for each, best EPE first"
+    pair,n = dataset_pair(dataset),len(dataset) if n is None else min(n, len(dataset))
+    first,opened = pair(0),open_models(models, device, precision, opener)
+    for text,p in opened.items():
+        if isinstance(p, FlowPredictor): opened[text] = _warm(p, first)
+    ready = {k: p for k,p in opened.items() if isinstance(p, FlowPredictor)}
+    scores = evaluate_methods({k: method_of(p) for k,p in ready.items()}, pair, n, progress,
+                              each) if ready else {}
+    size = tuple(first.img1.shape[-2:])
+    rows = [_row(k, p, scores[k], size, memory) if k in ready else dict(model=k, failed=str(p))
+            for k,p in opened.items()]
+    return sorted(rows, key=lambda r: ('failed' in r, r.get('epe', 0)))
+
+# %% ../../nbs/infer/20_evaluate.ipynb #3b9bbcb3
+def _warm(p, pair):
+    "Run once; the predictor, or the error"
+    try: p.batch(pair.img1, pair.img2)
+    except (FlowbookError, RuntimeError, MemoryError) as e: return e
+    return p
+
+def _row(text, p, scores, size, memory):
+    name,weights = p.kind,split_model(text)[1]
+    part = getattr(p, 'part', None) or dict(name=name)
+    # else the process that measures it cannot build it
+    memory = memory and not isinstance(p.model, FileModel) and can_travel(part)
+    classical = isinstance(p.model, Classical)
+    licence,parameters = 'Apache-2.0' if classical else 'unknown',None   # an exported file states neither
+    if not isinstance(p.model, FileModel):
+        parameters = num_params(p.model)
+        if not classical: licence = weights_licence(name, weights)
+    memory = peak_memory(part, size, 1, p.device, p.precision) if memory else None
+    return dict(model=text, precision=p.precision) | scores | dict(
+        memory_mb=memory, parameters=parameters, licence=licence)

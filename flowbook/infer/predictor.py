@@ -25,7 +25,7 @@ from .occlusion import fb_confidence, temper
 from ..data.pair import demo_pair, load_alike, load_sample
 from .results import FlowArray, Prediction
 from .tiles import TilePlan, plan_tiles, run_tiled
-from .warm import carry_forward, grid_init
+from .occlusion import carry_forward, grid_init
 from ..models.weights import bundled_cards, load_bundled
 from ..models.base import Estimator
 from ..models.registry import model_name

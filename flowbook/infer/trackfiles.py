@@ -19,7 +19,7 @@ from .tracks import Points, TrackFrame, Tracker
 from .tracks import check_jumps, check_points, grid_points, track_frame
 from ..io.files import atomic_path, check_file, check_target, check_writable
 from ..io.video import VIDEO_SUFFIXES, VideoWriter, read_frames
-from ..viz.tracks import draw_tracks, track_colors
+from ..viz.frames import draw_tracks, track_colors
 
 # %% ../../nbs/infer/41_trackfiles.ipynb #0861f2b7
 def read_points(

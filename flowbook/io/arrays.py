@@ -14,7 +14,7 @@ from ..core.errors import FlowFileError
 from .checks import LARGEST, bad_file, clear_unknown, fill_unknown, known_pixels, read_all
 from .files import atomic_path, check_file, check_size
 from .formats import register_flow_format
-from .png import check_packed
+from .checks import check_packed
 
 # %% ../../nbs/io/24_arrays.ipynb #80ad1b26
 def npy_head(data, where):

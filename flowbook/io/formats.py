@@ -6,9 +6,13 @@
 __all__ = ['FLOW_FORMATS', 'register_flow_format', 'only_by_name', 'flow_suffixes', 'kind_of_flow', 'kind_to_write']
 
 # %% ../../nbs/io/16_formats.ipynb #442248c8
+import struct
 from pathlib import Path
+import numpy as np
 from ..core.register import Register
-from .checks import bad_file
+from .checks import bad_file, check_length, clear_unknown, fill_unknown, known_pixels
+from ..core.errors import FlowFileError
+from .files import check_size
 
 # %% ../../nbs/io/16_formats.ipynb #74661657
 FLOW_FORMATS = Register('kind of flow file', 'flowbook.io', 'register_flow_format')
@@ -77,3 +81,43 @@ def kind_to_write(
     if about[kind]['suffix'] != suffix:
         raise bad_file(path, f"suffix {suffix!r}", f"{about[kind]['suffix']!r} for kind {kind!r}")
     return kind
+
+# %% ../../nbs/io/16_formats.ipynb #c00e4801
+def flo_size(head, n, where):
+    "Check the first 12 bytes of a .flo of `n` bytes; return height, width"
+    if head[:4] != b'PIEH':
+        raise bad_file(where, f"first bytes {bytes(head[:4])!r}", "b'PIEH' of a .flo file")
+    if n < 12: raise bad_file(where, f"{n} bytes", 'a header of 12 bytes')
+    w,h = struct.unpack('<ii', head[4:12])
+    check_size(h, w, where, FlowFileError)
+    check_length(n, 12 + 8*w*h, h, w, where)
+    return h,w
+
+# %% ../../nbs/io/16_formats.ipynb #ef1eb06e
+def decode_flo(data, where):
+    "Decode the bytes of a .flo"
+    h,w = flo_size(data[:12], len(data), where)
+    flow = np.frombuffer(data, '<f4', offset=12).reshape(h,w,2).astype(np.float32) # a copy: writable
+    known = known_pixels(flow)
+    return clear_unknown(flow, known), known
+
+# %% ../../nbs/io/16_formats.ipynb #d5b9e1bc
+def load_flo(f, head, n, where):
+    "Decode the .flo of `n` bytes open as `f`, unbuffered, after `head`, its first 12 bytes, has been read"
+    h,w = flo_size(head, n, where)
+    flow = np.empty((h,w,2), '<f4')
+    got = f.readinto(flow)
+    if got != flow.nbytes:
+        raise bad_file(where, f"{got} bytes of flow", f"{flow.nbytes} (did the file change?)")
+    flow = flow.astype(np.float32, copy=False) # a copy on big-endian machines only
+    known = known_pixels(flow)
+    return clear_unknown(flow, known), known
+
+# %% ../../nbs/io/16_formats.ipynb #ec3ee25a
+def encode_flo(flow, valid, where):
+    "Encode `(H,W,2)` float32 and `(H,W)` bool as the bytes of a .flo"
+    h,w = flow.shape[:2]
+    return b'PIEH' + struct.pack('<ii', w, h) + fill_unknown(flow, valid, 1e10, where).astype('<f4').tobytes()
+
+# %% ../../nbs/io/16_formats.ipynb #bef18bd0
+register_flow_format('flo', '.flo', b'PIEH', decode_flo, encode_flo, load_flo)

@@ -12,7 +12,7 @@ from ..core.errors import FlowFileError, pip_install
 from .checks import LARGEST, bad_file, check_length, clear_unknown, fill_unknown, known_pixels
 from .files import check_size
 from .formats import register_flow_format
-from .png import check_packed
+from .checks import check_packed
 
 # %% ../../nbs/io/23_hdf5.ipynb #17505775
 def _h5py(where):

@@ -15,7 +15,7 @@ from ..core.array_checks import check_unit, flow_array
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
 from ..core.faces import Tensor, torch
 from .files import MAX_PIXELS, atomic_path, check_file, check_size
-from .png import PNG_MAGIC, check_packed, check_png, png_head
+from .checks import PNG_MAGIC, check_packed, check_png, png_head
 
 # %% ../../nbs/io/30_images.ipynb #254dc0b1
 _formats = ('PNG', 'JPEG', 'PPM', 'BMP', 'TIFF', 'WEBP')

@@ -17,7 +17,7 @@ from .checks import UNKNOWN, bad_file, check_length, clear_unknown, fill_unknown
 from ..core.array_checks import describe_array, mask_array, to_numpy
 from ..core.faces import Tensor
 from .hdf5 import read_hdf5, write_hdf5
-from .png import png_bytes, png_pixels
+from .checks import png_bytes, png_pixels
 
 # %% ../../nbs/io/22_pfm.ipynb #07316f50
 _number = rb'[-+]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][-+]?\d{1,3})?'

@@ -15,7 +15,7 @@ from ..core.moved import also_called
 from .checks import UNKNOWN, bad_file, check_suffix, check_values, clear_unknown, flow_and_mask, read_all
 from .files import atomic_path, check_file, check_size
 from .formats import only_by_name, register_flow_format
-from .png import PNG_MAGIC, png_bytes, png_pixels, check_packed, check_png, png_head
+from .checks import PNG_MAGIC, png_bytes, png_pixels, check_packed, check_png, png_head
 from ..core.array_checks import describe_array, to_numpy
 
 # %% ../../nbs/io/21_pngflow.ipynb #98051222

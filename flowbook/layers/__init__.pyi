@@ -23,6 +23,9 @@ from .convnext import ThinKernels as ThinKernels
 from .decoders import ContextNet as ContextNet
 from .decoders import DenseBlock as DenseBlock
 from .decoders import DensePredictor as DensePredictor
+from .decoders import mixture_confidence as mixture_confidence
+from .decoders import mixture_nll as mixture_nll
+from .decoders import mixture_parts as mixture_parts
 from .encoders import ContextHead as ContextHead
 from .encoders import FeatureEncoder as FeatureEncoder
 from .encoders import PyramidEncoder as PyramidEncoder
@@ -36,9 +39,6 @@ from .gates import GatedUnit as GatedUnit
 from .gates import SelfGate as SelfGate
 from .gates import look_around as look_around
 from .gates import pixel_norm as pixel_norm
-from .mixture import mixture_confidence as mixture_confidence
-from .mixture import mixture_nll as mixture_nll
-from .mixture import mixture_parts as mixture_parts
 from .parts import PARTS as PARTS
 from .parts import PART_KINDS as PART_KINDS
 from .parts import list_parts as list_parts

@@ -1,6 +1,4 @@
 # Made by tools/check.py export
-from .api import inference_model as inference_model
-from .api import init_model as init_model
 from .config import merge_configs as merge_configs
 from .config import read_mmconfig as read_mmconfig
 from .data import build_dataset as build_dataset
@@ -13,6 +11,8 @@ from .data import translate_input as translate_input
 from .data import translate_pipeline as translate_pipeline
 from .load import export_recipe as export_recipe
 from .load import find_recipe as find_recipe
+from .load import inference_model as inference_model
+from .load import init_model as init_model
 from .load import load_config as load_config
 from .load import translate_config as translate_config
 from .model import translate_model as translate_model

@@ -16,7 +16,7 @@ from ..recipes.data import FOLDERS, build_dataset as build_own
 from .parts import plain
 from inspect import signature
 from ..recipes.base import list_recipes
-from ..recipes.model import OWN_KEYS
+from ..recipes.base import OWN_KEYS
 from ..models.registry import model_builder
 
 # %% ../../nbs/mmflow/32_data.ipynb #1d89b8d5

@@ -16,7 +16,7 @@ from ..core.errors import ConfigError, fail
 from ..core.grid import pad_to_multiple, unpad
 from ..layers.encoders import FeatureEncoder
 from ..layers.gates import CrossUnit, GatedStage, GatedUnit
-from ..layers.mixture import mixture_confidence
+from ..layers.decoders import mixture_confidence
 from ..layers.recurrent import ConvGRU, FlowHead, MaskPredictor, MotionEncoder
 from .base import Estimator, FlowOutput, prepare_image
 from .raft import AllPairs

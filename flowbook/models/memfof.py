@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import FlowbookError, fail
 from ..core.grid import pad_to_multiple, unpad
 from ..layers.convnext import ConvNeXtUnit, LookupEncoder, NextUpdate, conv_head
-from ..layers.mixture import mixture_confidence
+from ..layers.decoders import mixture_confidence
 from ..layers.encoders import ResNetTrunk
 from .base import Estimator, FlowOutput, prepare_image
 from .gma import ContextAttention, MotionAggregator

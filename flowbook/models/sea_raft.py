@@ -13,7 +13,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from ..core.grid import coords_grid, pad_to_multiple, unpad
 from ..layers.convnext import ConvNeXtUnit, LookupEncoder, NextUpdate, conv_head
-from ..layers.mixture import mixture_confidence
+from ..layers.decoders import mixture_confidence
 from ..layers.encoders import ResNetTrunk
 from .base import Estimator, FlowOutput, prepare_image
 from .registry import register_model

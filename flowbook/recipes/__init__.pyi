@@ -2,6 +2,7 @@
 from .base import RECIPE_PARTS as RECIPE_PARTS
 from .base import apply_overrides as apply_overrides
 from .base import build_learner as build_learner
+from .base import build_model as build_model
 from .base import check_recipe as check_recipe
 from .base import flat_recipe as flat_recipe
 from .base import format_recipe as format_recipe
@@ -25,4 +26,3 @@ from .listing import recipe_table as recipe_table
 from .listing import weights_of as weights_of
 from .mixtures import MIXTURES as MIXTURES
 from .mixtures import expand_recipe as expand_recipe
-from .model import build_model as build_model

@@ -20,7 +20,7 @@ from fastai.learner import AvgLoss, Learner, Metric
 from ..core.errors import ConfigError, fail
 from ..core.processes import agree_on
 from ..core.types import FlowSample
-from ..data.block import ImagePair
+from ..data.loaders import ImagePair
 from ..data.loaders import ChainDL, FlowDL, collate_samples, float_images
 from ..models.base import FlowOutput
 from ..models.zoo import create_model

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.grid import coords_grid
 from ..core.register import Register
-from ..layers.mixture import mixture_nll
+from ..layers.decoders import mixture_nll
 
 # %% ../../nbs/train/10_losses.ipynb #e344674b
 def _predictions(out):

@@ -12,11 +12,14 @@ from .frames import MAX_REACH as MAX_REACH
 from .frames import add_key as add_key
 from .frames import add_label as add_label
 from .frames import draw_arrows as draw_arrows
+from .frames import draw_labels as draw_labels
+from .frames import draw_tracks as draw_tracks
 from .frames import error_key as error_key
 from .frames import error_to_color as error_to_color
 from .frames import flow_overlay as flow_overlay
 from .frames import occlusion_overlay as occlusion_overlay
 from .frames import paint_flow as paint_flow
+from .frames import track_colors as track_colors
 from .frames import warp_blink as warp_blink
 from .layouts import FlowScale as FlowScale
 from .layouts import LAYOUTS as LAYOUTS
@@ -38,6 +41,3 @@ from .plots import flow_figure as flow_figure
 from .plots import show_error as show_error
 from .plots import show_flow as show_flow
 from .plots import side_by_side as side_by_side
-from .tracks import draw_labels as draw_labels
-from .tracks import draw_tracks as draw_tracks
-from .tracks import track_colors as track_colors

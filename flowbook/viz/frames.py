@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['MAX_REACH', 'KITTI_ERROR_COLORS', 'KITTI_ERROR_BINS', 'paint_flow', 'flow_overlay', 'draw_arrows', 'error_to_color',
-           'error_key', 'occlusion_overlay', 'warp_blink', 'add_label', 'add_key', 'hstack', 'vstack']
+           'error_key', 'occlusion_overlay', 'warp_blink', 'add_label', 'add_key', 'hstack', 'vstack', 'track_colors',
+           'draw_tracks', 'draw_labels']
 
 # %% ../../nbs/viz/14_frames.ipynb #8c19156b
-import cv2, numpy as np
+import colorsys
 from functools import lru_cache
+import cv2, numpy as np
 from ..core.array_checks import mask_array
 from ..core.errors import ConfigError, FlowbookError, fail
-from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, known_flow, paint_wheel
-from .color import render_color_wheel, text_width
+from .color import draw_text, flow_error, flow_to_color, format_px, full_speed, known_flow
+from .color import paint_wheel, render_color_wheel, text_width
 
 # %% ../../nbs/viz/14_frames.ipynb #a48b9ffa
 def _check_frame(img, name='img'):
@@ -250,3 +252,58 @@ def vstack(
 )->np.ndarray:       # `(H',W,3)` uint8 RGB
     "Put `imgs` below each other"
     return _join(list(imgs), texts, gap, 0)
+
+# %% ../../nbs/viz/14_frames.ipynb #974f4548
+def track_colors(
+    n:int         # Number of points
+)->np.ndarray:    # `(N,3)` uint8 RGB, bright
+    "Choose a colour for each point, with neighbours far apart"
+    hues = (np.arange(n)*.618034)%1                     # the golden ratio spreads any number of them
+    return np.array([[round(255*c) for c in colorsys.hsv_to_rgb(h, .9, 1)] for h in hues],
+        np.uint8).reshape(n, 3)
+
+# %% ../../nbs/viz/14_frames.ipynb #75cc0364
+_fine = 4   # bits of a pixel's fraction, as OpenCV draws
+
+def _spot(xy, at): return tuple(int(round(float(o)*2**_fine)) for o in xy[at])
+
+def draw_tracks(
+    img:np.ndarray,      # `(H,W,3)` uint8 RGB, the frame; not changed
+    tail:np.ndarray,     # `(K,N,2)` x and y in the last K frames, this one last, pixels; NaN is not drawn
+    visible:np.ndarray,  # `(N,)` bool: visible now?
+    colors:np.ndarray=None, # `(N,3)` uint8 RGB; None: those of `track_colors`
+    radius:int=None      # Of a dot, pixels; None: by the size of the image
+)->np.ndarray:           # `(H,W,3)` uint8 RGB
+    "Draw points and their trails over `img`"
+    n = tail.shape[1]
+    if len(visible)!=n: raise fail(FlowbookError, 'visible', f'{len(visible)} points', f'{n} as the tail has')
+    out,colors = img.copy(),track_colors(n) if colors is None else colors
+    radius = max(1, round(max(img.shape[:2])/200)) if radius is None else radius
+    far = 4*max(img.shape[:2])
+    for i in range(n):
+        color,way = colors[i].tolist(),tail[:,i]
+        fits = np.isfinite(way).all(1) & (np.abs(np.nan_to_num(way)) < far).all(1)
+        for k in range(1, len(way)):
+            if fits[k-1:k+1].all() and visible[i]:
+                cv2.line(out, _spot(way, k-1), _spot(way, k), color, max(1, radius//2), cv2.LINE_AA, _fine)
+        if fits[-1]:
+            cv2.circle(out, _spot(way, -1), radius*2**_fine, color, -1 if visible[i] else 1, cv2.LINE_AA,
+                _fine)
+    return out
+
+# %% ../../nbs/viz/14_frames.ipynb #b64e7c64
+def draw_labels(
+    img:np.ndarray,     # `(H,W,3)` uint8 RGB, the frame; not changed
+    labels:np.ndarray,  # `(H,W)` whole numbers or bool; 0 is not drawn
+    strength:float=.45  # Opacity of the tint, from 0 to 1
+)->np.ndarray:          # `(H,W,3)` uint8 RGB
+    "Tint the labelled areas of `img`"
+    labels = np.asarray(labels).astype(np.int32)
+    if labels.shape!=img.shape[:2]:
+        raise fail(FlowbookError, 'labels', f'shape {labels.shape}', f'{img.shape[:2]} as the image has')
+    colors = track_colors(max(int(labels.max()), 1))[np.maximum(labels - 1, 0)]
+    edge = np.zeros(labels.shape, bool)
+    edge[:,1:] |= labels[:,1:]!=labels[:,:-1]
+    edge[1:] |= labels[1:]!=labels[:-1]
+    amount = np.where(labels > 0, np.where(edge, 1., strength), 0.)[...,None]
+    return (img*(1 - amount) + colors*amount).round().astype(np.uint8)
