@@ -303,7 +303,8 @@ def prose(path):
     return [(f'cell {i}', t) for i,(c,source) in enumerate(cells)
             for t in ([source] if c['cell_type']=='markdown' else said(source))]
 
-NAMES = re.compile(r'\n(\s*[\w.]+(=\w+)?:?(?=\s))+\s*') # a table of names in triple quotes, which may be called anything
+# a table of names, which may be called anything
+NAMES = re.compile(r'\n(\s*[\w.]+(=[\w.]+)?:?(?=\s))+\s*')
 
 def said(source):
     "Docstrings, messages of three words or more, and comments of an exported cell"

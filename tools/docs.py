@@ -79,7 +79,7 @@ box.addEventListener('keydown', e => {
 '''
 
 def page_name(nb):
-    "Where nbdev and Quarto put a notebook's page: `io/10_files.ipynb` -> `io/files.html`"
+    "Where nbdev and Quarto put a notebook's page: `io/44_files.ipynb` -> `io/files.html`"
     folder, name = posixpath.split(nb)
     return posixpath.join(folder, re.sub(r'^\d+[a-zA-Z0-9]*_', '', name)[:-len('.ipynb')]+'.html')
 
