@@ -60,6 +60,12 @@ def _sides(notes):
     step = re.search(r'multiples of (\d+)', rule)
     return None, int(re.search(r'are (\d+) or more', rule)[1]), int(step[1]) if step else 1
 
+def _check_sides(name, size, notes):
+    "Say in one line what a runtime would say obscurely, or not at all"
+    only, least, step = _sides(notes)
+    if tuple(size) == only or only is None and all(s >= least and s % step == 0 for s in size): return
+    raise fail(FlowbookError, name, f'{size[0]}x{size[1]} pixels', f"what the file takes: {notes['size']}")
+
 def _inputs(named):
     "Names and shapes, for messages"
     return ', '.join(f"{k} ({', '.join(str(o) for o in shape)})" for k, shape in named.items())
@@ -174,7 +180,9 @@ def load_exported(
 def _checked(run, notes):
     names = ('img0', 'img1', 'img2') if 'img0' in notes else ('img1', 'img2')
     def call(*imgs):
-        for name, x in zip(names, imgs, strict=True): check_unit(x, name, slack=.25)
+        for name, x in zip(names, imgs, strict=True):
+            check_unit(x, name, slack=.25)
+            _check_sides(name, x.shape[-2:], notes)
         return run(*imgs, *(both_ways(*imgs, notes['method']) if 'method' in notes else ()))
     return call
 

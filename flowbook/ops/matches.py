@@ -7,6 +7,7 @@ __all__ = ['grid_descriptors', 'compress', 'most_alike', 'agreeing', 'grid_match
 
 # %% ../../nbs/ops/51_matches.ipynb #0728af76
 import cv2, math, numpy as np, torch
+from functools import lru_cache
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,12 +17,24 @@ def _points(n, step): return np.arange(step//2, n, step)   # along a side, half 
 # %% ../../nbs/ops/51_matches.ipynb #fa4e865b
 _RINGS = (3, 1.5), (8, 4.), (16, 8.)   # radius of a ring and width of its blur, pixels
 _ANGLES = [i*math.pi/4 for i in range(8)]
+_PAD = _RINGS[-1][0] + 1
 
 def _directions(grey):
     "Gradients of `(H,W)` in eight directions, as two images of four channels: that many OpenCV blurs at once"
     x, y = (cv2.Sobel(grey, cv2.CV_32F, *o, ksize=1) for o in ((1, 0), (0, 1)))
     along = [x*np.float32(math.cos(a)) + y*np.float32(math.sin(a)) for a in _ANGLES[:4]]
     return [cv2.merge([np.maximum(sign*o, 0) for o in along]) for sign in (1, -1)]
+
+@lru_cache(2)   # the way back, and a video's next pair, ask for the same images again
+def _blurred(data, shape, sigma):
+    "The directions, blurred for each ring and with a border, of the image whose bytes are `data`"
+    grey, before, out = np.frombuffer(data, np.float32).reshape(shape), 0., []
+    halves = _directions(cv2.GaussianBlur(grey*255, (0, 0), sigma))
+    for _, s in _RINGS:
+        halves = [cv2.GaussianBlur(o, (0, 0), math.sqrt(s*s - before*before)) for o in halves]
+        before = s
+        out.append([cv2.copyMakeBorder(o, *[_PAD]*4, cv2.BORDER_REFLECT_101) for o in halves])
+    return out
 
 # %% ../../nbs/ops/51_matches.ipynb #5a777921
 def grid_descriptors(
@@ -32,14 +45,11 @@ def grid_descriptors(
     "Describe the surroundings of points on a grid by the gradients there"
     h, w = grey.shape
     ys, xs = (len(_points(n, step)) for n in (h, w))
-    out, n, before, pad = np.empty((ys, xs, 25, 8), np.float32), 0, 0., _RINGS[-1][0] + 1
-    halves = _directions(cv2.GaussianBlur(grey*255, (0, 0), sigma))
-    for i, (r, s) in enumerate(_RINGS):
-        halves = [cv2.GaussianBlur(o, (0, 0), math.sqrt(s*s - before*before)) for o in halves]
-        before = s
-        padded = [cv2.copyMakeBorder(o, *[pad]*4, cv2.BORDER_REFLECT_101) for o in halves]
+    out, n = np.empty((ys, xs, 25, 8), np.float32), 0
+    rings = _blurred(np.ascontiguousarray(grey, np.float32).tobytes(), grey.shape, sigma)
+    for i, ((r, _), padded) in enumerate(zip(_RINGS, rings, strict=True)):
         for dx, dy in [(0, 0)]*(i == 0) + [(r*math.cos(a), r*math.sin(a)) for a in _ANGLES]:
-            y, x = pad + step//2 + round(dy), pad + step//2 + round(dx)
+            y, x = _PAD + step//2 + round(dy), _PAD + step//2 + round(dx)
             for j, o in enumerate(padded): out[:, :, n, 4*j:4*j + 4] = o[y:y + h:step, x:x + w:step][:ys, :xs]
             n += 1
     d = torch.from_numpy(out)
