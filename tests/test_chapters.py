@@ -14,7 +14,7 @@ CASES = dict(
     transform=('augment/20_photometric', 'RandomGamma', "from flowbook.augment.base import create_transform; create_transform('RandomGamma')"),
     augmentation=('augment/60_pipelines', 'light_augmentation', "register_augmentation('mine', light_augmentation); create_augmentation('mine')"),
     recipe=('recipes/20_scenes', 'quickstart', "from flowbook.recipes.base import get_recipe; get_recipe('quickstart')"),
-    reader=('mmflow/22_networks', '_raft', "from flowbook.mmflow.model import translate_model; translate_model(dict(type='RAFT'))"),
+    reader=('mmflow/22_networks', '_raft', "from flowbook.mmflow.networks import translate_model; translate_model(dict(type='RAFT'))"),
 )
 
 def source(cell): return ''.join(cell['source'])

@@ -1,7 +1,7 @@
 """What MMFlow's manual shows, word for word: its config of section 4.3, its snippets, its keywords"""
 import numpy as np, pytest, torch
 from flowbook.mmflow.load import load_config
-from flowbook.mmflow.model import translate_model
+from flowbook.mmflow.networks import translate_model
 from flowbook.recipes.base import build_model
 
 CONFIG = '''

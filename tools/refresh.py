@@ -19,8 +19,9 @@ count. Outputs may be out of date when one of the three has changed since.
 `--check` compares texts word by word. Numbers may differ by 5 % or by one unit of the last printed digit,
 whole numbers by 2 %; below 1e-4 all are equal. Times, dates, addresses, paths and versions are ignored. A
 picture has its stored size and differs by at most 3 of 255 on average, and by at most 40 in any square of
-8 pixels. `#| varies: true` marks a cell whose output is another at every run; one that prints
-`skipped: ...`, for want of a file or a package, is not compared.
+8 pixels. `#| varies: true` marks a cell whose output is another at every run, or on another CPU, as what
+many steps of training end with; it is not compared, nor is one that prints `skipped: ...`, for want of a
+file or a package.
 """
 import argparse, ast, base64, copy, hashlib, io, json, os, re, subprocess, sys, tempfile, time, tokenize
 from concurrent.futures import ThreadPoolExecutor

@@ -17,14 +17,14 @@ from .geometry import shift_map as shift_map
 from .geometry import show_samples as show_samples
 from .geometry import warp_residual as warp_residual
 from .geometry import warp_sample as warp_sample
+from .occlusion import Erase as Erase
+from .occlusion import Validation as Validation
 from .photometric import ColorJitter as ColorJitter
-from .photometric import Erase as Erase
 from .photometric import GaussianNoise as GaussianNoise
 from .photometric import Normalize as Normalize
 from .photometric import PhotoMetricDistortion as PhotoMetricDistortion
 from .photometric import RandomGamma as RandomGamma
 from .photometric import Rerange as Rerange
-from .photometric import Validation as Validation
 from .photometric import adjust_brightness as adjust_brightness
 from .photometric import adjust_contrast as adjust_contrast
 from .photometric import adjust_gamma as adjust_gamma

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from .base import Compose, Geometric, own_rng
 from .geometry import check_affine, AffineMove, axis_slices
-from .photometric import Erase, Validation
+from .occlusion import Erase, Validation
 from .photometric import ColorJitter, GaussianNoise, Normalize, PhotoMetricDistortion
 from .photometric import RandomGamma, Rerange, normal_quantiles
 from ..core.errors import ConfigError, FlowbookError, fail

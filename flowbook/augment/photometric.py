@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['adjust_brightness', 'adjust_contrast', 'adjust_saturation', 'adjust_hue', 'adjust_gamma', 'ColorJitter',
-           'PhotoMetricDistortion', 'RandomGamma', 'GaussianNoise', 'Normalize', 'Rerange', 'Erase', 'Validation']
+           'PhotoMetricDistortion', 'RandomGamma', 'GaussianNoise', 'Normalize', 'Rerange']
 
 # %% ../../nbs/augment/20_photometric.ipynb #2c7a6976
 from dataclasses import replace
@@ -13,7 +13,6 @@ from statistics import NormalDist
 import cv2, numpy as np
 from .base import Transform, check_prob, check_range, register_transform
 from ..core.errors import ConfigError, FlowbookError, fail
-from ..core.types import FlowSample
 
 # %% ../../nbs/augment/20_photometric.ipynb #87f51f75
 def _check(img, name):
@@ -320,95 +319,3 @@ class Rerange(_Photometric):
         if img.dtype==np.uint8 and (self.min_value,self.max_value)==(0,255):
             return _mix(img, scale, img, 0, shift)
         return cv2.addWeighted(img, scale, img, 0, shift, dtype=cv2.CV_32F)
-
-# %% ../../nbs/augment/20_photometric.ipynb #bf8c2eb2
-def _whole(*x): return all(isinstance(o, (int,np.integer)) for o in x)
-
-def _whole_bounds(bounds):
-    "`bounds` as a tuple, checked"
-    if isinstance(bounds, (tuple,list)) and len(bounds)==2 and _whole(*bounds) and 1<=bounds[0]<bounds[1]:
-        return tuple(bounds)
-    raise fail(ConfigError, 'Erase bounds', repr(bounds), 'whole numbers (low, high) with 1 <= low < high')
-
-# %% ../../nbs/augment/20_photometric.ipynb #943165d7
-@register_transform
-class Erase(Transform):
-    "Paint boxes of `img2` in its mean colour"
-    own_before = True
-    def __init__(self,
-        prob:float,             # How often, 0 to 1
-        bounds:tuple=(50,100),  # Smallest side of a box, and one more than the largest, pixels
-        max_num:int=3,          # One more than the most boxes: 3 gives one or two, as in RAFT and MMFlow
-        mark_occ:bool=False     # Mark what is hidden in `occ` and `occ_bw`, if the sample has them
-    ):
-        self.prob,self.mark_occ = check_prob('Erase prob', prob),mark_occ
-        self.bounds,self.max_num = _whole_bounds(bounds),max_num
-        if not _whole(max_num) or max_num<2:
-            raise fail(ConfigError, 'Erase max_num', repr(max_num),
-                       'a whole number from 2, one more than the most boxes')
-
-    def draw(self, rng, size):
-        if rng.random() >= self.prob: return dict(boxes=[])
-        n = rng.integers(1, self.max_num)
-        xy,wh = rng.integers(0, size[::-1], (n,2)),rng.integers(*self.bounds, (n,2))
-        return dict(boxes=np.hstack([xy,wh]).tolist()) # x, y, width, height of each
-
-    def apply(self,
-        sample, # Not modified
-        boxes:list         # `(x, y, width, height)` of each box, pixels of the second image
-    )->FlowSample: # With the boxes painted in the mean color
-        if not boxes: return sample
-        img2 = sample.img2.copy()
-        color = np.array(cv2.mean(img2)[:3]).astype(img2.dtype) # a fraction is dropped, as in MMFlow
-        for x,y,w,h in boxes: img2[y:y+h,x:x+w] = color
-        sample = replace(sample, img2=img2)
-        return _mark(sample, boxes) if self.mark_occ else sample
-
-# %% ../../nbs/augment/20_photometric.ipynb #9c07ee4b
-def _mark(sample, boxes):
-    "Mark what `boxes` of img2 hide in the masks that `sample` has"
-    h,w = sample.size
-    hidden = np.zeros((h,w), bool)
-    for x,y,bw,bh in boxes: hidden[y:y+bh,x:x+bw] = True
-    occ,occ_bw = sample.occ,sample.occ_bw
-    if occ is not None and sample.flow is not None: occ = occ | _ends_in(hidden, sample.flow, sample.valid)
-    return replace(sample, occ=occ, occ_bw=None if occ_bw is None else occ_bw|hidden)
-
-# %% ../../nbs/augment/20_photometric.ipynb #d2334fd5
-def _ends_in(mask, flow, valid):
-    "Pixels whose known flow ends in `mask`, `(H,W)` bool"
-    h,w = mask.shape
-    known = np.isfinite(flow).all(-1) if valid is None else valid
-    x,y = (np.rint(np.where(known, f, -1).clip(-9e8, 9e8)).astype(int)
-           for f in np.moveaxis(flow + _grid(h, w), -1, 0))
-    inside = (x>=0) & (x<w) & (y>=0) & (y<h)
-    return inside & mask[y.clip(0, h-1), x.clip(0, w-1)]
-
-def _grid(h, w): return np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float32)
-
-# %% ../../nbs/augment/20_photometric.ipynb #a4386684
-@register_transform
-class Validation(Transform):
-    "Make flow of `max_flow` or more unknown"
-    def __init__(self,
-        max_flow:float # Pixels; u and v must both be below, RAFT: 1000
-    ):
-        if not (isinstance(max_flow, (int,float,np.number)) and max_flow>0):
-            raise fail(ConfigError, 'Validation max_flow', repr(max_flow), 'a number of pixels above 0')
-        self.max_flow = max_flow
-
-    def apply(self, sample):
-        valid,valid_bw = self.known(sample.flow, sample.valid),self.known(sample.flow_bw, sample.valid_bw)
-        if valid is sample.valid and valid_bw is sample.valid_bw: return sample
-        return replace(sample, valid=valid, valid_bw=valid_bw,
-                       sparse=sample.is_sparse) # the new holes don't turn a dense field into points
-
-    def known(self,
-        flow:np.ndarray, # `(H,W,2)` px; None: there is none
-        valid:np.ndarray # `(H,W)` bool; None: all is known
-    )->np.ndarray: # `(H,W)` bool; None: all is
-        "Mark flow that is small enough to be used"
-        top = self.max_flow
-        if flow is None or -top<flow.min() and flow.max()<top: return valid # NaN fails both comparisons
-        small = (np.abs(flow[...,0]) < top) & (np.abs(flow[...,1]) < top)
-        return small if valid is None else valid & small

@@ -10,7 +10,7 @@ __all__ = ['AUGMENTATIONS', 'pwc_augmentation', 'raft_augmentation', 'light_augm
 import inspect
 from dataclasses import dataclass
 from .base import Compose
-from .photometric import Erase, Validation
+from .occlusion import Erase, Validation
 from .photometric import ColorJitter, GaussianNoise, RandomGamma
 from .resize import Enlarge, SpatialTransform
 from .spatial import RandomAffine, RandomCrop, RandomFlip

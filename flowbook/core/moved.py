@@ -14,7 +14,6 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 
 # %% ../../nbs/core/03_moved.ipynb #9bdbec6a
 MOVED = '''
-augment.occlusion augment.photometric: Erase Validation
 cli.completion cli.terminal: complete_model complete_recipe complete_dataset complete_weights
     complete_from
 cli.export cli.weights: export
@@ -57,6 +56,7 @@ layers.next1d layers.convnext: ChannelNorm ThinKernels PixelMLP NeXt1D NeXtStage
 layers.resnet layers.encoders: conv_bn ResNetBlock ResNetTrunk fill_trunk
 mmflow.api mmflow.load: init_model inference_model
 mmflow.input mmflow.data: translate_input
+mmflow.model mmflow.networks: translate_model
 models.base models.registry: register_model list_models
 models.base models.zoo: create_model
 models.foreign models.weights_schemes: rename Scheme swap_irr_channels foreign_schemes check_foreign
@@ -74,7 +74,7 @@ recipes.configs mmflow.load: translate_config load_config export_recipe
 recipes.core recipes.base: register_recipe list_recipes with_defaults apply_overrides parse_options
     data_part get_recipe flat_recipe format_recipe build_learner run_recipe
 recipes.mmconfig mmflow.config: merge_configs read_mmconfig
-recipes.mmmodel mmflow.model: translate_model
+recipes.mmmodel mmflow.networks: translate_model
 recipes.model recipes.base: OWN_KEYS start_from build_model
 recipes.model train.losses: register_loss create_loss NamedFields
 recipes.published models.schedules: PLANS halving restarts one_cycle

@@ -15,7 +15,7 @@ from .load import inference_model as inference_model
 from .load import init_model as init_model
 from .load import load_config as load_config
 from .load import translate_config as translate_config
-from .model import translate_model as translate_model
+from .networks import translate_model as translate_model
 from .online import end_point_error as end_point_error
 from .online import end_point_error_map as end_point_error_map
 from .online import eval_metrics as eval_metrics

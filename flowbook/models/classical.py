@@ -141,7 +141,7 @@ def farneback(*,
 @register_model
 def variational(*,
     preset:str='medium', # 'fast', 'medium' or 'fine', see `variational_flow`
-    matches:bool=True,   # A second pass from matches of all of the image, and the better flow per pixel?
+    matches:bool=True,   # A second pass from matches across the whole image, and the better flow per pixel?
     start:str='dis',     # 'dis': a pass from the flow of DIS too; None: none
     scale:float=None,    # Size of a level relative to the one below, 0.5 to 0.95; None: the preset's
     smallest:int=16,     # Minimum for the shorter side of the coarsest level, pixels

@@ -131,7 +131,7 @@ def agreeing(
 def grid_matches(
     img1:np.ndarray,    # `(C,H,W)` float32 in [0,1]
     img2:np.ndarray,    # `(C,H,W)` float32 in [0,1]
-    prior:float=.02,    # What a motion of 100 pixels costs, next to a likeness of 1
+    prior:float=.02,    # What a motion of 100 pixels costs, compared with a similarity of 1
     least:float=.5,     # Length of a descriptor, 0 to 5, below which a point shows nothing to match
     most:int=8000,      # Points of image 1; larger images are shrunk further
     **checks            # Of `agreeing`
