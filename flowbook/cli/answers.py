@@ -74,19 +74,21 @@ _Ref = Annotated[Optional[int], typer.Option(min=0, show_default=False,
 
 
 # %% ../../nbs/cli/58_answers.ipynb #fcc6d119
-def _check_dense(points, grid, resume):
+def _check_dense(points, grid):
     "Reject options that don't go with --exr"
-    for k,v in dict(points=points, grid=grid, resume=resume or None).items():
+    for k,v in dict(points=points, grid=grid).items():
         if v is not None: raise fail(ConfigError, '--exr', f'--{k} with it', 'one of them')
 
-def _track_dense(source, out, exr, predictor, ref, start, stop, jumps, as_json):
+def _track_dense(source, out, exr, predictor, ref, start, stop, jumps, resume, about, as_json):
     "Motion vectors of all pixels, instead of points"
-    from flowbook.infer.motion import reference_to_folder
-    with Counting(source, 'frames') as progress, stops_gently(), _noting() as notes:
-        try: report = reference_to_folder(source, out, exr, predictor, ref, start, stop, jumps, progress)
+    from flowbook.infer.motion import reference_to_folder, unfinished_motion
+    with Counting(source, 'frames') as progress, _noting() as notes:
+        try:
+            report = reference_to_folder(source, out, exr, predictor, ref, start, stop, jumps, resume,
+                progress, about)
         except KeyboardInterrupt: report = None
     _notes(notes)
-    if report is None: _stopped('frames', progress.done, None, out, resumable=False)
+    if report is None: _stopped('frames', unfinished_motion(out), None, out)
     if as_json: return print_json(dict(source=source, model=predictor.name, **vars(report)))
     typer.echo(f'{source}: {report.frames} frames, {100*report.seen:.0f} % of their pixels are seen in the '
                f'reference; {predictor}')
@@ -100,7 +102,7 @@ def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, m
           suffix:_Suffix='.csv', manifest:Manifest='manifest.csv', allow_imports:Imports=False,
           as_json:Json=False):
     "Track points through a video without drift: positions, visibility, confidence."
-    if exr: _check_dense(points, grid, resume)
+    if exr: _check_dense(points, grid)
     elif ref is not None: raise fail(ConfigError, '--ref', ref, '--exr with it')
     elif (points is None)==(grid is None):
         raise fail(ConfigError, '--points --grid', 'neither' if points is None else 'both', 'one of them')
@@ -117,7 +119,7 @@ def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, m
     with Counting(source, 'frames') as progress, stops_gently(), _noting() as notes:
         try:
             report = track_to_file(source, out, points if grid is None else grid, predictor, start, stop,
-                ways, resume, progress)
+                ways, resume, progress, about)
         except KeyboardInterrupt: report = None
     _notes(notes)
     if report is None: _stopped('frames', unfinished_tracks(out), None, out)
@@ -217,7 +219,7 @@ def propagate(mask:_Mask, clip:_Clip, out:_Folder, frame:_Frame=0, stop:_Stop=No
     with Counting(clip, 'frames') as progress, stops_gently(), _noting() as notes:
         try:
             report = propagate_to_folder(mask, clip, out, frame, predictor, stop, threshold, ways, resume,
-                progress)
+                progress, dict(weights=weights))
         except KeyboardInterrupt: report = None
     _notes(notes)
     if report is None: _stopped('masks', unfinished_masks(out), None, out)
@@ -250,7 +252,7 @@ def adapt(clip:_Clip, work_dir:_WorkDir, model:Model='flowbook_small', weights:W
         from flowbook.infer.predictor import FlowPredictor
         predictor = FlowPredictor(model, weights, device=device, iters=iters, upright=upright,
                                   value_range=parse_range(value_range))
-    with Counting(clip, 'steps') as progress, stops_gently():
+    with Counting(clip, 'steps') as progress:
         how = dict(steps=steps, lr=lr, most=pairs, seed=seed)
         try: report = adapt_clip(clip, work_dir, predictor, progress, **how)
         except KeyboardInterrupt: report = None
@@ -268,4 +270,4 @@ def _show_adapted(report, clip, work_dir, name):
     typer.echo('these are not flow errors, which nobody knows here: look at before_after.png')
     if report.helped:
         typer.echo(f'wrote {report.weights}, adapt.json, before_after.png')
-        typer.echo(f'next: flowbook video {clip} --out flow.mp4 --model {name} --weights {report.weights}')
+        say_next(['flowbook', 'video', clip, '--out', 'flow.mp4', '--model', name, '--weights', report.weights])

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Annotated, Optional
 import flowbook, typer
-from .terminal import Json, print_json, print_table, working
+from .terminal import Json, print_json, print_table, say_next, working
 from ..core.errors import FlowbookError, fail, pip_install
 from ..io.files import atomic_path, ensure_dir
 
@@ -102,8 +102,8 @@ def book(
     if as_json: return print_json(dict(out=out, tutorials=rows))
     for r in rows: typer.echo(f"{r['file']:34} {r['title']}")
     typer.echo(f'wrote {len(rows)} notebooks to {out}')
-    typer.echo(f'next: jupyter lab {out/"start.ipynb"} '
-               f"(JupyterLab comes with {pip_install('jupyterlab', 'jupyter')})")
+    say_next(['jupyter', 'lab', out/'start.ipynb'],
+             f"JupyterLab comes with {pip_install('jupyterlab', 'jupyter')}")
 
 # %% ../../nbs/cli/11_book.ipynb #6b2313a2
 def doctor(as_json:Json=False):

@@ -77,8 +77,8 @@ def _say_export(rows):
     best = next((r['model'] for r in rows if r.get('parameters')), None)
     if best is None: return
     name,_,weights = best.partition(':')
-    mine = f' --weights {weights}' if weights else ''
-    say_next(f'flowbook export {name}{mine} --out flow.onnx', 'for other programs')
+    mine = ['--weights', weights] if weights else []
+    say_next(['flowbook', 'export', name, *mine, '--out', 'flow.onnx'], 'for other programs')
 
 def save_rows(
     rows:list,      # Dictionaries

@@ -8,6 +8,7 @@ __all__ = ['demo', 'infer', 'serve']
 # %% ../../nbs/cli/47_inference.ipynb #006f4e25
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Optional
 import numpy as np
 import typer
@@ -108,7 +109,7 @@ def _pictures(img1, img2, options, data):
     if len(words)==1 and is_folder(words[0]): return words
     if len(words)==1 and Path(words[0]).suffix.lower() in VIDEO_SUFFIXES:
         raise fail(ConfigError, words[0], 'a video',
-                   f'two images; for a video: flowbook video {words[0]} --out flow.mp4')
+                   f'two images; for a video: flowbook video {quote(words[0])} --out flow.mp4')
     raise typer.BadParameter(f'found {len(words)}, expected two images, or a folder of frames',
                              param_hint='IMG1 IMG2')
 
@@ -206,7 +207,7 @@ def _infer_many(predictor, out, data, root, split, n, words, legend, value_range
         return print_json(dict(model=predictor.name, device=predictor.device, pairs=total, files=files))
     by = f'{predictor.name} on {predictor.device}'
     typer.echo(f'{total} pairs of {name}: {by}, wrote {len(files)} files to {out}')
-    if not data: say_next(f'flowbook video {name} --out flow.mp4', 'the same as a video')
+    if not data: say_next(['flowbook', 'video', name, '--out', 'flow.mp4'], 'the same as a video')
 
 
 # %% ../../nbs/cli/47_inference.ipynb #448f8102

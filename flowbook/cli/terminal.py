@@ -24,10 +24,13 @@ _DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, err
 
 @contextmanager
 def one_line():
-    "Print an error the user can fix as one line, and exit with code 2"
+    "Print an error the user can fix as one line, and exit with code 2; the line of Ctrl-C, with code 130"
     try:
         yield
         return
+    except KeyboardInterrupt:
+        typer.echo('stopped: files that were finished are kept, half-written ones are gone', err=True)
+        raise typer.Exit(130) from None
     except FlowbookError as e: text = f'flowbook: {e}'   # one line; a `DatasetError` adds the expected tree
     except OSError as e:
         if e.errno not in _DISK or not e.filename: raise
@@ -141,7 +144,7 @@ class Program(TyperGroup):
         ctx        # Of the program
     )->object: # What the command returns
         "Run a command; an error is one line"
-        with one_line(), warnings.catch_warnings():
+        with one_line(), stops_gently(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='`torch.jit.script`',
                                     category=FutureWarning)   # on fastai's account
             other = warnings.showwarning
@@ -350,11 +353,12 @@ def print_table(
 
 # %% ../../nbs/cli/33_terminal.ipynb #f9a04348
 def say_next(
-    command:str, # A next command, for example `flowbook models`
-    why:str=''   # What it does
+    command,   # A next command: a line for the shell, or its words, which are quoted where the shell needs it
+    why:str='' # What it does
 )->None:
     "Suggest a next command, on a line of its own"
-    typer.echo(f'next: {command}' + (f'   # {why}' if why else ''))
+    line = command if isinstance(command, str) else shlex.join(map(str, command))
+    typer.echo(f'next: {line}' + (f'   # {why}' if why else ''))
 
 # %% ../../nbs/cli/33_terminal.ipynb #cd5242a8
 @contextmanager

@@ -209,13 +209,12 @@ def _show_run(learn, plan, work_dir, as_json, words=()):
             typer.echo(f"{k[:-4]}: EPE {v:.2f} px, Fl-all {scores[k[:-3] + 'fl_all']:.1f} %")
     if learn.precision != 'fp32': typer.echo(f'trained in {learn.precision}')
     typer.echo(f"wrote {weights}, log.csv, recipe.json, last.pth")
-    q,imports = (lambda o: shlex.quote(str(o))),' --allow-imports' if plan.get('custom_imports') else ''
     if words:   # your own data: was it worth it?
         first = [name] if name=='flowbook_small' else ['flowbook_small']
         after = [*first, f'{name}:{weights}', *words]
-        return say_next(f"flowbook compare {' '.join(map(q, after))}", 'before and after')
-    say_next(f"flowbook infer a.png b.png --out flow --model {q(work_dir/'recipe.json')} "
-             f"--weights {q(weights)}{imports}")
+        return say_next(['flowbook', 'compare', *after], 'before and after')
+    say_next(['flowbook', 'infer', 'a.png', 'b.png', '--out', 'flow', '--model', work_dir/'recipe.json',
+              '--weights', weights, *['--allow-imports']*bool(plan.get('custom_imports'))])
 
 
 # %% ../../nbs/cli/44_training.ipynb #3a805a18
@@ -312,4 +311,5 @@ def slurm(
     check_target(out, recipe)
     ensure_dir(work_dir or Path('work_dirs')/stem)    # Slurm writes its log there before the job begins
     with atomic_path(out) as t: t.write_text(text)
-    typer.echo(f'wrote {out}; next: sbatch {out}')
+    typer.echo(f'wrote {out}')
+    say_next(['sbatch', out])

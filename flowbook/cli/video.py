@@ -13,7 +13,7 @@ import typer
 from .many import Engine, Manifest, Retries, Workers, run_clips
 from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish,
                                    Precision, Range, Tile, Upright, Weights, open_predictor, parse_range,
-                                   parse_polish, parse_tile, print_json, say_next, stops_gently, working)
+                                   parse_polish, parse_tile, print_json, say_next, working)
 from ..core.errors import ConfigError, fail
 
 # %% ../../nbs/cli/50_video.ipynb #c3f7c45a
@@ -97,7 +97,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         predictor = open_predictor(model, weights, allow_imports, device=device, precision=precision,
                                    tile=cut, scale=scale, iters=iters, upright=upright, polish=finish,
                                    backend=backend, value_range=parse_range(value_range))
-    with Counting(source, 'pairs') as progress, stops_gently(), warnings.catch_warnings(record=True) as notes:
+    with Counting(source, 'pairs') as progress, warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter('always', UserWarning)
         try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps,
                                     codec, resume, warm_start, gaps=gaps, exr=exr,

@@ -78,7 +78,8 @@ def convert(
     if as_json: return print_json(dict(path=out, **res))
     typer.echo(f"wrote {out}: {res['model']}, from the names of {res['scheme']}, "
                f"SHA-256 {res['sha256'][:16]}...")
-    say_next(f"flowbook infer a.png b.png --out flow --model {res['model']} --weights {out}")
+    say_next(['flowbook', 'infer', 'a.png', 'b.png', '--out', 'flow', '--model', res['model'],
+              '--weights', out])
 
 # %% ../../nbs/cli/40_weights.ipynb #76dbdd9c
 def export(
@@ -138,5 +139,5 @@ def _show(found, model, as_json, weights=None):
         typer.echo(f"{r['batch']} pair{'s'*(r['batch']>1)} of {r['size'][0]}x{r['size'][1]}: file and model "
                    f"differ by at most {r['delta']:.1e} px, flow up to {r['largest']:.1f} px")
     typer.echo(f'wrote {found.path}, {found.bytes/1e6:.1f} MB')
-    mine = f' --weights {weights}' if weights else ''
-    say_next(f'flowbook serve --model {model}{mine}', 'the same network over HTTP')
+    mine = ['--weights', weights] if weights else []
+    say_next(['flowbook', 'serve', '--model', model, *mine], 'the same network over HTTP')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['process_number', 'launched_number', 'join_processes', 'leave_processes', 'gather', 'agree_on', 'run_child', 'launch',
-           'own_folder', 'available_memory']
+           'deaf_children', 'end_with', 'own_folder', 'available_memory']
 
 # %% ../../nbs/core/15_processes.ipynb #d31fadc3
 import atexit, os, runpy, signal, socket, subprocess, sys, tempfile, threading, time
@@ -198,6 +198,28 @@ def _explain(found, logs):
         logs[bad].seek(0)
         sys.stderr.write(logs[bad].read().decode(errors='replace')[-4000:])
     return found[0].poll() or found[bad].poll()
+
+# %% ../../nbs/core/15_processes.ipynb #eb5b9161
+@contextmanager
+def deaf_children():
+    "Processes started inside the `with` don't hear Ctrl-C; it reaches this one afterwards"
+    if not hasattr(signal, 'pthread_sigmask'): yield
+    else:
+        from multiprocessing import resource_tracker
+        resource_tracker.ensure_running()   # its start lets the signal through again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try: yield
+        finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+def end_with(
+    *lines # Ends of pipes, or a parent's `sentinel`, see `multiprocessing.connection.wait`
+)->None:
+    "End this process as soon as one of `lines` closes"
+    from multiprocessing.connection import wait
+    def watch():
+        wait(lines)
+        os._exit(128 + signal.SIGTERM)
+    threading.Thread(target=watch, daemon=True).start()
 
 # %% ../../nbs/core/15_processes.ipynb #00e8fe28
 @contextmanager

@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, pip_install, unknown
+from ..core.processes import deaf_children, end_with
 from ..core.register import Register
 from .evaluate import recipe_predictor
 from .motion import reference_to_folder
@@ -240,6 +241,7 @@ def run_clip(
 # %% ../../nbs/infer/36_many.ipynb #f75ffebe
 def _worker(pipe, threads, gpu):
     "Loop of a process in the pool: clips, until there are none left"
+    end_with(mp.parent_process().sentinel)
     if gpu is not None: os.environ['CUDA_VISIBLE_DEVICES'] = str(gpu)
     import cv2, torch
     torch.set_num_threads(threads)
@@ -279,7 +281,7 @@ def submit(self:LocalPool,
         gpu = self.gpus[i%len(self.gpus)] if self.gpus else None
         target = import_module('flowbook.infer.many')._worker   # a new process knows modules, not notebooks
         process = self.context.Process(target=target, args=(theirs, self.threads, gpu), daemon=True)
-        process.start()
+        with deaf_children(): process.start()
         theirs.close()
         self.processes[i] = process, ours
     try: self.processes[i][1].send(job)

@@ -8,17 +8,17 @@ __all__ = ['Labels', 'read_labels', 'write_labels', 'carry', 'mask_confidence', 
 
 # %% ../../nbs/infer/44_propagate.ipynb #8ff2e697
 import io, time, zlib
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-import cv2, numpy as np, torch
+import cv2, numpy as np
 from PIL import Image
 from fastcore.basics import patch
-from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
-from ..core.grid import coords_grid
+from ..core.errors import ConfigError, DiskFullError, FlowbookError, ImageFileError, fail
 from .predictor import FlowPredictor
-from .tracks import Points, ReferenceFlow, Tracker
-from .tracks import flow_to_reference, read_backwards, reference_flow
-from ..io.files import atomic_path, check_file, check_target, ensure_dir
+from .trackfiles import WalkFile, run_settings, unfinished_walk
+from .tracks import ReferenceFlow, ReferenceWalk, flow_to_reference
+from ..io.files import atomic_path, check_file, check_folder, check_target, ensure_dir
 from ..io.images import read_image, write_image
 from ..io.video import read_frames
 
@@ -156,59 +156,35 @@ class PropagateReport:
     least:float          # Lowest confidence of the masks
     stopped:list=field(default_factory=list) # `(frame, confidence)` where it fell below the threshold
 
-# %% ../../nbs/infer/44_propagate.ipynb #2084bd18
+# %% ../../nbs/infer/44_propagate.ipynb #cb41f8a7
 _STATE,_TABLE = 'flowbook-propagate.npz','confidence.csv'
 
-def _save_state(out, settings, tracker, way, rows, stopped):
-    "Everything a run needs to continue"
-    data = dict(settings=np.array(repr(settings)), way=way, count=tracker.count,
-        rows=np.array(rows).reshape(-1, 3), stopped=np.array(stopped).reshape(-1, 2))
-    for k in ('at','error','visible'):
-        for i,name in ((2,'points'), (3,'back')):
-            data[f'{name}_{k}'] = torch.stack([getattr(o[i], k)[0] for o in tracker.last]).numpy()
-    with atomic_path(out/_STATE) as tmp: np.savez(tmp, **data)
-
-def _load_state(out, settings):
-    try:
-        with np.load(out/_STATE) as z: state = dict(z)
-        found,_ = str(state['settings']),state['points_at']
-    except (OSError, ValueError, KeyError) as e:
-        raise fail(FlowbookError, out/_STATE, f'a damaged file ({e})',
-            'what flowbook propagate wrote') from None
-    if found!=repr(settings):
-        raise fail(ConfigError, out, f'the settings {settings}', f'{found}, as the run to be resumed had')
-    return state
-
-# %% ../../nbs/infer/44_propagate.ipynb #cb41f8a7
 class _Carrying:
     "A run of `propagate_to_folder`"
-    def __init__(self, mask, source, out, predictor, ref, stop, threshold, jumps, resume):
+    def __init__(self, mask, source, out, predictor, ref, stop, threshold, jumps, resume, about):
         if not 0 <= threshold <= 1:
             raise fail(ConfigError, 'threshold', threshold, 'a confidence from 0 to 1')
         if not isinstance(ref, (int,np.integer)) or ref < 0:
             raise fail(ConfigError, 'ref', repr(ref), 'the number of a frame, 0 or more')
-        self.source,self.out,self.predictor,self.ref = source,out,predictor,ref
-        self.stop,self.threshold,self.jumps = stop,threshold,jumps
-        with read_frames(source, 1, ref, stop) as frames:
-            self.first,self.total = next(frames, None),frames.count
-        if self.first is None: raise fail(FlowbookError, 'ref', ref, 'the number of an existing frame')
-        self.mask = check_mask(mask, self.first.shape[:2], ref)
-        self.settings = dict(mask=zlib.crc32(np.ascontiguousarray(self.mask.values)), ref=ref, stop=stop,
-            threshold=threshold, jumps=jumps, model=getattr(predictor, 'name', 'function'))
-        self.rows,self.stopped,self.state,self.tracker,self.way,self.pending = [],[],None,None,1,None
+        with read_frames(source, 1, ref, stop) as frames: first,self.total = next(frames, None),frames.count
+        if first is None: raise fail(FlowbookError, 'ref', ref, 'the number of an existing frame')
+        self.out,self.threshold,self.ref = out,threshold,ref
+        self.mask = check_mask(mask, first.shape[:2], ref)
+        drawn = zlib.crc32(np.ascontiguousarray(self.mask.values))
+        how = run_settings(source, predictor, mask=drawn, ref=ref, stop=stop, threshold=threshold,
+            jumps=list(jumps), **about)
+        self.file,self.rows,self.stopped = WalkFile(out/_STATE, how, resume, 'masks'),{},{}
         self.open_folder(resume)
+        self.walk = ReferenceWalk(source, ref, predictor, jumps, 0, stop, self.file.data)
 
 # %% ../../nbs/infer/44_propagate.ipynb #a35904d8
 @patch
 def open_folder(self:_Carrying, resume):
     "Continue an earlier run, or check that there is none"
-    out = self.out
-    if (out/_STATE).exists():
-        if not resume:
-            raise fail(FlowbookError, out, 'masks of another run',
-                'none: resume that run, or delete them')
-        self.state = _load_state(out, self.settings)
-        self.rows,self.stopped = ([tuple(o) for o in self.state[k].tolist()] for k in ('rows','stopped'))
+    out,data = self.out,self.file.data
+    if data is not None:
+        self.rows = {int(i): (c,s) for i,c,s in data['rows'].tolist()}
+        self.stopped = {int(i): c for i,c in data['stopped'].tolist()}
     elif resume and (out/_TABLE).exists():
         raise fail(FlowbookError, out, 'a finished folder',
             'an unfinished one: delete it, or start without resume')
@@ -217,61 +193,37 @@ def open_folder(self:_Carrying, resume):
 
 # %% ../../nbs/infer/44_propagate.ipynb #851bff42
 @patch
-def start(self:_Carrying, way):
-    "A tracker at the start of a direction, or where the state says; and the frames it has not seen"
-    self.way,self.tracker = way,Tracker(self.predictor, self.jumps, reverse=True)
-    self.tracker.start(self.first, coords_grid(1, *self.first.shape[:2]))
-    if self.state is not None:
-        s,self.state = self.state,None
-        n,count = len(s['points_at']),int(s['count'])
-        index = [self.ref + way*i for i in range(count - n, count)]
-        with read_frames(self.source, 1, min(index), max(index) + 1) as f: frames = list(f)[::way]
-        kept = [[Points(*(torch.from_numpy(s[f'{name}_{k}'][i])[None] for k in ('at','error','visible')))
-            for i in range(n)] for name in ('points','back')]
-        self.tracker.restore(frames, kept[0], count - n, kept[1])
-    at = self.ref + way*self.tracker.count
-    if way < 0: return iter(()) if at < 0 else read_backwards(self.source, at)
-    return read_frames(self.source, 1, at, self.stop)
-
-@patch
 def write(self:_Carrying, o):
     "Write a mask; False where the confidence has fallen below the threshold"
     sure,seen = mask_confidence(self.mask, o)
     if sure < self.threshold:
-        self.stopped.append((o.index, sure))
+        self.stopped[o.index] = sure
         return False
     write_labels(carry(self.mask, o), self.out/f'{o.index:06d}.png')
-    if not self.rows or self.rows[-1][0]!=o.index: self.rows.append((o.index, sure, seen))
+    self.rows[o.index] = sure,seen
     return True
 
-# %% ../../nbs/infer/44_propagate.ipynb #8b5ed2c1
 @patch
 def run(self:_Carrying, progress):
     "Both directions, from the current position"
-    begin = 1 if self.state is None else int(self.state['way'])
-    for way in (1,-1) if begin==1 else (-1,):
-        frames = self.start(way)
-        ok = self.write(reference_flow(self.ref, self.first,
-            *self.tracker.first[2:])) if not self.rows else True
-        for frame in frames if ok else ():
-            points,back = self.tracker.step(frame)
-            self.pending = reference_flow(self.ref + way*(self.tracker.count - 1), frame, points, back)
-            ok,self.pending = self.write(self.pending),None
-            if not ok: break
-            if self.tracker.count%100==0: self.save()
+    self.save()
+    with closing(iter(self.walk)) as frames:
+        for o in frames:
+            if not self.write(o): self.walk.leave()
+            if self.file.due(): self.save()
             if progress: progress(len(self.rows), self.total and self.total + self.ref)
-        if hasattr(frames, 'close'): frames.close()
 
+# %% ../../nbs/infer/44_propagate.ipynb #8b5ed2c1
 @patch
 def save(self:_Carrying):
-    "Record the position, with the frame that was just being written"
-    if self.pending is not None: self.write(self.pending)
-    self.table()
-    _save_state(self.out, self.settings, self.tracker, self.way, self.rows, self.stopped)
+    "Record the position"
+    if self.rows: self.table()
+    self.file.save(self.walk, np.array([(i,*o) for i,o in self.rows.items()]).reshape(-1, 3),
+        stopped=np.array([*self.stopped.items()]).reshape(-1, 2))
 
 @patch
 def table(self:_Carrying):
-    rows = ''.join(f'{int(i)},{c:.4f},{s:.4f}\n' for i,c,s in sorted(self.rows))
+    rows = ''.join(f'{i},{c:.4f},{s:.4f}\n' for i,(c,s) in sorted(self.rows.items()))
     with atomic_path(self.out/_TABLE) as tmp: tmp.write_text('frame,confidence,coverage\n' + rows)
 
 # %% ../../nbs/infer/44_propagate.ipynb #947e89d1
@@ -285,31 +237,34 @@ def propagate_to_folder(
     threshold:float=0.,         # Stop before the first frame below this confidence, in each direction
     jumps:tuple=(1,8,0),        # Paths to a frame, see `Tracker`
     resume:bool=False,          # Continue where an earlier run stopped?
-    progress=None               # Called with (masks written, how many or None)
+    progress=None,              # Called with (masks written, how many or None)
+    about:dict=None             # What else must be the same when a run is resumed, for example the weights
 )->PropagateReport:             # Number of masks, and where it stopped
     "Carry `mask` along `source` and write it for each frame"
     out,began = Path(out),time.perf_counter()
     check_target(out, source)
+    check_folder(out)
     predictor = FlowPredictor(predictor) if isinstance(predictor, str) else predictor
-    run = _Carrying(mask, source, out, predictor, ref, stop, threshold, tuple(jumps), resume)
+    run = _Carrying(mask, source, out, predictor, ref, stop, threshold, tuple(jumps), resume, about or {})
     was,existed = len(run.rows),out.exists()
     ensure_dir(out)
     try: run.run(progress)
     except KeyboardInterrupt:
-        if run.rows: run.save()
+        run.save() if run.rows else _remove(out, run.rows, existed)
         raise
+    except DiskFullError: raise                         # make room, and resume
     except Exception:
         if not was: _remove(out, run.rows, existed)     # nothing half-written
         raise
     run.table()
-    (out/_STATE).unlink(missing_ok=True)
+    run.file.path.unlink()
     return PropagateReport(out, len(run.rows), len(run.rows) - was, time.perf_counter() - began,
-        min((o[1] for o in run.rows), default=0.), [(int(i),c) for i,c in run.stopped])
+        min((c for c,_ in run.rows.values()), default=0.), list(run.stopped.items()))
 
 # %% ../../nbs/infer/44_propagate.ipynb #46b4cbca
 def _remove(out, rows, existed):
     "Remove what a failed run wrote"
-    for i,*_ in rows: (out/f'{int(i):06d}.png').unlink(missing_ok=True)
+    for i in rows: (out/f'{i:06d}.png').unlink(missing_ok=True)
     for name in (_STATE,_TABLE): (out/name).unlink(missing_ok=True)
     if not existed: out.rmdir()
 
@@ -317,6 +272,4 @@ def unfinished_masks(
     out:str|Path # Folder, as given to `propagate_to_folder`
 )->int:          # Masks that are done; 0 if there is no run to resume
     "Count the finished masks of an earlier run that can be resumed"
-    path = Path(out)/_STATE
-    if not path.exists(): return 0
-    with np.load(path) as z: return len(z['rows'])
+    return unfinished_walk(Path(out)/_STATE)

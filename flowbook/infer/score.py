@@ -18,6 +18,7 @@ import cv2, numpy as np, torch
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import fb_consistency
+from ..core.processes import deaf_children, end_with
 from .predictor import FlowPredictor
 from .tracks import flow_both_ways
 from ..io.files import atomic_path, check_file, check_writable, natural_key
@@ -193,8 +194,9 @@ def _is_clip(o):
 SCORE_COLUMNS = ['clip','frames','height','width',*MOTION_FIGURES,'warp_error','used','error']
 _worker = None   # the predictor of a process that works for `score_clips`
 
-def _start_worker(make, threads):
+def _start_worker(make, threads, line):
     global _worker
+    end_with(line)
     torch.set_num_threads(threads)
     _worker = make()
 
@@ -212,13 +214,21 @@ def _rows(clips, originals, make, workers):
         for c in clips: yield _score_one(c, originals.get(c), predictor)
         return
     threads = max(1, torch.get_num_threads()//workers)
-    pool = ProcessPoolExecutor(min(workers, len(clips)), get_context('spawn'), _start_worker, (make, threads))
+    context = get_context('spawn')
+    line,end = context.Pipe(False)   # workers end when this closes
+    pool = ProcessPoolExecutor(min(workers, len(clips)), context, _start_worker, (make, threads, line))
     try:
-        for o in as_completed([pool.submit(_score_one, c, originals.get(c)) for c in clips]): yield o.result()
+        with deaf_children(): jobs = [pool.submit(_score_one, c, originals.get(c)) for c in clips]
+        for o in as_completed(jobs): yield o.result()
     except BrokenProcessPool as e:
         raise fail(FlowbookError, 'workers', 'a process that was killed',
             f'memory for {workers}: try fewer') from e
-    finally: pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:
+        end.close()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        end.close()
 
 # %% ../../nbs/infer/42_score.ipynb #bd01dcc0
 def format_scores(

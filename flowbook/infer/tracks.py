@@ -6,7 +6,7 @@
 __all__ = ['Link', 'flow_link', 'Points', 'points_at', 'read_at', 'follow', 'compose_flows', 'choose_path', 'error_confidence',
            'check_jumps', 'flow_both_ways', 'Tracker', 'grid_points', 'check_points', 'TrackFrame', 'track_frame',
            'stream_tracks', 'Tracks', 'track_points', 'ReferenceFlow', 'reference_flow', 'read_backwards',
-           'flow_to_reference']
+           'ReferenceWalk', 'flow_to_reference']
 
 # %% ../../nbs/infer/40_tracks.ipynb #4e98d28a
 from collections import deque
@@ -16,7 +16,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from ..core.errors import ConfigError, FlowbookError, fail
+from ..core.errors import ConfigError, DiskFullError, FlowbookError, fail
 from ..core.grid import coords_grid, fb_consistency
 from .occlusion import fb_error
 from .predictor import FlowPredictor
@@ -375,6 +375,97 @@ def read_backwards(
         with read_frames(source, 1, max(stop - block, first), stop) as frames:
             yield from reversed(list(frames))
 
+# %% ../../nbs/infer/40_tracks.ipynb #a17bc91b
+class ReferenceWalk:
+    "The frames of `flow_to_reference`; its `state` after a frame is all that another walk needs to go on"
+    def __init__(self,
+        frames,                     # Whatever `read_frames` takes: a list, a folder or a video
+        ref:int=0,                  # Number of the reference frame
+        predictor='flowbook_small', # `FlowPredictor`, name of a model, or function of two frames
+        jumps:tuple=(1,8,0),        # Paths to a frame, see `Tracker`
+        start:int=0,                # First frame
+        stop:int=None,              # End before this frame; None: at the end
+        state:dict=None             # Of an earlier walk; None: from the reference on
+    ):
+        if not isinstance(ref, (int,np.integer)) or ref < 0:
+            raise fail(ConfigError, 'ref', repr(ref), 'the number of a frame, 0 or more')
+        self.frames,self.ref,self.start,self.stop = frames,ref,start,stop
+        self.predictor,self.jumps = _as_predictor(predictor),check_jumps(jumps)
+        self.way,self.last,self.left = 1,[],False   # 1 or -1, the last frames on it, has it been left?
+        if state is not None: self.way,self.last = int(state['way']),_unpacked(state)
+
+    def leave(self):
+        "Look at no more frames on this side of the reference"
+        self.left = True
+
+# %% ../../nbs/infer/40_tracks.ipynb #d5a56fe1
+_PARTS = 'at','error','visible'
+
+@patch
+def state(self:ReferenceWalk)->dict: # Arrays
+    "What a walk that goes on from here needs"
+    found = dict(way=np.array(self.way), index=np.array([o[0] for o in self.last]))
+    for i,name in ((1,'points'), (2,'back')):
+        for k in _PARTS:
+            found[f'{name}_{k}'] = np.stack([getattr(o[i], k)[0].numpy() for o in self.last] or [np.zeros(0)])
+    return found
+
+def _unpacked(state):
+    "Number and `Points` of the last frames, there and back"
+    points = lambda i, name: Points(*(torch.from_numpy(state[f'{name}_{k}'][i])[None] for k in _PARTS))
+    return [(int(n), points(i, 'points'), points(i, 'back')) for i,n in enumerate(state['index'])]
+
+@patch
+def _kept(self:ReferenceWalk, tracker): self.last = [(i,points,back) for i,_,points,back in tracker.last]
+
+# %% ../../nbs/infer/40_tracks.ipynb #487fe385
+@patch
+def _rest(self:ReferenceWalk, way, done):
+    "Iterator over the frames on one side, after the first `done` of them"
+    at = self.ref + way*done
+    if way > 0: return read_frames(self.frames, 1, at, self.stop)
+    return read_backwards(self.frames, at, first=self.start) if at >= self.start else iter(())
+
+@patch
+def _open(self:ReferenceWalk, first, way):
+    "A tracker that knows the `last` frames"
+    tracker = Tracker(self.predictor, self.jumps, reverse=True)
+    tracker.start(first, coords_grid(1, *first.shape[:2]))
+    if self.way==way and self.last:
+        at = [self.ref + way*o[0] for o in self.last]
+        with read_frames(self.frames, 1, min(at), max(at) + 1) as f: frames = list(f)[::way]
+        _,points,back = zip(*self.last, strict=True)
+        tracker.restore(frames, points, self.last[0][0], back)
+    return tracker
+
+# %% ../../nbs/infer/40_tracks.ipynb #db8d387d
+@patch
+def __iter__(self:ReferenceWalk): # `ReferenceFlow`s
+    "`ref`, `ref + 1` ..., then `ref - 1` ... `start`; or what is left of these"
+    fresh = not self.last
+    with read_frames(self.frames, 1, self.ref, self.stop) as frames:
+        first = next(frames, None)
+        if first is None: raise fail(FlowbookError, 'ref', self.ref, 'the number of an existing frame')
+        if self.way > 0:
+            tracker = self._open(first, 1)
+            if fresh: yield reference_flow(self.ref, first, *tracker.first[2:])
+            self._kept(tracker)
+            yield from self._steps(tracker, frames if fresh else self._rest(1, tracker.count), 1)
+    if self.ref <= self.start: return
+    tracker = self._open(first, -1)
+    self.way,self.left = -1,False
+    self._kept(tracker)
+    yield from self._steps(tracker, self._rest(-1, tracker.count), -1)
+
+@patch
+def _steps(self:ReferenceWalk, tracker, frames, way):
+    for frame in () if self.left else frames:
+        points,back = tracker.step(frame)
+        yield reference_flow(self.ref + way*(tracker.count - 1), frame, points, back)
+        self._kept(tracker)
+        if self.left: return
+
+# %% ../../nbs/infer/40_tracks.ipynb #ed952a84
 def flow_to_reference(
     frames,                     # Whatever `read_frames` takes: a list, a folder or a video
     ref:int=0,                  # Number of the reference frame
@@ -384,23 +475,4 @@ def flow_to_reference(
     stop:int=None               # End before this frame; None: at the end
 ):                              # Generator of `ReferenceFlow`: `ref`, `ref + 1` ..., `ref - 1` ... `start`
     "Estimate the motion between every frame and the frame `ref`"
-    if not isinstance(ref, (int,np.integer)) or ref < 0:
-        raise fail(ConfigError, 'ref', repr(ref), 'the number of a frame, 0 or more')
-    predictor = _as_predictor(predictor)
-    with read_frames(frames, 1, ref, stop) as after:
-        first = next(after, None)
-        if first is None: raise fail(FlowbookError, 'ref', ref, 'the number of an existing frame')
-        yield from _to_reference(first, after, predictor, jumps, ref, 1)
-    if ref > start:
-        rest = _to_reference(first, read_backwards(frames, ref - 1, first=start), predictor, jumps, ref, -1)
-        next(rest)   # the reference itself was already yielded
-        yield from rest
-
-# %% ../../nbs/infer/40_tracks.ipynb #30ba0807
-def _to_reference(first, frames, predictor, jumps, ref, way):
-    tracker = Tracker(predictor, jumps, reverse=True)
-    tracker.start(first, coords_grid(1, *first.shape[:2]))
-    yield reference_flow(ref, first, *tracker.first[2:])
-    for i,frame in enumerate(frames, 1):
-        points,back = tracker.step(frame)
-        yield reference_flow(ref + way*i, frame, points, back)
+    return iter(ReferenceWalk(frames, ref, predictor, jumps, start, stop))

@@ -20,6 +20,7 @@ from ..io.rows import check_row, frame_rows
 from ..io.video import (VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_times, is_folder,
                                join_videos, list_frames, read_frames)
 from .motion import MotionFiles, check_exr_kind
+from .trackfiles import run_settings
 from .stream import Sink, StageClock, check_predictor, frames_of, stream_flow
 from ..viz.frames import hstack
 from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pair
@@ -279,13 +280,7 @@ def _check_match(frames, files, gt):
                    f'{len(files)} files from number {b} on for {len(frames)} frames from number {a} on',
                    'the number of the first frame in the name of its flow, or one file for each pair')
 
-def _settings(source, predictor, **kw):
-    "What must be the same for one run to continue another"
-    name = getattr(predictor, 'name', getattr(predictor, '__name__', type(predictor).__name__))
-    given = {k: str(getattr(predictor, k)) for k in ('iters', 'scale', 'precision', 'tile', 'upright',
-        'value_range') if hasattr(predictor, k)}
-    return dict(source=f'{len(source)} frames' if isinstance(source, (list,tuple)) else str(source),
-        model=name, **given, **kw)
+
 
 # %% ../../nbs/infer/32_video.ipynb #a322f7ca
 def _reading(predictor):
@@ -404,7 +399,7 @@ def process_video(
     predictor = check_predictor(predictor, both, warm_start)
     how = _reading(predictor)
     with read_frames(source, every, 0, stop, **how) as frames:
-        settings = _settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,
+        settings = run_settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,
             save_flo=save_flo, warm_start=warm_start, exr=exr, **(about or {}))
         output = _make_output(Path(out), settings, resume, frames, fps, codec, part)
         scale = _make_scale(max_flow, output, source, predictor, every, progress)
