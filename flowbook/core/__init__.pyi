@@ -1,5 +1,6 @@
 # Made by tools/check.py export
 from .errors import ConfigError as ConfigError
+from .errors import DiskFullError as DiskFullError
 from .errors import FlowFileError as FlowFileError
 from .errors import FlowbookError as FlowbookError
 from .errors import ImageFileError as ImageFileError
@@ -21,6 +22,8 @@ from .grid import unpad as unpad
 from .moved import also_called as also_called
 from .moved import keep_old_paths as keep_old_paths
 from .processes import available_memory as available_memory
+from .processes import deaf_children as deaf_children
+from .processes import end_with as end_with
 from .processes import launched_number as launched_number
 from .processes import own_folder as own_folder
 from .processes import process_number as process_number

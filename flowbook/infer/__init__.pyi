@@ -65,6 +65,7 @@ from .motion import MotionFiles as MotionFiles
 from .motion import ReferenceReport as ReferenceReport
 from .motion import check_exr_kind as check_exr_kind
 from .motion import reference_to_folder as reference_to_folder
+from .motion import unfinished_motion as unfinished_motion
 from .nodata import check_valid as check_valid
 from .nodata import fill_nodata as fill_nodata
 from .nodata import find_nodata as find_nodata
@@ -143,11 +144,15 @@ from .tiles import tile_corners as tile_corners
 from .tiles import tile_weights as tile_weights
 from .trackfiles import TRACK_COLUMNS as TRACK_COLUMNS
 from .trackfiles import TrackReport as TrackReport
+from .trackfiles import WalkFile as WalkFile
 from .trackfiles import read_points as read_points
+from .trackfiles import run_settings as run_settings
 from .trackfiles import track_to_file as track_to_file
 from .trackfiles import unfinished_tracks as unfinished_tracks
+from .trackfiles import unfinished_walk as unfinished_walk
 from .tracks import Points as Points
 from .tracks import ReferenceFlow as ReferenceFlow
+from .tracks import ReferenceWalk as ReferenceWalk
 from .tracks import TrackFrame as TrackFrame
 from .tracks import Tracker as Tracker
 from .tracks import Tracks as Tracks

@@ -48,6 +48,7 @@ from .files import check_zip as check_zip
 from .files import decoder_path as decoder_path
 from .files import describe_file as describe_file
 from .files import new_folder as new_folder
+from .files import room_for as room_for
 from .files import same_file as same_file
 from .files import save_torch as save_torch
 from .files import staged_folder as staged_folder
