@@ -178,6 +178,7 @@ COMMANDS = [
     ('report below a file', 'test flowbook_small --n 1 --report folder_in_the_way/r.html', 'folder_in_the_way'),
     ('pictures into a file', 'test flowbook_small --n 1 --show-dir folder_in_the_way', 'folder_in_the_way'),
     ('scores of a comparison as .doc', 'compare dis --n 1 --save OUT.doc', '.doc'),
+    ('weights left out', 'compare dis: --n 1', "'dis:'"),
     ('bench at no size', 'bench dis --size 0x0', '--size'),
 ]
 if not torch.cuda.is_available():

@@ -270,4 +270,5 @@ def _show_adapted(report, clip, work_dir, name):
     typer.echo('these are not flow errors, which nobody knows here: look at before_after.png')
     if report.helped:
         typer.echo(f'wrote {report.weights}, adapt.json, before_after.png')
-        say_next(['flowbook', 'video', clip, '--out', 'flow.mp4', '--model', name, '--weights', report.weights])
+        words = 'flowbook', 'video', clip, '--out', 'flow.mp4', '--model', name
+        say_next([*words, '--weights', report.weights])

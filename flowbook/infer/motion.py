@@ -142,8 +142,9 @@ def _walk_to_folder(walk, file, rows, out, kind, total, progress):
         save()
         with closing(iter(walk)) as frames:
             for o in frames:
-                _save_reference(out/_FOLDERS[0], o.index, o.flow, o.visible, o.confidence, kind)
-                _save_reference(out/_FOLDERS[1], o.index, o.flow_from, o.visible_from, o.confidence_from, kind)
+                there,back = (o.flow, o.visible, o.confidence),(o.flow_from, o.visible_from, o.confidence_from)
+                for folder,found in zip(_FOLDERS, (there, back), strict=True):
+                    _save_reference(out/folder, o.index, *found, kind)
                 rows[o.index] = float(o.visible.mean())
                 if file.due(): save()
                 if progress: progress(len(rows), total)

@@ -16,7 +16,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
-from ..core.errors import ConfigError, DiskFullError, FlowbookError, fail
+from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import coords_grid, fb_consistency
 from .occlusion import fb_error
 from .predictor import FlowPredictor
