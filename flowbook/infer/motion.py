@@ -142,7 +142,8 @@ def _walk_to_folder(walk, file, rows, out, kind, total, progress):
         save()
         with closing(iter(walk)) as frames:
             for o in frames:
-                there,back = (o.flow, o.visible, o.confidence),(o.flow_from, o.visible_from, o.confidence_from)
+                there = o.flow,o.visible,o.confidence
+                back = o.flow_from,o.visible_from,o.confidence_from
                 for folder,found in zip(_FOLDERS, (there, back), strict=True):
                     _save_reference(out/folder, o.index, *found, kind)
                 rows[o.index] = float(o.visible.mean())
