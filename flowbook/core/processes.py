@@ -199,7 +199,7 @@ def _explain(found, logs):
         sys.stderr.write(logs[bad].read().decode(errors='replace')[-4000:])
     return found[0].poll() or found[bad].poll()
 
-# %% ../../nbs/core/15_processes.ipynb #eb5b9161
+# %% ../../nbs/core/15_processes.ipynb #d680bda8
 @contextmanager
 def deaf_children():
     "Processes started inside the `with` don't hear Ctrl-C; it reaches this one afterwards"
