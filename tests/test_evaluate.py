@@ -89,3 +89,17 @@ def test_the_report_sorts_in_a_browser(tmp_path):
                               f"file://{tmp_path/'c.html'}"], capture_output=True, text=True,
                              timeout=120).stdout
         assert ''.join(re.findall(r'<td class="n">(?:<a [^>]*>)?pair(\d)', dom)) == order, (clicks, dom[-500:])
+
+def test_a_static_row_in_every_report(tmp_path):
+    "Whatever the data set: how far a method moves what stands still, or that nothing does"
+    from typer.testing import CliRunner
+    from flowbook.cli.main import app
+    from flowbook.data.base import list_datasets
+    for name in list_datasets():
+        own = ['images=*.png', 'flow=*.flo'] if name=='folder' else []
+        make_dataset(name, tmp_path/name, n=2, size=(64, 96))
+        words = ['test', 'dis', '--data', name, '--root', tmp_path/name, '--n', 1, '--alone', '--device', 'cpu', '--report', tmp_path/f'{name}.html', *own]
+        res = CliRunner().invoke(app, [str(o) for o in words])
+        assert res.exit_code == 0, (name, res.output)
+        row = re.search(r'pixels that do not move</td><td[^>]*>([^<]*)</td>', (tmp_path/f'{name}.html').read_text())
+        assert row and re.fullmatch(r'[\d.]+|no such pixels', row[1]), (name, row)

@@ -187,10 +187,12 @@ def _summary(label, methods):
     "A table of all scores of one dataset, a row for each score"
     keys = [k for k in dict.fromkeys(k for o in methods.values() for k,v in o.items() if v is not None)
             if k != 'model']
+    if 'fl_all' in keys and 'epe_static' not in keys: keys.append('epe_static')   # none is an answer, too
     heads = ''.join(f'<th>{_e(m)}</th>' for m in methods)
     def row(k):
         name,unit = _heading(k)
-        cells = ''.join(_number(o.get(k)) for o in methods.values())
+        cells = ''.join(_number(o.get(k, 'no such pixels' if k=='epe_static' else None))
+                        for o in methods.values())
         return f'<tr><td>{_e(name)}</td>{cells}<td class=l>{unit}</td></tr>'
     return (f'<h3>{_e(label)}</h3><div class=wrap><table><thead><tr><th>score</th>{heads}'
             f'<th class=l>unit</th></tr></thead><tbody>{"".join(map(row, keys))}</tbody></table></div>')

@@ -187,9 +187,10 @@ def _show_scores(rows, out, as_csv, as_json):
     if as_csv or as_json: typer.echo(format_scores(rows, 'json' if as_json else 'csv'), nl=False)
     else:
         keys = dict(frames='', mean='.2f', p99='.1f', camera='.2f', object='.2f', moving='.1f',
-            warp_error='.2e')
+            static='.1f', warp_error='.2e')
         cell = lambda v, f: '-' if v is None or v!=v else format(v, f)
-        print_table('mean, p99, camera and object in pixels a frame, moving in percent', ['clip',*keys],
+        title = 'mean, p99, camera and object in pixels a frame, moving and static in percent'
+        print_table(title, ['clip',*keys],
             [[o['clip'], *(cell(o[k], f) for k,f in keys.items())] for o in rows])
         if out: typer.echo(f'wrote {out}, {len(rows)} rows')
     bad = [o['error'] for o in rows if o['error']]
@@ -259,6 +260,9 @@ def adapt(clip:_Clip, work_dir:_WorkDir, model:Model='flowbook_small', weights:W
     if report is None: _stopped('steps', 0, None, work_dir)
     if as_json: print_json(dict(clip=clip, model=predictor.name, **vars(report)))
     else: _show_adapted(report, clip, work_dir, predictor.name)
+    if report.stopped:
+        typer.echo(f'stopped after {report.steps} steps: {report.weights} holds the best so far', err=True)
+        raise typer.Exit(130)
     if not report.helped:
         raise fail(FlowbookError, clip, 'no gain on the held-out pairs, so no weights are saved', 'one')
 

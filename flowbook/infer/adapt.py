@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import fb_consistency
 from .predictor import FlowPredictor
-from ..io.files import atomic_path, check_target, ensure_dir
+from ..io.files import atomic_path, check_folder, check_target, ensure_dir
 from ..io.images import to_tensor, write_image
 from ..io.video import read_frames
 from ..models.weights import save_weights
@@ -90,18 +90,22 @@ def clip_pairs(
     how = dict(upright=upright, value_range=value_range, deep=True)
     with read_frames(source, **how) as frames:
         if frames.kind=='camera': raise fail(ConfigError, 'source', 'a camera', 'a video')
-        total = frames.count or sum(1 for _ in frames)
-    n = max(total - 1, 1)
-    wanted = np.linspace(0, n - 1, min(most, n)).round().astype(int).tolist()
-    pairs,last = [],None
-    with read_frames(source, **how) as frames:
-        for i,img in enumerate(frames):
-            if i - 1 in wanted: pairs.append((last, img))
-            last = img
+        pairs = _spread(frames, frames.count, most)
     if len(pairs) < 4:
         name = source if isinstance(source, (str,Path)) else 'source'
         raise fail(FlowbookError, name, f'{len(pairs)} pairs', 'a clip of five frames or more')
     return pairs
+
+def _evenly(n, most): return np.linspace(0, n - 1, min(most, n)).round().astype(int).tolist()
+
+def _spread(frames, total, most):
+    "At most `most` pairs of `frames`, read once; of an unknown `total`, every pair, every second, every fourth ..."
+    wanted,pairs,step,last = set(_evenly(total - 1, most)) if total and total > 1 else None,[],1,None
+    for i,img in enumerate(frames, -1):
+        if i >= 0 and (i in wanted if wanted else i%step==0): pairs.append((last, img))
+        if len(pairs) >= 2*most: pairs,step = pairs[::2],2*step
+        last = img
+    return [pairs[i] for i in _evenly(len(pairs), most)] if pairs else []
 
 def _flows(model, a, b, iters=None):
     "Flow in both directions"
@@ -132,6 +136,7 @@ class AdaptReport:
     seconds:float         # Duration
     curve:list            # (step, then as `before`)
     weights:Path=None     # File written; None: not written
+    stopped:bool=False    # Did Ctrl-C end it early?
 
     def __repr__(self):
         way = ', '.join(f'{k} {a:.4f} to {b:.4f}{u}'
@@ -167,7 +172,7 @@ def _check_model(model, name):
 
 def adapt_model(
     predictor:FlowPredictor, # Its network is changed in place, unless that doesn't help
-    source,                  # The clip, see `read_frames`; not a camera
+    source,                  # The clip, see `read_frames`, but no camera; or its `clip_pairs`
     steps:int=200,           # Largest number of steps
     lr:float=2e-5,           # Learning rate of AdamW
     crop:tuple=(256,320),    # Largest crop of a frame to train on, pixels
@@ -182,23 +187,28 @@ def adapt_model(
     _check_model(predictor.model, predictor.name)
     if steps < 1 or not lr > 0: raise fail(ConfigError, 'steps, lr', f'{steps}, {lr:g}', 'numbers above 0')
     began,model = time.perf_counter(),predictor.model.eval()
-    pairs = clip_pairs(source, most, predictor.upright, predictor.value_range)
+    ready = isinstance(source, list) and source and isinstance(source[0], tuple)
+    pairs = source if ready else clip_pairs(source, most, predictor.upright, predictor.value_range)
     held,train = pairs[3::4],[p for i,p in enumerate(pairs) if i%4!=3]
     look = _HeldOut(held)
     judge = lambda: look(model, predictor.device, predictor.iters)
     before,first = judge(),copy.deepcopy(model.state_dict())
-    best,state,at,curve = before,first,0,[(0, *before)]
-    for n in _train(predictor, train, steps, lr, crop, seed, known):
-        if progress: progress(n, steps)
-        if n%every and n!=steps: continue
-        now = judge()
-        curve.append((n, *now))
-        if is_gain(before, now) and now[0] + now[2] < best[0] + best[2]:
-            best,state,at = now,copy.deepcopy(model.state_dict()),n
-        elif n - at >= patience*every: break
-    model.load_state_dict(state)
+    best,state,at,curve,stopped = before,first,0,[(0, *before)],False
+    try:
+        for n in _train(predictor, train, steps, lr, crop, seed, known):
+            if progress: progress(n, steps)
+            if n%every and n!=steps: continue
+            now = judge()
+            curve.append((n, *now))
+            if is_gain(before, now) and now[0] + now[2] < best[0] + best[2]:
+                best,state,at = now,copy.deepcopy(model.state_dict()),n
+            elif n - at >= patience*every: break
+    except KeyboardInterrupt:
+        stopped = True
+        if not at: raise      # no gain so far, nothing to keep
+    finally: model.load_state_dict(state)
     seconds = time.perf_counter() - began
-    return AdaptReport(bool(at), before, best, at, n, len(train), len(held), seconds, curve)
+    return AdaptReport(bool(at), before, best, at, n, len(train), len(held), seconds, curve, stopped=stopped)
 
 def _known(model, img, flow, iters):
     "How well is known motion found?"
@@ -234,10 +244,12 @@ def adapt_clip(
     files = [out/o for o in ('weights.safetensors', 'adapt.json', 'before_after.png')]
     check_target([out, *files], source)
     if files[0].exists(): raise fail(FlowbookError, files[0], 'weights of another run', 'a new folder')
-    pairs = clip_pairs(source, options.get('most', 40), predictor.upright, predictor.value_range)
+    check_folder(out)
+    _check_model(predictor.model, predictor.name)
+    pairs = clip_pairs(source, options.pop('most', 40), predictor.upright, predictor.value_range)
     shown = pairs[3]
     old = predictor(*shown)
-    report = adapt_model(predictor, source, progress=progress, **options)
+    report = adapt_model(predictor, pairs, progress=progress, **options)
     ensure_dir(out)
     top = float(np.percentile(np.linalg.norm(old, axis=-1), 99)) or 1.
     both = [flow_to_color(np.asarray(o), top) for o in (old, predictor(*shown))]

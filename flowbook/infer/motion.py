@@ -132,7 +132,7 @@ def _check_reference(source, out, ref, start, stop):
         raise fail(ConfigError, 'ref', ref,
             f"a frame from {start} to {'the end' if stop is None else stop - 1}")
 
-# %% ../../nbs/infer/43_motion.ipynb #5f2fc3ec
+# %% ../../nbs/infer/43_motion.ipynb #85e2d776
 def _walk_to_folder(walk, file, rows, out, kind, total, progress):
     "Write the files of each frame; `rows` has the share of its pixels that are seen, by number"
     made,was = [o for o in (out, *(out/o for o in _FOLDERS)) if not o.exists()],len(rows)

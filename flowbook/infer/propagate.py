@@ -156,7 +156,7 @@ class PropagateReport:
     least:float          # Lowest confidence of the masks
     stopped:list=field(default_factory=list) # `(frame, confidence)` where it fell below the threshold
 
-# %% ../../nbs/infer/44_propagate.ipynb #cb41f8a7
+# %% ../../nbs/infer/44_propagate.ipynb #2084bd18
 _STATE,_TABLE = 'flowbook-propagate.npz','confidence.csv'
 
 class _Carrying:
@@ -191,7 +191,7 @@ def open_folder(self:_Carrying, resume):
     elif out.is_dir() and next(out.glob('[0-9]'*6 + '.png'), None):
         raise fail(FlowbookError, out, 'masks of another run', 'a new folder')
 
-# %% ../../nbs/infer/44_propagate.ipynb #851bff42
+# %% ../../nbs/infer/44_propagate.ipynb #d92366f0
 @patch
 def write(self:_Carrying, o):
     "Write a mask; False where the confidence has fallen below the threshold"
@@ -213,7 +213,7 @@ def run(self:_Carrying, progress):
             if self.file.due(): self.save()
             if progress: progress(len(self.rows), self.total and self.total + self.ref)
 
-# %% ../../nbs/infer/44_propagate.ipynb #8b5ed2c1
+# %% ../../nbs/infer/44_propagate.ipynb #fd59011b
 @patch
 def save(self:_Carrying):
     "Record the position"

@@ -25,9 +25,10 @@ from ..io.files import atomic_path, check_file, check_writable, natural_key
 from ..io.images import IMAGE_WRITERS, to_tensor
 from ..io.video import VIDEO_SUFFIXES, read_frames
 from ..ops.warp import warp
+from ..train.metrics import STILL
 
-# %% ../../nbs/infer/42_score.ipynb #c2da13d7
-MOTION_FIGURES = 'mean p50 p90 p99 top5 relative camera object moving'.split()
+# %% ../../nbs/infer/42_score.ipynb #0ddb2fd7
+MOTION_FIGURES = 'mean p50 p90 p99 top5 relative camera object moving static'.split()
 
 def camera_flow(
     flow:np.ndarray,   # `(H,W,2)` pixels; NaN where unknown
@@ -62,7 +63,8 @@ def pair_motion(
     rest = np.linalg.norm((flow - camera)[known], axis=-1)
     top = np.partition(s, -(k := math.ceil(.05*len(s))))[-k:]
     found = [s.mean(), *np.percentile(s, [50,90,99]), top.mean(), 100*s.mean()/math.hypot(h, w),
-        np.linalg.norm(camera[known], axis=-1).mean(), rest.mean(), 100*(rest > 1).mean()]
+        np.linalg.norm(camera[known], axis=-1).mean(), rest.mean(), 100*(rest > 1).mean(),
+        100*(s < STILL).mean()]
     return dict(zip(MOTION_FIGURES, map(float, found), strict=True))
 
 # %% ../../nbs/infer/42_score.ipynb #c25cd2f4

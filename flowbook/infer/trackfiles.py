@@ -6,7 +6,7 @@
 __all__ = ['TRACK_COLUMNS', 'read_points', 'TrackReport', 'unfinished_tracks', 'track_to_file', 'run_settings', 'WalkFile',
            'unfinished_walk']
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #94440112
+# %% ../../nbs/infer/41_trackfiles.ipynb #4af977b2
 import csv, io, json, time, zipfile, zlib
 from collections import deque
 from contextlib import closing
@@ -277,7 +277,7 @@ def _write_rows(run, frames, progress, total):
             if progress: progress(run.done, total)
     return last
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #c1c58c9b
+# %% ../../nbs/infer/41_trackfiles.ipynb #5a2ebb94
 class WalkFile:
     "Position, settings and tables of a run along a `ReferenceWalk`, in a `.npz` file next to its results"
     def __init__(self,
@@ -313,7 +313,7 @@ def unfinished_walk(
     "Count the finished frames of an earlier run that can be resumed"
     return len(_load_walk(path)['rows']) if Path(path).exists() else 0
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #c33c6a3d
+# %% ../../nbs/infer/41_trackfiles.ipynb #82a438c9
 @patch
 def save(self:WalkFile,
     walk,    # `ReferenceWalk`

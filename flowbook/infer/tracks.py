@@ -375,7 +375,7 @@ def read_backwards(
         with read_frames(source, 1, max(stop - block, first), stop) as frames:
             yield from reversed(list(frames))
 
-# %% ../../nbs/infer/40_tracks.ipynb #a17bc91b
+# %% ../../nbs/infer/40_tracks.ipynb #3292e564
 class ReferenceWalk:
     "The frames of `flow_to_reference`; its `state` after a frame is all that another walk needs to go on"
     def __init__(self,
@@ -398,7 +398,7 @@ class ReferenceWalk:
         "Look at no more frames on this side of the reference"
         self.left = True
 
-# %% ../../nbs/infer/40_tracks.ipynb #d5a56fe1
+# %% ../../nbs/infer/40_tracks.ipynb #6570b4e8
 _PARTS = 'at','error','visible'
 
 @patch
@@ -418,7 +418,7 @@ def _unpacked(state):
 @patch
 def _kept(self:ReferenceWalk, tracker): self.last = [(i,points,back) for i,_,points,back in tracker.last]
 
-# %% ../../nbs/infer/40_tracks.ipynb #487fe385
+# %% ../../nbs/infer/40_tracks.ipynb #00c746e5
 @patch
 def _rest(self:ReferenceWalk, way, done):
     "Iterator over the frames on one side, after the first `done` of them"
@@ -438,7 +438,7 @@ def _open(self:ReferenceWalk, first, way):
         tracker.restore(frames, points, self.last[0][0], back)
     return tracker
 
-# %% ../../nbs/infer/40_tracks.ipynb #db8d387d
+# %% ../../nbs/infer/40_tracks.ipynb #6405a310
 @patch
 def __iter__(self:ReferenceWalk): # `ReferenceFlow`s
     "`ref`, `ref + 1` ..., then `ref - 1` ... `start`; or what is left of these"
@@ -465,7 +465,7 @@ def _steps(self:ReferenceWalk, tracker, frames, way):
         self._kept(tracker)
         if self.left: return
 
-# %% ../../nbs/infer/40_tracks.ipynb #ed952a84
+# %% ../../nbs/infer/40_tracks.ipynb #304b1a72
 def flow_to_reference(
     frames,                     # Whatever `read_frames` takes: a list, a folder or a video
     ref:int=0,                  # Number of the reference frame
