@@ -14,7 +14,7 @@ import typer
 from .many import Engine, Manifest, Retries, run_clips, shared_predictor
 from .terminal import (Counting, Device, Imports, Iters, Json, Model, Out, Precision, Range, Tile,
                                    Upright, Weights, open_predictor, parse_range, parse_tile, print_json,
-                                   print_table, stops_gently, working)
+                                   print_table, say_next, working)
 from ..core.errors import ConfigError, FlowbookError, fail
 
 
@@ -115,8 +115,10 @@ def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, m
     with working('importing PyTorch'):
         from flowbook.infer.trackfiles import track_to_file, unfinished_tracks
         predictor = open_predictor(**chosen)
-    if exr: return _track_dense(source, out, exr, predictor, ref, start, stop, ways, as_json)
-    with Counting(source, 'frames') as progress, stops_gently(), _noting() as notes:
+    about = dict(weights=weights)
+    if exr:
+        return _track_dense(source, out, exr, predictor, ref, start, stop, ways, resume, about, as_json)
+    with Counting(source, 'frames') as progress, _noting() as notes:
         try:
             report = track_to_file(source, out, points if grid is None else grid, predictor, start, stop,
                 ways, resume, progress, about)
@@ -162,7 +164,7 @@ def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model
         originals = match_originals(names, original) if original else {}
         # an error in the options is one line now, not one in each process, and all have one precision
         make,done = partial(clip_predictor, shared_predictor(**chosen)),[0]
-    with Counting('clips', 'clips') as progress, stops_gently():
+    with Counting('clips', 'clips') as progress:
         def count(i, total): done[0] = i; progress(i, total)
         settings = dict(model=model, weights=weights, tile=tile, iters=iters,
                         precision=make.args[0]['precision'])
@@ -217,7 +219,7 @@ def propagate(mask:_Mask, clip:_Clip, out:_Folder, frame:_Frame=0, stop:_Stop=No
     with working('importing PyTorch'):
         from flowbook.infer.propagate import propagate_to_folder, unfinished_masks
         predictor = open_predictor(**chosen)
-    with Counting(clip, 'frames') as progress, stops_gently(), _noting() as notes:
+    with Counting(clip, 'frames') as progress, _noting() as notes:
         try:
             report = propagate_to_folder(mask, clip, out, frame, predictor, stop, threshold, ways, resume,
                 progress, dict(weights=weights))

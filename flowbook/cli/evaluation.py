@@ -18,7 +18,7 @@ from .many import array_script
 from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
 from .terminal import Model, Out, Precision, Range, Tile, Upright, Weights
 from .terminal import is_recipe, open_predictor, open_recipe, parse_range, parse_size, parse_tile
-from .terminal import print_json, print_table, reading_options, say_next, stops_gently, working
+from .terminal import print_json, print_table, reading_options, say_next, working
 from .training import Port, count_processes, join_others, start_processes
 from ..core.errors import ConfigError, fail, unknown
 from ..core.processes import launched_number
@@ -422,7 +422,7 @@ def _submit_many(benchmark, root, out, predictor, note, as_json, **how):
     from flowbook.infer.submit import submit_clips
     check_engine(how['engine'])
     gpus = 'auto' if predictor['device'] in ('auto', 'cuda') else None
-    with Counting(benchmark, 'scenes') as count, stops_gently():
+    with Counting(benchmark, 'scenes') as count:
         how |= dict(progress=count, gpus=gpus)
         try: rows,found = submit_clips(benchmark, root, out, predictor, note, **how)
         except KeyboardInterrupt: rows = None

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Counting, is_recipe, open_predictor, open_recipe, print_json, stops_gently, working
+from .terminal import Counting, is_recipe, open_predictor, open_recipe, print_json, working
 
 # %% ../../nbs/cli/48_many.ipynb #8c2414e3
 Engine = Annotated[Optional[str], typer.Option('--engine', show_default=False, metavar='local|ray|slurm',
@@ -76,7 +76,7 @@ def run_clips(
         chosen = shared_predictor(**predictor)
     gpus = 'auto' if chosen.get('device', 'auto') in ('auto', 'cuda') else None
     how = dict(engine=engine, workers=workers, retries=retries, manifest=manifest, gpus=gpus)
-    with Counting(f'{len(clips)} clips', 'clips') as progress, stops_gently():
+    with Counting(f'{len(clips)} clips', 'clips') as progress:
         try: rows = process_clips(clips, out, work, progress=progress, predictor=chosen, **how, **options)
         except KeyboardInterrupt: rows = None
     if rows is None: clips_stopped(progress.done, len(clips))

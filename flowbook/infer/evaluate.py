@@ -255,7 +255,10 @@ def split_model(
     text:str  # 'raft', 'raft:flyingthings3d' or 'raft:file.pth'
 )->tuple:     # Name and weights; None: those of the package
     "Split `name:weights`"
-    name,_,weights = text.partition(':')
+    name,colon,weights = text.partition(':')
+    if not name or colon and not weights:
+        raise fail(ConfigError, 'model', repr(text),
+                   'a name, or NAME:WEIGHTS with published weights or a file')
     return name,weights or None
 
 def weights_licence(
