@@ -99,7 +99,7 @@ def clip_pairs(
 def _evenly(n, most): return np.linspace(0, n - 1, min(most, n)).round().astype(int).tolist()
 
 def _spread(frames, total, most):
-    "At most `most` pairs of `frames`, read once; of an unknown `total`, every pair, every second, every fourth ..."
+    "At most `most` pairs of `frames`, read once; with an unknown `total` ever fewer as they come"
     wanted,pairs,step,last = set(_evenly(total - 1, most)) if total and total > 1 else None,[],1,None
     for i,img in enumerate(frames, -1):
         if i >= 0 and (i in wanted if wanted else i%step==0): pairs.append((last, img))
