@@ -118,6 +118,9 @@ def _pair_up(self:FlowFolder, frames, files, first):
     found = [follows(row, self.step, bool(self.flow or self.flow_bw or self.occ),
         self.gaps) for row in frame_rows(frames).values()]
     gaps = [g for _, o in found for g in o]
+    if gaps and not any(pairs for pairs,_ in found):
+        raise fail(DatasetError, self.root, f'gaps only: no frame between {gaps[0]}',
+                   'frames in a row, or gaps=True, which pairs them')
     if gaps:
         more = f', and {len(gaps) - 1} more gaps' if len(gaps) > 1 else ''
         warnings.warn(f"{self.root}: no frame between {gaps[0]}{more}: not paired; gaps=True pairs them",

@@ -251,7 +251,8 @@ def _check_count(self:FlowPredictor, given):
     "Raise unless the model takes this many frames"
     if given==self.model.frames: return
     three = self.model.frames==3
-    expected = '3: the frame before, the frame, and the next' if three else '2: a frame and the next'
+    expected = ('3: the frame before, the frame, and the next, as img0=, img1 and img2' if three
+                else '2: a frame and the next')
     raise fail(ConfigError, self.name, f"{given} frame{'s'*(given!=1)}", expected)
 
 # %% ../../nbs/infer/02_predictor.ipynb #f7518288

@@ -184,7 +184,8 @@ def stream_flow(
     warm_start:bool=False,          # Start each pair from the last flow, carried forward? Not all models can
     ahead:int=3,                    # Frames that may be read ahead
     gaps:bool=False,                # Treat a folder's images as neighbours even if numbers are missing?
-    clock:StageClock=None           # Where to add the seconds of 'decode' and 'compute'
+    clock:StageClock=None,          # Where to add the seconds of 'decode' and 'compute'
+    short:bool=False                # May there be fewer than two frames, as at the end of a resumed run?
 ):                                  # Generator of `FramePair`
     "Estimate the flow between neighbouring `frames`, one pair at a time"
     predictor = check_predictor(predictor, bidirectional, warm_start)
@@ -193,12 +194,13 @@ def stream_flow(
     if isinstance(frames, (str,Path,int,list,tuple)):
         frames = read_frames(frames, upright=getattr(predictor, 'upright', False),
                              value_range=getattr(predictor, 'value_range', 'full'), deep=True)
+    name = None if short else getattr(frames, 'name', 'frames')
     return _stream(prefetch(frames, ahead, _prepare(predictor), clock), predictor, bidirectional, warm_start,
-                   clock)
+                   clock, name)
 
 # %% ../../nbs/infer/30_stream.ipynb #f1f40c3c
-def _stream(ready, predictor, bidirectional, warm_start, clock):
-    before,last,init,memory = None,None,None,{}
+def _stream(ready, predictor, bidirectional, warm_start, clock, name):
+    before,last,init,memory,i = None,None,None,{},-1
     try:
         for i,frame in enumerate(ready):
             if last is not None:
@@ -211,6 +213,7 @@ def _stream(ready, predictor, bidirectional, warm_start, clock):
             # the first frame stands in for the one before it
             before = (last or frame) if frames_of(predictor)==3 else None
             last = frame
+        if i < 1 and name: raise fail(FlowbookError, name, 'fewer than two frames', 'two or more')
     finally: ready.close()
 
 # %% ../../nbs/infer/30_stream.ipynb #3fbe73e5

@@ -342,7 +342,7 @@ def _run(frames, predictor, output, painter, both, warm_start, total, progress, 
     output.times = times   # of the first frame of each pair
     sink = Sink(painter, 3, clock)
     try:
-        for pair in stream_flow(frames, predictor, both, warm_start, clock=clock):
+        for pair in stream_flow(frames, predictor, both, warm_start, clock=clock, short=first > 0):
             n,size = n + 1,pair.img1.shape[:2]
             sink.put(pair)
             if progress: progress(first + n, total)

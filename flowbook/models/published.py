@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from ..core.errors import ConfigError, WeightsError, fail, unknown
 from ..io.files import asset_path, atomic_path, ensure_dir
 from . import weights as _weights
+from .registry import MODELS
 from .weights_schemes import swap_irr_channels
 
 # %% ../../nbs/models/92_published.ipynb #9dad986e
@@ -150,6 +151,7 @@ def _convert(w, raw, target):
 def _find(model, name):
     found = {w.name: w for w in list_weights() if w.model == model}
     if not found:
+        if model not in MODELS: raise unknown('model', model, MODELS)
         raise fail(ConfigError, f'weights {name}', f'no published weights of {model}',
                    'a file, or another model')
     if name not in found: raise unknown(f'weights of {model}', name, found)
