@@ -378,19 +378,24 @@ def _home(name, limits, address):
     for k,v in parts.items(): page = page.replace(k, v)
     return page
 
-# %% ../../nbs/apps/50_serve.ipynb #a957a043
+# %% ../../nbs/apps/50_serve.ipynb #6409df5e
+def _before(predictor, img1, img0=None):
+    "The frame before a pair, for a predictor of three frames"
+    return predictor.before(img1, img0).values() if hasattr(predictor, 'before') else ()
+
 def _pair_job(predictor, img1, img2, format, limits):
     "Two open files in; response, its type and largest speed out; read here: waiting jobs take no memory"
     a,b = (decode_upload(f.read(), name, limits.max_pixels, getattr(predictor, 'upright', False))
            for f,name in ((img1,'img1'), (img2,'img2')))
-    flow = np.asarray(predictor(a, b))
+    flow = np.asarray(predictor(*_before(predictor, a), a, b))
     return *encode_answer(flow, format),max_motion(flow)
 
 # %% ../../nbs/apps/50_serve.ipynb #d82ebb02
 def _video_job(predictor, video, format, limits):
     "An open file in; a video or a zip of one file per pair, its type and the shared speed of full colour out"
     frames,fps = decode_clip(video.read(), limits)
-    flows = [np.asarray(predictor(a, b)) for a,b in zip(frames, frames[1:], strict=False)]
+    triples = zip([None, *frames], frames, frames[1:], strict=False)
+    flows = [np.asarray(predictor(*_before(predictor, a, o), a, b)) for o,a,b in triples]
     scale = max(map(max_motion, flows)) or 1.
     return *(_film(flows, scale, fps) if format=='mp4' else _zip(flows, scale, format)),scale
 

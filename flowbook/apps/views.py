@@ -22,7 +22,7 @@ def _uint8(img):
 
 # %% ../../nbs/apps/10_views.ipynb #6b9f55f5
 def _frame_pairs(frames):
-    "Pairs of uint8 images: the items of `frames` if they are pairs, otherwise neighbours, which share images"
+    "Pairs of uint8 images: the items of `frames` if they are pairs; else neighbours, and the frame before"
     if isinstance(frames, str) or hasattr(frames, '__fspath__'):
         from flowbook.io.video import read_frames
         with read_frames(frames, stop=MAX_FRAMES) as found: items = list(found)
@@ -33,18 +33,24 @@ def _frame_pairs(frames):
         raise fail(FlowbookError, 'frames', f"{len(items)} of them",
                    'two frames or more, pairs, or FlowSamples')
     items = list(map(_uint8, items))
-    return list(zip(items, items[1:], strict=False))
+    return list(zip(items, items[1:], [None, *items[:-2]], strict=False))
+
+def _before(model, sample):
+    "The frame before a pair, for a predictor of three frames"
+    return model.before(sample.img1, sample.img0) if hasattr(model, 'before') else {}
 
 MAX_FRAMES = 100 # of a video; all are kept in memory
 
 # %% ../../nbs/apps/10_views.ipynb #56c55322
 def _sample(pair, flow_gt, name):
     "A `FlowSample` of one pair; `flow_gt` is a path, an array or a tensor"
-    if flow_gt is None: return FlowSample(*pair, name=name)
-    if not (isinstance(flow_gt, str) or hasattr(flow_gt, '__fspath__')):
-        return FlowSample(*pair, *known_flow(flow_gt), name=name)
-    from flowbook.io.flowfiles import read_flow_valid
-    return FlowSample(*pair, *read_flow_valid(flow_gt), name=name)
+    imgs = dict(zip(('img1', 'img2', 'img0'), pair, strict=False))
+    if flow_gt is None: return FlowSample(**imgs, name=name)
+    if isinstance(flow_gt, str) or hasattr(flow_gt, '__fspath__'):
+        from flowbook.io.flowfiles import read_flow_valid
+        truth = read_flow_valid(flow_gt)
+    else: truth = known_flow(flow_gt)
+    return FlowSample(**imgs, **dict(zip(('flow', 'valid'), truth, strict=True)), name=name)
 
 # %% ../../nbs/apps/10_views.ipynb #9fa2553c
 def as_samples(
@@ -127,7 +133,8 @@ def flow(self:FlowViews,
     "Compute the flow of pair `i`, once"
     s = self.samples[i]
     def make():
-        flow = np.asarray(self._model(model)(s.img1, s.img2), np.float32)
+        m = self._model(model)
+        flow = np.asarray(m(*_before(m, s).values(), s.img1, s.img2), np.float32)
         if flow.shape!=(*s.size,2):
             raise fail(FlowbookError, f'{model}', f'shape {flow.shape}', f'{(*s.size,2)}')
         return flow
@@ -143,8 +150,8 @@ def occ(self:FlowViews,
     s,m = self.samples[i],self._model(model)
     if s.occ is not None: return s.occ
     return self._remember((i,model,'occ'),
-                          lambda: m.predict(s.img1, s.img2, bidirectional=True).occ if hasattr(m, 'predict')
-                          else _checked(m, s))
+                          lambda: m.predict(s.img1, s.img2, bidirectional=True, **_before(m, s)).occ
+                          if hasattr(m, 'predict') else _checked(m, s))
 
 # %% ../../nbs/apps/10_views.ipynb #df433ac0
 def _checked(f, s):

@@ -17,7 +17,8 @@ from .many import Engine, Manifest, Retries, Workers, clips_stopped, shared_pred
 from .many import array_script
 from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
 from .terminal import Model, Out, Precision, Range, Tile, Upright, Weights
-from .terminal import is_recipe, open_predictor, open_recipe, parse_range, parse_size, parse_tile
+from .terminal import is_exported, is_recipe, open_predictor, open_recipe, parse_range
+from .terminal import parse_size, parse_tile
 from .terminal import print_json, print_table, reading_options, say_next, working
 from .training import Port, count_processes, join_others, start_processes
 from ..core.errors import ConfigError, fail, unknown
@@ -167,7 +168,8 @@ def _keeper(out_dir, show_dir):
 # %% ../../nbs/cli/63_evaluation.ipynb #dd0cca4a
 def test(
     name:Annotated[str, typer.Argument(metavar='RECIPE|MODEL', autocompletion=complete_model,
-        help='A recipe or config file; or a model, to test on the scenes of the recipe flowbook_small.',
+        help='A recipe or config file; or a model, or a file of flowbook export, to test on the scenes of '
+             'the recipe flowbook_small.',
         show_default=False)],
     changes:Changes=None, cfg_options:CfgOptions=None, data:_Data=None, root:_Root=None, split:_Split=None,
         weights:Weights=None,
@@ -184,7 +186,7 @@ def test(
         help='Without DIS, Farneback and zero flow to compare with.')]=False,
     fuse_conv_bn:Annotated[bool, typer.Option('--fuse-conv-bn',
         help='Merge batch norms into convolutions first.')]=False,
-    precision:Precision='auto', upright:Upright=False, value_range:Range='full',
+    precision:Precision='auto', backend:Backend=None, upright:Upright=False, value_range:Range='full',
     gpus:Annotated[Optional[int], typer.Option(min=1, show_default=False,
         help='GPUs to split the pairs over.')]=None,
     processes:Annotated[Optional[int], typer.Option(min=1, show_default=False,
@@ -201,7 +203,8 @@ def test(
         '--processes or --gpus with it')
     given = dict(data=data, root=root, split=split, weights=weights, n=n, out_dir=out_dir, show_dir=show_dir,
                  report=report, report_n=report_n, alone=alone,
-                 fuse_conv_bn=fuse_conv_bn, precision=precision, allow_imports=allow_imports, device=device,
+                 fuse_conv_bn=fuse_conv_bn, precision=precision, backend=backend,
+                 allow_imports=allow_imports, device=device,
                  upright=upright, value_range=value_range)
     if count > 1: return _start_many(count, [name, *changes], given, wanted, save, as_json, port)
     found,pairs,worst,used = _run_test(name, changes, **given)
@@ -222,7 +225,7 @@ def _start_many(count, words, given, wanted, save, as_json, port=None):
 
 # %% ../../nbs/cli/63_evaluation.ipynb #ecb1ba43
 def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone,
-              fuse_conv_bn, precision, allow_imports, device, upright, value_range):
+              fuse_conv_bn, precision, backend, allow_imports, device, upright, value_range):
     "Scores by dataset and method; pairs of each dataset; worst pairs; the precision of a network"
     with working('importing PyTorch'):
         from flowbook.infer.evaluate import BASELINES, evaluate_dataset, evaluate_recipe, recipe_predictor
@@ -232,7 +235,10 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         from flowbook.data.benchmarks import evaluation_sets
         options = parse_options([o for o in changes if data and _is_option(o)])
         options |= reading_options(data, upright, value_range)
-        plan,device,seen = find_recipe(name, [o for o in changes if not (data and _is_option(o))],
+        if is_exported(name) and fuse_conv_bn:
+            raise fail(ConfigError, '--fuse-conv-bn', f'it with {name}', 'no exported file')
+        scenes = 'flowbook_small' if is_exported(name) else name   # whose held-out scenes
+        plan,device,seen = find_recipe(scenes, [o for o in changes if not (data and _is_option(o))],
             allow_imports),join_others(device),[]
         from flowbook.infer.trust import TrustWatch
         notes = Report(report_n if report else 0)
@@ -243,12 +249,14 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         tick = lambda done, n: (seen.append((done, n)), count(done, n))
         if sets is None and (root or split):
             raise fail(ConfigError, '--root' if root else '--split', root or split, '--data NAME with it')
-        predictor = recipe_predictor(plan, weights, device, fuse_conv_bn, precision)
+        how = dict(device=device, precision=precision)
+        if is_exported(name): predictor = _open_model(name, weights, backend, **how)
+        else: predictor = recipe_predictor(plan, weights, device, fuse_conv_bn, precision)
         used = predictor.precision if predictor.model.network else None
         if report: notes.watch = _watch(TrustWatch, predictor)
         if sets is None:
             found = evaluate_recipe(plan, weights, device, n, tick, fuse_conv_bn, keep, notes, baselines,
-                                    predictor.precision)
+                                    predictor.precision, predictor)
         else:
             found = {k: evaluate_dataset(predictor, d, n, tick, keep and _under(keep, k, sets),
                                          _label(notes, k), baselines) for k,d in sets.items()}
@@ -302,8 +310,7 @@ def _say_files(files):
 # %% ../../nbs/cli/63_evaluation.ipynb #1f37f9de
 def _open_model(name, weights=None, backend=None, **options):
     "A predictor; the backend is only for exported files"
-    file = name.endswith(('.onnx', '.pt2'))
-    return open_predictor(name, weights, backend=backend if file else None, **options)
+    return open_predictor(name, weights, backend=backend if is_exported(name) else None, **options)
 
 # %% ../../nbs/cli/63_evaluation.ipynb #5c63b7c9
 class Comparing(TyperCommand):

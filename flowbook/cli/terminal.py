@@ -7,8 +7,8 @@ __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions
            'Upright', 'Polish', 'Range', 'Json', 'one_line', 'spare_console', 'join_words', 'parse_range',
            'reading_options', 'stops_gently', 'Program', 'complete_model', 'complete_recipe', 'complete_dataset',
            'complete_weights', 'complete_from', 'Out', 'example', 'parse_size', 'parse_tile', 'parse_polish',
-           'is_recipe', 'open_recipe', 'open_predictor', 'print_json', 'print_table', 'say_next', 'working', 'clock',
-           'Counting']
+           'is_recipe', 'is_exported', 'open_recipe', 'open_predictor', 'print_json', 'print_table', 'say_next',
+           'working', 'clock', 'Counting']
 
 # %% ../../nbs/cli/72_terminal.ipynb #3c3689b0
 import errno, os, re, shlex, signal, sys, time, warnings, typer, csv
@@ -303,8 +303,14 @@ def is_recipe(
     from pathlib import Path
     from flowbook.models.registry import MODELS, RECIPES
     if Path(name).suffix in ('.py', '.json', '.yaml', '.yml'): return True
-    if Path(name).suffix in ('.onnx', '.pt2'): return False
+    if is_exported(name): return False
     return name not in MODELS and name in RECIPES
+
+def is_exported(
+    name:str # What was given for a model
+)->bool:     # True for a file of `flowbook export`
+    "Tell an exported file from the name of a model"
+    return name.lower().endswith(('.onnx', '.pt2'))
 
 def open_recipe(
     name:str,                # See `is_recipe`

@@ -114,9 +114,8 @@ def method_of(
     "Make a function of tensors from a predictor or a name"
     if isinstance(predictor, str): predictor = FlowPredictor(predictor, device='cpu')
     def run(a, b, before=None):
-        # a pair alone: see `from_pair`
-        more = {} if predictor.model.frames==2 else dict(img0=a if before is None else before)
-        p = predictor.predict(a, b, **more)   # with `occ` where the model itself knows what is hidden
+        # with `occ` where the model itself knows what is hidden
+        p = predictor.predict(a, b, **predictor.before(a, before))
         return SimpleNamespace(flow=torch.from_numpy(np.array(p.flow)).permute(2, 0, 1)[None],
                                occ=None if p.occ is None else torch.from_numpy(p.occ)[None,None])
     run.frames = predictor.model.frames
@@ -240,10 +239,12 @@ def evaluate_recipe(
     keep=None,      # See `evaluate_dataset`
     each=None,      # See `evaluate_methods`
     baselines:dict=BASELINES, # See `evaluate_dataset`
-    precision:str='fp32'      # See `FlowPredictor`
+    precision:str='fp32',     # See `FlowPredictor`
+    predictor:FlowPredictor=None # Whom to measure; None: the recipe's model
 )->dict:            # See `evaluate_scenes`
     "Measure the model of `recipe` on the scenes or datasets that the recipe holds out"
-    d,predictor = recipe['data'],recipe_predictor(recipe, weights, device, fuse, precision)
+    d = recipe['data']
+    if predictor is None: predictor = recipe_predictor(recipe, weights, device, fuse, precision)
     if 'scenes' not in d:
         return evaluate_dataset(predictor, build_datasets(recipe, train=False)[1], n, progress, keep, each,
                                 baselines)

@@ -255,6 +255,15 @@ def _check_count(self:FlowPredictor, given):
                 else '2: a frame and the next')
     raise fail(ConfigError, self.name, f"{given} frame{'s'*(given!=1)}", expected)
 
+@patch
+def before(self:FlowPredictor,
+    img1,     # The first frame of a pair
+    img0=None # The frame before it; None: not known, then `img1` stands in for it
+)->dict:      # Arguments of `predict`: `img0` for a three-frame model, nothing for others
+    "Give a model what it wants to see before a pair, whatever the number of its frames"
+    if self.model.frames==2: return {}
+    return dict(img0=img1 if img0 is None else img0)
+
 # %% ../../nbs/infer/02_predictor.ipynb #f7518288
 @patch
 def inner_size(self:FlowPredictor,

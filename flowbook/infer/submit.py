@@ -19,8 +19,9 @@ from ..io.files import atomic_path, ensure_dir
 from ..io.flowfiles import write_flow
 from ..io.images import read_image
 
-# %% ../../nbs/infer/60_submit.ipynb #c971932a
-SubmissionFile = namedtuple('SubmissionFile', 'file img1 img2')   # name in the archive, and two frames
+# %% ../../nbs/infer/60_submit.ipynb #d7141bb4
+# name in the archive, two frames, and the one before them, if it is there
+SubmissionFile = namedtuple('SubmissionFile', 'file img1 img2 img0', defaults=(None,))
 BENCHMARKS = ('sintel', 'kitti', 'kitti2012', 'spring')
 
 def _sintel(root):
@@ -51,7 +52,9 @@ def submission_items(
     "List the files of a submission"
     if benchmark not in BENCHMARKS: raise unknown('benchmark', benchmark, BENCHMARKS)
     root = Path(root)
-    return sorted(SubmissionFile(f, root/p.img1, root/p.img2) for f,p in _LISTS[benchmark](root))
+    found = sorted((f, root/p.img1, root/p.img2) for f,p in _LISTS[benchmark](root))
+    before = {(PurePosixPath(f).parent, b): a for f,a,b in found}   # backward flow comes from the frame after
+    return [SubmissionFile(f, a, b, before.get((PurePosixPath(f).parent, a))) for f,a,b in found]
 
 # %% ../../nbs/infer/60_submit.ipynb #21cf2f16
 class _Bad(Exception): "What is wrong with a file, and what it should be"
@@ -179,6 +182,7 @@ def _workplace(out, note):
 
 def _write_one(predict, item, target, limit):
     files = item.img1,item.img2   # a predictor reads them by its own options
+    if hasattr(predict, 'before'): files = *predict.before(item.img1, item.img0).values(),*files
     read = (lambda o: o) if hasattr(predict, 'value_range') else read_image
     flow = np.asarray(predict(*map(read, files)), np.float32)
     if not np.isfinite(flow).all():

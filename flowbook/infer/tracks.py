@@ -158,7 +158,7 @@ def flow_both_ways(
 )->tuple:      # Flow from `a` to `b` and from `b` to `a`, `(1,2,H,W)` pixels
     "Estimate flow in both directions"
     if hasattr(predictor, 'predict'):
-        found = predictor.predict(a, b, bidirectional=True)
+        found = predictor.predict(a, b, bidirectional=True, **predictor.before(a))
         flows = found.flow,found.flow_bw
     else: flows = predictor(a, b),predictor(b, a)
     return tuple(torch.from_numpy(np.array(o, np.float32)).permute(2,0,1)[None] for o in flows)
