@@ -55,6 +55,7 @@ from .terminal import complete_model as complete_model
 from .terminal import complete_recipe as complete_recipe
 from .terminal import complete_weights as complete_weights
 from .terminal import example as example
+from .terminal import is_exported as is_exported
 from .terminal import is_recipe as is_recipe
 from .terminal import join_words as join_words
 from .terminal import one_line as one_line
