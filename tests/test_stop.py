@@ -200,3 +200,35 @@ def test_ctrl_c_reaches_the_workers(world, tmp_path):
     assert 'Traceback' not in err and (p.returncode, out) in ((130, ''), (0, out)), err
     assert run(*args, '--resume')[0]==0 or p.returncode==0
     assert [Path(o['clip']).name for o in json.loads((tmp_path/'s.json').read_text())]==[f'c{k}' for k in range(4)]
+
+WRITERS = {k: v for k,v in (RESUMED | STOPPED).items() if k!='check'}
+WRITERS |= dict(film=('video', 'WORLD/film', '--out', 'OUT/v.mp4', '--model', 'dis', '--device', 'cpu'),
+    video_exr=('video', 'WORLD/film', '--out', 'OUT/v', '--exr', 'nuke', '--model', 'dis', '--device', 'cpu'),
+    pictures=('test', 'flowbook_fast', '--n', 1, '--show-dir', 'OUT/p', '--device', 'cpu'),
+    flows=('test', 'flowbook_fast', '--n', 1, '--out-dir', 'OUT/p', '--device', 'cpu'),
+    flow=('infer', 'WORLD/film/000.png', 'WORLD/film/001.png', '--model', 'dis', '--out', 'OUT/flow.flo'),
+    demo=('demo', '--out', 'OUT/d'),
+    train=('train', 'quickstart', '--work-dir', 'OUT/run', '--device', 'cpu'),
+    export=('export', 'pwcnet_tiny', '--untrained', '--size', '64x64', '--out', 'OUT/m.onnx'),
+    convert=('convert', 'WORLD/tiny.safetensors', 'OUT/w.safetensors'),
+    make=('data', 'make', 'sintel', 'OUT/s'), book=('book', 'OUT/b'),
+    slurm=('slurm', 'quickstart', '--out', 'OUT/job.sh', '--work-dir', 'OUT/run'))
+WRITERS['bench_backends'] = ('bench', 'pwcnet_tiny', '--backends', 'pytorch', '--size', '64x64', '--save', 'OUT/s.csv')
+
+@pytest.mark.parametrize('where', ['file', '/proc'])
+@pytest.mark.parametrize('name', WRITERS)
+def test_where_nothing_can_be_written(name, where, world, tmp_path, monkeypatch):
+    "Named before the work, not after it"
+    from flowbook.infer import predictor
+    from flowbook.models.weights import save_weights
+    from flowbook.models.zoo import create_model
+    if where=='/proc' and not Path('/proc').is_dir(): pytest.skip('no /proc')
+    if not (world/'tiny.safetensors').exists(): save_weights(create_model('pwcnet_tiny'), world/'tiny.safetensors')
+    (tmp_path/'file').write_text('x')
+    out = tmp_path/'file' if where=='file' else Path('/proc')
+    def work(*args, **kw): raise AssertionError('it began to work')
+    for k in '__call__', 'predict', 'batch': monkeypatch.setattr(predictor.FlowPredictor, k, work)
+    monkeypatch.setattr(terminal.Counting, '__call__', work)
+    code,said,err = run(*fill(WRITERS[name], world, out))
+    assert (code, said)==(2, '') and err.count('\n')==1 and str(out) in err, (code, said, err)
+    assert (tmp_path/'file').read_text()=='x'

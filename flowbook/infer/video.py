@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..io.files import atomic_path, check_target, ensure_dir
+from ..io.files import atomic_path, check_folder, check_target, ensure_dir
 from ..io.formats import flow_suffixes
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
@@ -392,6 +392,7 @@ def process_video(
     "Estimate the flow of a video and write it as a video"
     _check_look(layout, max_flow)
     check_target(_targets(Path(out), save_flo, exr), source, gt)
+    check_folder(Path(out).parent if Path(out).suffix else out)
     if exr is not None: check_exr_kind(exr)
     _check_truth(gt, every, layout)
     check_frames(source, gaps)

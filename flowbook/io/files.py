@@ -253,6 +253,12 @@ def check_writable(
     for p in paths:
         if p is not None: _temporary(_target(p))
 
+def _new_stage(out, name=None):
+    "A hidden folder in `out`, which messages call `name`"
+    try: return Path(mkdtemp(prefix=_hidden(out), dir=out))
+    except OSError as e:
+        raise fail(FlowbookError, name or out, e.strerror.lower(), 'a folder that can be written') from None
+
 def check_folder(
     *paths:str|Path # Folders to be filled later, which are made with their parents; None is skipped
 )->None:
@@ -262,8 +268,7 @@ def check_folder(
         there = next(o for o in (whole, *whole.parents) if os.path.lexists(o))
         if not there.is_dir():
             raise fail(FlowbookError, p, f'the file {there}', 'a folder, or a name for one')
-        if not os.access(there, os.W_OK):
-            raise fail(FlowbookError, p, 'no permission to write', 'a folder that can be written')
+        _new_stage(there, p).rmdir()   # only trying tells: root may write anywhere, but not below /proc
 
 
 # %% ../../nbs/io/44_files.ipynb #a383709a
@@ -313,11 +318,6 @@ def new_folder(
         raise
 
 # %% ../../nbs/io/44_files.ipynb #843f2e29
-def _new_stage(out):
-    try: return Path(mkdtemp(prefix=_hidden(out), dir=out))
-    except OSError as e:
-        raise fail(FlowbookError, out, e.strerror.lower(), 'a folder that can be written') from None
-
 def _rmdir(path):
     "Remove a folder if it is there and empty"
     try: path.rmdir()
