@@ -21,6 +21,26 @@ def test_pythons_are_tested_from_the_lowest_on():
     tested = set(re.findall(r"'(3\.\d+)'", read('.github/workflows/test.yml')))
     assert settings()['min_python'] == min(tested, key=lambda o: int(o[2:])) and len(tested) >= 5
 
+def test_both_versions_of_fastcore_are_tested():
+    "nbdev 2 wants fastcore 1, nbdev 3 fastcore 2: the jobs `tests` and `newest` run all chapters with one each"
+    jobs = dict(re.findall(r'^  (\w+):.*\n((?:    .*\n|\n)+)', read('.github/workflows/test.yml'), re.M))
+    assert {'nbdev>=2.4.14,<3', 'fastcore<2'} <= set(settings()['dev_requirements'].split())
+    assert '-e ".[dev]"' in jobs['tests'] and 'check.py' in jobs['tests'] and 'if:' not in jobs['tests']
+    assert '"nbdev>=3"' in jobs['newest'] and '.[dev]' not in jobs['newest'] and 'if:' not in jobs['newest']
+    assert 'nbdev-test' in jobs['newest'] and 'pytest' in jobs['newest']
+
+def test_calls_are_counted(tmp_path):
+    "The benchmark of single calls, on a model that takes no time"
+    done = subprocess.run([sys.executable, 'benchmarks/calls.py', 'zero', '--calls', '5', '--size', '64x96',
+                           '--threads', '1', '2', '--out', tmp_path/'calls.md'], cwd=root, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(root)})
+    assert done.returncode == 0, done.stderr
+    rows = [o.split('|')[1:-1] for o in (tmp_path/'calls.md').read_text().splitlines() if o.startswith('| `zero`')]
+    assert [int(o[1]) for o in rows] == [1, 2]
+    for o in rows:
+        p5, p50, p95, most = map(float, o[2:6])
+        assert 0 <= p5 <= p50 <= p95 <= most
+
 def test_extras():
     "`all` has every extra but `dev`"
     cfg = settings()
