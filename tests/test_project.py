@@ -1,5 +1,5 @@
 "What a stranger meets first: workflows, templates, versions that agree, requirements that are true"
-import json, os, re, shutil, subprocess, sys
+import ast, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 import pytest
@@ -89,6 +89,23 @@ def test_workflows_pass(tool):
 def test_the_bug_form_asks_for_doctor():
     form = read('.github/ISSUE_TEMPLATE/bug.yml')
     assert 'flowbook doctor --json' in form
+
+def without_encoding(source):
+    "Lines of `source` that read or write text as the system likes, which on Windows is not UTF-8"
+    for o in ast.walk(ast.parse(source)):
+        if not isinstance(o, ast.Call) or any(k.arg == 'encoding' for k in o.keywords): continue
+        name = o.func.attr if isinstance(o.func, ast.Attribute) else getattr(o.func, 'id', '')
+        given = [x.value for x in o.args if isinstance(x, ast.Constant) and isinstance(x.value, str)]
+        mode = [x for x in given if re.fullmatch('[rwax]t?', x)]
+        if name == 'open' and getattr(getattr(o.func, 'value', None), 'id', '') == 'av': continue   # a video
+        if name in ('read_text', 'write_text') or name == 'open' and mode: yield o.lineno
+        elif isinstance(o.func, ast.Name) and name == 'open' and len(o.args) == 1: yield o.lineno
+
+def test_text_has_an_encoding():
+    assert list(without_encoding("p.read_text()\nopen(p)\nopen(p, 'rb')\np.open('a')\np.write_text(t, encoding='utf-8')\nImage.open(p)")) == [1, 2, 4]
+    found = {f'{p.relative_to(root)}:{n}' for p in sorted((root/'flowbook').rglob('*.py')) for n in
+             without_encoding(p.read_text(encoding='utf-8'))}
+    assert not found
 
 def test_a_narrow_console_is_no_crash(tmp_path):
     "A console of Windows, or of a job without a locale, may know few characters"

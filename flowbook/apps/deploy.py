@@ -66,5 +66,5 @@ def write_triton(
     if not isinstance(version, int) or version < 1:
         raise fail(ConfigError, 'version', repr(version), 'a whole number, 1 or more')
     with atomic_path(ensure_dir(folder/f'{version}')/'model.onnx') as tmp: shutil.copyfile(path, tmp)
-    with atomic_path(folder/'config.pbtxt') as tmp: tmp.write_text(text)
+    with atomic_path(folder/'config.pbtxt') as tmp: tmp.write_text(text, encoding='utf-8')
     return folder

@@ -179,7 +179,7 @@ def _run(plan, work_dir, device, resume, validate):
         import flowbook.data.loaders, flowbook.train.learner # noqa: F401 - while warnings are off
         from flowbook.cli.progress import TrainProgress
         from flowbook.recipes.base import run_recipe
-    progress = TrainProgress(open(os.devnull, 'w') if launched_number()[0] else None)
+    progress = TrainProgress(open(os.devnull, 'w', encoding='utf-8') if launched_number()[0] else None)
     try: return run_recipe(plan, work_dir, join_others(device), resume, validate=validate, cbs=[progress])
     except KeyboardInterrupt:
         progress.close()
@@ -310,6 +310,6 @@ def slurm(
     from flowbook.io.files import atomic_path, check_target, ensure_dir
     check_target(out, recipe)
     ensure_dir(work_dir or Path('work_dirs')/stem)    # Slurm writes its log there before the job begins
-    with atomic_path(out) as t: t.write_text(text)
+    with atomic_path(out) as t: t.write_text(text, encoding='utf-8', newline='\n')
     typer.echo(f'wrote {out}')
     say_next(['sbatch', out])

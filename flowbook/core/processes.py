@@ -264,7 +264,7 @@ def _locked(lock, path):
 # %% ../../nbs/core/15_processes.ipynb #ee58354f
 def _number(path):
     "The number in a file; None: no file, or no number in it"
-    try: return int(Path(path).read_text())
+    try: return int(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError): return None   # cgroups write 'max'
 
 _limits = dict(v2=('memory.max', 'memory.current'),
@@ -279,7 +279,7 @@ def _cgroup_room(root='/sys/fs/cgroup'):
 # %% ../../nbs/core/15_processes.ipynb #d661b129
 def _system_room(info='/proc/meminfo'):
     "Bytes that can be allocated without swapping"
-    try: lines = Path(info).read_text().splitlines()
+    try: lines = Path(info).read_text(encoding='utf-8').splitlines()
     except OSError: lines = []
     for o in lines:
         if o.startswith('MemAvailable'): return int(o.split()[1])*1024

@@ -260,5 +260,6 @@ def adapt_clip(
         name = Path(source).name if isinstance(source, (str,Path)) else 'frames'
         save_weights(predictor.model, files[0], dtype=None, model=predictor.name, adapted_to=name)
     with atomic_path(files[1]) as tmp:
-        tmp.write_text(json.dumps(asdict(report) | dict(weights=str(report.weights)), indent=1, default=str))
+        told = asdict(report) | dict(weights=str(report.weights))
+        tmp.write_text(json.dumps(told, indent=1, default=str), encoding='utf-8')
     return report

@@ -61,7 +61,7 @@ def _clock(predictor, a, b):
 def _resident():
     "Resident memory of this process and its peak, bytes"
     try:
-        with open('/proc/self/status') as f: found = dict(l.split(':', 1) for l in f)
+        with open('/proc/self/status', encoding='utf-8') as f: found = dict(l.split(':', 1) for l in f)
         return tuple(1024*int(found[k].split()[0])
                      for k in ('VmRSS', 'VmHWM'))   # of this program alone, unlike getrusage's figure
     except OSError: pass   # not Linux
@@ -145,7 +145,7 @@ def this_machine()->dict: # `cpu`, `threads`, `torch`, and `gpu` if there is one
 
 def _cpu_name():
     try:
-        with open('/proc/cpuinfo') as f:
+        with open('/proc/cpuinfo', encoding='utf-8') as f:
             return next(l.split(':', 1)[1].strip() for l in f if l.startswith('model name'))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 

@@ -224,7 +224,8 @@ def save(self:_Carrying):
 @patch
 def table(self:_Carrying):
     rows = ''.join(f'{i},{c:.4f},{s:.4f}\n' for i,(c,s) in sorted(self.rows.items()))
-    with atomic_path(self.out/_TABLE) as tmp: tmp.write_text('frame,confidence,coverage\n' + rows)
+    text = 'frame,confidence,coverage\n' + rows
+    with atomic_path(self.out/_TABLE) as tmp: tmp.write_text(text, encoding='utf-8')
 
 # %% ../../nbs/infer/44_propagate.ipynb #947e89d1
 def propagate_to_folder(

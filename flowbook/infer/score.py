@@ -254,7 +254,7 @@ def _read_done(part, settings, resume):
     if not resume:
         raise fail(FlowbookError, part, 'scores of another run', 'none: resume that run, or delete them')
     check_file(part)
-    lines = part.read_text().splitlines()
+    lines = part.read_text(encoding='utf-8').splitlines()
     try: 
         if json.loads(lines[0])!=settings:
             raise fail(ConfigError, part, f'the settings {lines[0]}',
@@ -311,13 +311,15 @@ def _check_out(out, resume):
 
 def _part_file(part, head, done):
     if part is None: return nullcontext()
-    with atomic_path(part) as tmp: tmp.write_text('\n'.join(map(json.dumps, [head, *done.values()])) + '\n')
-    return part.open('a')
+    text = '\n'.join(map(json.dumps, [head, *done.values()])) + '\n'
+    with atomic_path(part) as tmp: tmp.write_text(text, encoding='utf-8')
+    return part.open('a', encoding='utf-8')
 
 def _finish(out, part, clips, done):
     "Write the rows so far; if they are complete, remove the part"
     if out is None: return
     if done:
         with atomic_path(out) as tmp:
-            tmp.write_text(format_scores([done[c] for c in clips if c in done], out.suffix.lower()[1:]))
+            text = format_scores([done[c] for c in clips if c in done], out.suffix.lower()[1:])
+            tmp.write_text(text, encoding='utf-8')
     if len(done)==len(clips) or not done: part.unlink(missing_ok=True)

@@ -171,13 +171,13 @@ def _workplace(out, note):
     folder,path = out.with_name(out.name + '.parts'),out.with_name(out.name + '.parts')/'submission.json'
     ensure_dir(folder/'tree')
     if path.exists():
-        try: found = json.loads(path.read_text())
+        try: found = json.loads(path.read_text(encoding='utf-8'))
         except ValueError: found = None
         if found != note:
             raise fail(FlowbookError, folder, f'the unfinished submission of {found}',
                        f'one of {note}: remove the folder, or choose another --out')
     else:
-        with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(note))
+        with atomic_path(path) as tmp: Path(tmp).write_text(json.dumps(note), encoding='utf-8')
     return folder
 
 def _write_one(predict, item, target, limit):

@@ -118,11 +118,11 @@ class _Run:
 @patch
 def rows(self:_Run):
     "Open the table for more rows, without the remains of a half-written frame"
-    with atomic_path(self.path) as tmp, tmp.open('w') as f:
+    with atomic_path(self.path) as tmp, tmp.open('w', encoding='utf-8') as f:
         f.write(json.dumps(self.settings) + '\n' + _HEAD + '\n')
         if self.done:
             for o in _read_part(self.path)[1]: f.write(_rows(o))
-    return self.path.open('a')
+    return self.path.open('a', encoding='utf-8')
 
 def _as_points(o):
     "A `TrackFrame` as `Points`"
@@ -152,7 +152,7 @@ def _tracked(run, source, predictor, points, start, stop):
 
 # %% ../../nbs/infer/41_trackfiles.ipynb #01a72c34
 def _to_csv(frames, out, source, n):
-    with atomic_path(out) as tmp, tmp.open('w') as f:
+    with atomic_path(out) as tmp, tmp.open('w', encoding='utf-8') as f:
         f.write(TRACK_COLUMNS + '\n')
         for o in frames: f.write(_rows(o, '.3f', 'confidence'))
 

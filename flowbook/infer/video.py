@@ -28,7 +28,7 @@ from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pai
 # %% ../../nbs/infer/32_video.ipynb #f1aa207b
 def _load_state(path):
     "What an earlier run recorded; None if there was none"
-    try: state = json.loads(path.read_text())
+    try: state = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError: return
     except (OSError, ValueError) as e: raise fail(FlowbookError, path, f'a damaged file ({e})',
         'what flowbook video wrote') from None
@@ -38,7 +38,7 @@ def _load_state(path):
     return state
 
 def _save_state(path, state):
-    with atomic_path(path) as tmp: tmp.write_text(json.dumps(state, indent=1))
+    with atomic_path(path) as tmp: tmp.write_text(json.dumps(state, indent=1), encoding='utf-8')
 
 # %% ../../nbs/infer/32_video.ipynb #168751d9
 def _check_settings(path, old, new):

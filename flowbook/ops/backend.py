@@ -72,7 +72,7 @@ def pool_start()->int: # Address, or 0: not found
     "Find the function that starts work on PyTorch's own threads"
     if sys.platform != 'linux' or 'ATen parallel backend: OpenMP' not in torch.__config__.parallel_info():
         return 0
-    try: lines = Path('/proc/self/maps').read_text().splitlines()
+    try: lines = Path('/proc/self/maps').read_text(encoding='utf-8').splitlines()
     except OSError: return 0
     loaded = {o.split()[-1] for o in lines if re.search(r'/lib(gomp|iomp5|omp)\b[^/]*\.so', o)}
     site = Path(torch.__file__).parent.parent

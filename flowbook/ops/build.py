@@ -59,7 +59,7 @@ _flags = dict(
 def _native():
     "A name for this CPU: a library built for it is only valid with the same name"
     try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
         text = next(l for l in lines if l.startswith(('flags', 'Features')))
     except (OSError, StopIteration): text = _brand()
     return 'native' + _digest((platform.machine() + text).encode(), 8)

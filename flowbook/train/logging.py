@@ -86,7 +86,7 @@ def _words(values): return '  '.join(f"{k} {_text(v)}" for k, v in values.items(
 class CSVLog(Logger):
     "`log.csv`: a row for each evaluation"
     def evaluate(self, iteration, values, rows=()):
-        with atomic_path(self.folder/'log.csv') as tmp, open(tmp, 'w', newline='') as f:
+        with atomic_path(self.folder/'log.csv') as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
             out = csv.writer(f, lineterminator='\n')
             out.writerow(values)
             out.writerows([_text(r.get(k)) for k in values] for r in rows)
