@@ -232,3 +232,33 @@ def test_where_nothing_can_be_written(name, where, world, tmp_path, monkeypatch)
     code,said,err = run(*fill(WRITERS[name], world, out))
     assert (code, said)==(2, '') and err.count('\n')==1 and str(out) in err, (code, said, err)
     assert (tmp_path/'file').read_text()=='x'
+
+FULL = {k: (v, 6000) for k,v in RESUMED.items()}                    # bytes that a file may have
+FULL |= {k: (WRITERS[k], 2500) for k in ('film', 'frames2video')}
+FULL |= {k: (WRITERS[k], 6000) for k in ('video_exr', 'submit', 'infer', 'flow', 'pictures', 'export', 'convert', 'demo')}
+FULL |= dict(points=(RESUMED['points'], 700), score=(RESUMED['score'], 700), scores=(RESUMED['scores'], 700),
+    propagate=(RESUMED['propagate'], 1000), trails=(RESUMED['trails'], 4000), grid=(RESUMED['grid'], 3000),
+    save=(('compare', 'dis', 'flowbook_fast', '--n', 1, '--no-memory', '--save', 'OUT/s.json', '--device', 'cpu'), 100),
+    report=(STOPPED['test'], 3000),
+    train=(('train', 'quickstart', 'model=pwcnet_tiny', 'data.n_train=4', 'data.n_valid=2', 'data.bs=2', 'schedule.epochs=1', '--work-dir', 'OUT/run', '--device', 'cpu'), 20_000))
+
+@pytest.mark.parametrize('name', FULL)
+def test_full_disk(name, world, tmp_path):
+    "One line that names the file; no half a file; after room was made, --resume does the rest"
+    import resource
+    from flowbook.models.weights import save_weights
+    from flowbook.models.zoo import create_model
+    if not (world/'tiny.safetensors').exists(): save_weights(create_model('pwcnet_tiny'), world/'tiny.safetensors')
+    args,room = FULL[name]
+    args = fill(args, world, tmp_path)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, old[1]))
+    try: code,out,err = run(*args)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    lines = [l for l in err.splitlines() if not l.startswith(('note: ', 'epoch '))]
+    assert code==2 and 'Traceback' not in err and len(lines)==1, (code, out, err)
+    assert 'full disk' in lines[0], err
+    assert not hidden(tmp_path) and not hidden(world), hidden(tmp_path)
+    if name not in RESUMED: return
+    code,out,err = run(*args, '--resume')
+    assert code==0, err

@@ -21,7 +21,7 @@ from ..core.grid import fb_consistency
 from ..core.processes import deaf_children, end_with
 from .predictor import FlowPredictor
 from .tracks import flow_both_ways
-from ..io.files import atomic_path, check_file, check_writable, natural_key
+from ..io.files import atomic_path, check_file, check_writable, natural_key, room_for
 from ..io.images import IMAGE_WRITERS, to_tensor
 from ..io.video import VIDEO_SUFFIXES, read_frames
 from ..ops.warp import warp
@@ -284,7 +284,8 @@ def score_clips(
     done = {} if out is None else _read_done(part, head, resume)
     left = [c for c in clips if c not in done]
     try:
-        with _part_file(part, head, done) as f, closing(_rows(left, originals or {}, make, workers)) as rows:
+        with (room_for(part), _part_file(part, head, done) as f,
+              closing(_rows(left, originals or {}, make, workers)) as rows):
             for row in rows:
                 done[row['clip']] = row
                 if f:

@@ -139,7 +139,10 @@ def _end_part(self):
 @patch
 def finish(self:_VideoOutput, complete):
     "Give what is done the final name; if nothing is left to do, remove the parts"
-    _end_part(self)
+    try: _end_part(self)
+    except BaseException:
+        if not self.parts: _clear(self)
+        raise
     paths,last = [self.parts_dir/p for p in self.parts],complete or self.out.suffix.lower()=='.gif'
     if len(paths) > 1: join_videos(paths, self.out, self.codec)
     elif paths and last: paths[0].replace(self.out)

@@ -7,7 +7,7 @@ __all__ = ['EXR_CONVENTIONS', 'EXR_UNITS', 'MotionVectors', 'read_exr_channels',
            'write_motion', 'flow_to_stmap', 'stmap_to_flow', 'is_stmap', 'decode_stmap', 'encode_stmap']
 
 # %% ../../nbs/io/27_exr.ipynb #02b056b9
-import os, tempfile
+import errno, os, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +94,14 @@ def write_exr_channels(
     if len(shapes)!=1 or len(next(iter(shapes)))!=2:
         raise bad_file(path, f'channels of shapes {shapes}', '(H,W), all of one size')
     header = dict(compression=exr.ZIP_COMPRESSION, type=exr.scanlineimage, **(about or {}))
-    with atomic_path(path) as tmp, _quiet():
-        with exr.File(header, dict(arrays)) as f: f.write(str(tmp))
+    with atomic_path(path) as tmp, _quiet(), exr.File(header, dict(arrays)) as f:
+        try: f.write(str(tmp))
+        except RuntimeError as e: raise _as_os_error(e) from None
+
+def _as_os_error(e):
+    "What OpenEXR says about a full disk, as Python says it"
+    full = [n for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(n) in str(e)]
+    return OSError(full[0], os.strerror(full[0])) if full else e
 
 # %% ../../nbs/io/27_exr.ipynb #3c14ee3c
 def _find(channels, name):

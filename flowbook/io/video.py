@@ -367,11 +367,13 @@ def close(self:VideoWriter,
     "Finish the file and give it its name; after an error, remove it"
     if self.stack is None: return
     stack,self.stack = self.stack,None
-    if self.writer is not None:
-        if self.suffix=='.gif': self.writer.times = self.times
-        self.writer.release()
     error = error or (None,)*3
     try:
+        if self.writer is not None:
+            if self.suffix=='.gif': self.writer.times = self.times
+            try: self.writer.release()
+            except Exception:
+                if error[0] is None: raise   # otherwise the first error says more
         if error[0] is None:
             _check_written(self)
             if self.suffix!='.gif' and len(self.times)==self.count:
