@@ -10,7 +10,7 @@ CASES = dict(
     part=('layers/30_recurrent', 'FlowHead', "from flowbook.models.parts import create_part; create_part('update', dict(type='FlowHead'))"),
     loss=('train/10_losses', 'SequenceLoss', "from flowbook.models.zoo import create_model; create_loss(dict(type='SequenceLoss'), create_model('zero'))"),
     hook=('train/28_callbacks', 'Accumulate', "create_hook(dict(type='Accumulate', n=2))"),
-    dataset=('data/60_folder', 'FlowFolder', "from flowbook.data.base import create_dataset; create_dataset('folder', '.')"),
+    dataset=('data/04_folder', 'FlowFolder', "from flowbook.data.base import create_dataset; create_dataset('folder', '.')"),
     transform=('augment/20_photometric', 'RandomGamma', "from flowbook.augment.base import create_transform; create_transform('RandomGamma')"),
     augmentation=('augment/60_pipelines', 'light_augmentation', "register_augmentation('mine', light_augmentation); create_augmentation('mine')"),
     recipe=('recipes/20_scenes', 'quickstart', "from flowbook.recipes.base import get_recipe; get_recipe('quickstart')"),
