@@ -46,6 +46,7 @@ from .lookup import plan_corr as plan_corr
 from .lookup import pool_features as pool_features
 from .matches import grid_matches as grid_matches
 from .matches import matched_flow as matched_flow
+from .matches import propagate_matches as propagate_matches
 from .nvrtc import CudaKernels as CudaKernels
 from .nvrtc import build_cuda_extension as build_cuda_extension
 from .nvrtc import compile_cuda as compile_cuda
