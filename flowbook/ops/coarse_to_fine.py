@@ -180,7 +180,8 @@ def _found_flow(img1, img2, start, matches, at, meet, valid, margin, scale=.9, s
     top, low = level_at(levels, at), level_at(levels, meet)
     found = [refine_levels(levels, nothing, last=low, **options),
              *(refine_levels(levels, o, top, low, **options) for o in starts)]
-    flow = choose_flow(*levels[low], found, margin=margin, outside=.1)   # low: repeated texture finds its like inside
+    # leaving the image costs little: where texture repeats, what has left it finds its like inside
+    flow = choose_flow(*levels[low], found, margin=margin, outside=.1)
     return refine_levels(levels, flow, low - 1, **options) if low else flow
 
 def _pair_flow(img1, img2, *args, **options):
