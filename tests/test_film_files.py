@@ -165,3 +165,27 @@ def test_damaged_files_are_errors_or_warnings(name, decoder, tmp_path, capfd):
             assert all(o.dtype==np.uint8 and o.shape[2]==3 for o in found)
         except FlowbookError as e: assert len(str(e)) < 500
     assert capfd.readouterr()==('', '')
+
+@pytest.mark.parametrize('transparent', [False, True])
+@pytest.mark.parametrize('disposal', [0, 1, 2, 3, [1, 2, 3, 2, 1, 0, 2, 1]])
+def test_gif_disposal(disposal, transparent, tmp_path):
+    "Whatever becomes of a frame before the next is drawn, the film is what was painted; see-through parts lie on white"
+    from PIL import Image
+    painted,frames = [],[]
+    colours = np.array([[200,30,30], [0,255,0], [0,0,255], [255,255,0]], np.uint8)
+    for i in range(8):
+        a = np.full((30,40), int(transparent), np.uint8)
+        a[5:15,3*i:3*i+8],a[20:25,30-3*i:36-3*i] = 2,3
+        im = Image.fromarray(a)
+        im.putpalette([*colours.ravel().tolist()] + [0]*252*3)
+        frames.append(im)
+        painted.append(np.where((a==1)[...,None], np.uint8(255), colours[a]))
+    how = dict(transparency=1) if transparent else {}
+    frames[0].save(tmp_path/'a.gif', save_all=True, append_images=frames[1:], duration=[40,80,120,40,40,200,40,40], disposal=disposal, optimize=False, **how)
+    found = list(read_frames(tmp_path/'a.gif'))
+    assert len(found)==8
+    if transparent and disposal not in (2, 3):    # nothing is cleared: what was painted before shines through
+        seen = painted[0]
+        for i in range(1, 8): seen = painted[i] = np.where((painted[i]==255).all(-1, keepdims=True), seen, painted[i])
+    if isinstance(disposal, list) and transparent: return
+    for a,b in zip(found, painted): assert (a==b).all()

@@ -7,8 +7,8 @@ __all__ = ['EXR_CONVENTIONS', 'EXR_UNITS', 'MotionVectors', 'read_exr_channels',
            'write_motion', 'flow_to_stmap', 'stmap_to_flow', 'is_stmap', 'decode_stmap', 'encode_stmap']
 
 # %% ../../nbs/io/27_exr.ipynb #02b056b9
-import errno, os, tempfile
-from contextlib import contextmanager
+import errno, io, os, tempfile
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -46,7 +46,7 @@ def _openexr(where):
 @contextmanager
 def _quiet():
     "Keep the library's own messages off the terminal: ours name the file"
-    with open(os.devnull, 'wb') as null, stderr_to(null): yield
+    with open(os.devnull, 'wb') as null, stderr_to(null), redirect_stdout(io.StringIO()): yield
 
 # %% ../../nbs/io/27_exr.ipynb #221b91f0
 def _check_windows(header, where):
@@ -151,7 +151,9 @@ def read_motion(
     unit = unit or _text(path, 'flowbookUnit') or 'pixels'
     _check_names(convention, unit)
     ways = {k: _motion(channels, k, convention, unit, path) for k in ('forward','backward')}
-    if all(o is None for o in ways.values()): _guess({}, path)
+    if all(o is None for o in ways.values()):
+        names = ', '.join(n for way in EXR_CONVENTIONS[convention].values() for n,_ in way)
+        raise bad_file(path, f"channels {', '.join(sorted(channels)[:9])}", f"those of '{convention}': {names}")
     occ = _find(channels, 'occlusion')
     return MotionVectors(**ways, confidence=_find(channels, 'confidence'), occ=None if occ is None
         else occ > .5)
