@@ -153,7 +153,8 @@ def read_motion(
     ways = {k: _motion(channels, k, convention, unit, path) for k in ('forward','backward')}
     if all(o is None for o in ways.values()):
         names = ', '.join(n for way in EXR_CONVENTIONS[convention].values() for n,_ in way)
-        raise bad_file(path, f"channels {', '.join(sorted(channels)[:9])}", f"those of '{convention}': {names}")
+        raise bad_file(path, f"channels {', '.join(sorted(channels)[:9])}",
+            f"those of '{convention}': {names}")
     occ = _find(channels, 'occlusion')
     return MotionVectors(**ways, confidence=_find(channels, 'confidence'), occ=None if occ is None
         else occ > .5)
