@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .many import Engine, Manifest, Retries, run_clips, shared_predictor
+from .many import Engine, Manifest, Retries, Workers, count_workers, run_clips, shared_predictor
 from .terminal import (Counting, Device, Imports, Iters, Json, Model, Out, Precision, Range, Tile,
                                    Upright, Weights, open_predictor, parse_range, parse_tile, print_json,
                                    print_table, say_next, working)
@@ -64,8 +64,6 @@ _TrackOut = Annotated[Path, Out('Table (.csv), arrays (.npz) or a video with tra
                                 '(.mp4 .mov .avi .mkv .webm); with --exr or --engine a folder.')]
 _Suffix = Annotated[str, typer.Option(metavar='.csv|.npz|.mp4|...',
                                       help='With --engine: suffix of each file.')]
-_ManyWorkers = Annotated[int, typer.Option('--workers', min=1,
-    help='With --engine: clips in progress at once; with slurm, tasks.')]
 _Exr = Annotated[Optional[str], typer.Option(show_default=False,
     help='Write the motion of all pixels to and from a reference frame instead, as OpenEXR files: '
          'stmap, nuke, blender or flowbook.')]
@@ -73,7 +71,7 @@ _Ref = Annotated[Optional[int], typer.Option(min=0, show_default=False,
     help='With --exr: the reference frame, counted from 0; default: the first.')]
 
 
-# %% ../../nbs/cli/58_answers.ipynb #fcc6d119
+# %% ../../nbs/cli/58_answers.ipynb #66092f99
 def _check_dense(points, grid):
     "Reject options that don't go with --exr"
     for k,v in dict(points=points, grid=grid).items():
@@ -98,7 +96,7 @@ def _track_dense(source, out, exr, predictor, ref, start, stop, jumps, resume, a
 def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, model:Model='flowbook_small',
           weights:Weights=None, device:Device='auto', precision:Precision='auto', tile:Tile=None,
           iters:Iters=None, start:_Start=0, stop:_Stop=None, jumps:_Jumps='1,8,0', exr:_Exr=None,
-          ref:_Ref=None, resume:_Resume=False, engine:Engine=None, workers:_ManyWorkers=2, retries:Retries=2,
+          ref:_Ref=None, resume:_Resume=False, engine:Engine=None, workers:Workers=None, retries:Retries=2,
           suffix:_Suffix='.csv', manifest:Manifest='manifest.csv', allow_imports:Imports=False,
           as_json:Json=False):
     "Track points through a video without drift: positions, visibility, confidence."
@@ -106,7 +104,8 @@ def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, m
     elif ref is not None: raise fail(ConfigError, '--ref', ref, '--exr with it')
     elif (points is None)==(grid is None):
         raise fail(ConfigError, '--points --grid', 'neither' if points is None else 'both', 'one of them')
-    ways,chosen = _parse_jumps(jumps),_chosen(model, weights, device, precision, tile, iters, allow_imports)
+    ways,workers = _parse_jumps(jumps),count_workers(engine, workers)
+    chosen = _chosen(model, weights, device, precision, tile, iters, allow_imports)
     if engine:
         options = dict(points=grid or str(points), start=start, stop=stop, jumps=ways, suffix=suffix)
         if exr: options |= dict(exr=exr, ref=ref, points=None)

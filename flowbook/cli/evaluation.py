@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 from .terminal import complete_dataset, complete_model
 from .many import Engine, Manifest, Retries, Workers, clips_stopped, shared_predictor, show_rows
-from .many import array_script
+from .many import array_script, count_workers
 from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
 from .terminal import Model, Out, Precision, Range, Tile, Upright, Weights
 from .terminal import is_exported, is_recipe, open_predictor, open_recipe, parse_range
@@ -398,7 +398,7 @@ def submit(
                     typer.Option(help='Only check this folder or .zip.', show_default=False)]=None,
     model:Model='flowbook_small',
     weights:Weights=None, precision:Precision='auto',
-    tile:Tile=None, upright:Upright=False, value_range:Range='full', engine:Engine=None, workers:Workers=2,
+    tile:Tile=None, upright:Upright=False, value_range:Range='full', engine:Engine=None, workers:Workers=None,
     retries:Retries=2, manifest:Manifest='manifest.csv', allow_imports:Imports=False, device:Device='auto',
     as_json:Json=False):
     "Write and check a submission: the flow of a benchmark's test frames, in its format."
@@ -406,6 +406,7 @@ def submit(
                                                     'both --out and --check' if out else 'nothing',
                                                     'a .zip to write, or --check FILE')
     if engine and check: raise fail(ConfigError, '--engine', f'{engine} with --check', '--out FILE.zip')
+    workers = count_workers(engine, workers)
     if engine == 'slurm': return typer.echo(array_script(workers), nl=False)
     chosen = dict(model=model, weights=weights, allow_imports=allow_imports, device=device,
                   precision=precision, tile=parse_tile(tile), upright=upright,

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .many import Engine, Manifest, Retries, Workers, run_clips
+from .many import Engine, Manifest, Retries, Workers, count_workers, run_clips
 from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish,
                                    Precision, Range, Tile, Upright, Weights, open_predictor, parse_range,
                                    parse_polish, parse_tile, print_json, say_next, working)
@@ -76,10 +76,11 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
           save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
           resume:_Resume=False, gaps:_Gaps=False, polish:Polish='auto',
           upright:Upright=False, value_range:Range='full',
-          engine:Engine=None, workers:Workers=2, retries:Retries=2, suffix:_Suffix='.mp4',
+          engine:Engine=None, workers:Workers=None, retries:Retries=2, suffix:_Suffix='.mp4',
           manifest:Manifest='manifest.csv', allow_imports:Imports=False, as_json:Json=False):
     "Write the flow of a video as a video, in constant memory. With --engine: of many videos."
     limit,cut,finish = _parse_scale(max_flow, fixed_scale),parse_tile(tile),parse_polish(polish)
+    workers = count_workers(engine, workers)
     if engine:
         chosen = dict(model=model, weights=weights, device=device, precision=precision, backend=backend,
                       allow_imports=allow_imports)
