@@ -26,6 +26,7 @@ from .many import Retries as Retries
 from .many import Workers as Workers
 from .many import array_script as array_script
 from .many import clips_stopped as clips_stopped
+from .many import count_workers as count_workers
 from .many import run_clips as run_clips
 from .many import shared_predictor as shared_predictor
 from .many import show_rows as show_rows
