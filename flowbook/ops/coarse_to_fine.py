@@ -169,19 +169,27 @@ def _arrays(img1, img2, name):
         raise fail(FlowbookError, name, found, 'two images (B,C,H,W) of at least 8x8 pixels')
     return (o.detach().float().cpu().numpy() for o in (img1, img2))
 
+def _leaves(flow):
+    "`(H,W)` bool: which pixels `flow` takes out of the image"
+    h, w = flow.shape[:2]
+    y, x = np.mgrid[:h, :w]
+    y, x = y + flow[..., 1], x + flow[..., 0]
+    return (x < 0) | (x > w-1) | (y < 0) | (y > h-1)
+
 def _found_flow(img1, img2, start, matches, at, meet, valid, margin, scale=.9, smallest=16, sigma=.4,
                 **options):
     "`(H,W,2)` of one pair: one pass, or several that meet"
     levels = image_pyramid(img1, img2, scale, smallest, sigma)
     nothing = np.zeros((*levels[-1][0].shape[1:], 2), np.float32)
     options |= dict(valid=valid)
-    starts = [start]*(start is not None) + [matched_flow(img1, img2)[0]]*matches
-    if not starts: return refine_levels(levels, nothing, **options)
+    if start is None and not matches: return refine_levels(levels, nothing, **options)
     top, low = level_at(levels, at), level_at(levels, meet)
-    found = [refine_levels(levels, nothing, last=low, **options),
-             *(refine_levels(levels, o, top, low, **options) for o in starts)]
-    # leaving the image costs little: where texture repeats, what has left it finds its like inside
-    flow = choose_flow(*levels[low], found, margin=margin, outside=.1)
+    climb = lambda o: refine_levels(levels, o, top, low, **options)
+    flow = refine_levels(levels, nothing, last=low, **options)
+    if start is not None: flow = choose_flow(*levels[low], [flow, climb(start)], margin=margin)
+    if matches:   # where texture repeats, what has left the image finds its like inside: there they don't count
+        other = np.where(_leaves(flow)[..., None], flow, climb(matched_flow(img1, img2)[0]))
+        flow = choose_flow(*levels[low], [flow, other], margin=margin)
     return refine_levels(levels, flow, low - 1, **options) if low else flow
 
 def _pair_flow(img1, img2, *args, **options):
