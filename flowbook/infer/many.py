@@ -26,7 +26,7 @@ from .predictor import FlowPredictor
 from .score import clip_scores, match_originals
 from .trackfiles import track_to_file, unfinished_tracks
 from .video import process_video, unfinished_video
-from ..io.files import atomic_path, ensure_dir, natural_key
+from ..io.files import atomic_path, check_target, ensure_dir, natural_key
 from ..io.images import IMAGE_WRITERS
 from ..io.video import VIDEO_SUFFIXES
 
@@ -212,12 +212,20 @@ def _write_parquet(table, heads, path):
     pq.write_table(pa.table({k: [o.get(k) for o in table] for k in heads}), path)
 
 # %% ../../nbs/infer/36_many.ipynb #7422418b
-def _move_results(folder, out):
+def _refuse_strange(path):
+    raise fail(FlowbookError, path, 'something that this run did not write', 'another folder for the results')
+
+def _move_results(folder, out, ours):
+    "Move the results of a clip to `out`; what is there already is replaced only if an earlier attempt wrote it"
     for o in folder.iterdir():
         to = Path(out)/o.name
-        if to.is_dir(): shutil.rmtree(to)
+        if not ours and os.path.lexists(to): _refuse_strange(to)
+        if to.is_dir() and not to.is_symlink(): shutil.rmtree(to)
         os.replace(o, to)
-    folder.rmdir()
+
+def _is_ours(out, name):
+    "Has an earlier attempt at the clip begun?"
+    return any((out/o).exists() for o in (f'{_rows}/{name}.json', f'{_unfinished}/{name}'))
 
 def run_clip(
     job:dict,      # `clip`, `work`, `options`, `out`, `settings`
@@ -227,15 +235,17 @@ def run_clip(
     "Do the work for one clip, and write its row"
     start, clip, out = time.perf_counter(), Clip(**job['clip']), Path(job['out'])
     row = ClipRow(clip.name, clip.source, 'done', attempts=attempt, settings=job['settings'])
+    ours = _is_ours(out, clip.name)
     folder = ensure_dir(out/_unfinished/clip.name)
     try:
         row.result = find_work(job['work'])(clip, folder, **job['options'])
-        _move_results(folder, out)
+        _move_results(folder, out, ours)
     except Exception as e:   # a worker outlives its clips; the row or the queue has the reason
         row.status, row.error = 'failed', ' '.join(f'{type(e).__name__}: {e}'.split())[:500]
         if not isinstance(e, FlowbookError) and not last: return dict(again=row.error)
     row.seconds = round(time.perf_counter() - start, 3)
     _save_row(out, row)
+    if row.status == 'done': folder.rmdir()   # until now it says whose the results are
     return asdict(row)
 
 # %% ../../nbs/infer/36_many.ipynb #f75ffebe
@@ -408,6 +418,13 @@ def _left_to_do(clips, out, settings, again):
         if o.settings != settings: raise fail(ConfigError, out, found, 'the same, or another folder')
     return [o for o in clips if o.name not in rows or again and rows[o.name].status == 'failed']
 
+def _check_free(jobs, out, manifest):
+    "Raise before the work if a result would replace a file or a folder of somebody else's, the clip itself among them"
+    there = {n: o for o in out.iterdir() if o != out/manifest for n in (o.name, o.stem)}
+    for job in jobs:
+        clip, strange = job['clip'], there.get(job['clip']['name'])
+        if strange and not _is_ours(out, clip['name']): _refuse_strange(strange)
+
 def _share(clips):
     "This task's part of the clips, in a Slurm array"
     task, n = (int(os.environ.get(f'SLURM_ARRAY_TASK_{o}', v)) for o, v in (('ID', 0), ('COUNT', 1)))
@@ -435,10 +452,13 @@ def process_clips(
     check_engine(engine)
     _check_manifest(manifest)
     find_work(work)
-    clips, out = find_clips(source), ensure_dir(out)
+    clips = find_clips(source)
+    check_target(out, source if isinstance(source, (str, Path)) else None, [o.source for o in clips])
+    out = ensure_dir(out)
     settings = _fingerprint(work, options)
     common = dict(work=work, options=options, out=str(out), settings=settings)
     jobs = [dict(clip=asdict(o), **common) for o in _left_to_do(_share(clips), out, settings, again)]
+    if find_work(work) is not score_clip: _check_free(jobs, out, manifest)   # scores are rows alone
     count = [len(clips) - len(jobs)]
     def told(row):
         count[0] += 1
