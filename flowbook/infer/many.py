@@ -216,7 +216,7 @@ def _refuse_strange(path):
     raise fail(FlowbookError, path, 'something that this run did not write', 'another folder for the results')
 
 def _move_results(folder, out, ours):
-    "Move the results of a clip to `out`; what is there already is replaced only if an earlier attempt wrote it"
+    "Move the results of a clip to `out`; only what an earlier attempt wrote is replaced"
     for o in folder.iterdir():
         to = Path(out)/o.name
         if not ours and os.path.lexists(to): _refuse_strange(to)
@@ -419,7 +419,7 @@ def _left_to_do(clips, out, settings, again):
     return [o for o in clips if o.name not in rows or again and rows[o.name].status == 'failed']
 
 def _check_free(jobs, out, manifest):
-    "Raise before the work if a result would replace a file or a folder of somebody else's, the clip itself among them"
+    "Raise before the work if a result would replace what this run did not write, such as the clip"
     there = {n: o for o in out.iterdir() if o != out/manifest for n in (o.name, o.stem)}
     for job in jobs:
         clip, strange = job['clip'], there.get(job['clip']['name'])

@@ -187,7 +187,8 @@ def _found_flow(img1, img2, start, matches, at, meet, valid, margin, scale=.9, s
     climb = lambda o: refine_levels(levels, o, top, low, **options)
     flow = refine_levels(levels, nothing, last=low, **options)
     if start is not None: flow = choose_flow(*levels[low], [flow, climb(start)], margin=margin)
-    if matches:   # where texture repeats, what has left the image finds its like inside: there they don't count
+    if matches:
+        # where texture repeats, what has left the image finds its like inside: they don't count there
         other = np.where(_leaves(flow)[..., None], flow, climb(matched_flow(img1, img2)[0]))
         flow = choose_flow(*levels[low], [flow, other], margin=margin)
     return refine_levels(levels, flow, low - 1, **options) if low else flow
