@@ -10,7 +10,7 @@ __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions
            'is_recipe', 'is_exported', 'open_recipe', 'open_predictor', 'print_json', 'print_table', 'say_next',
            'working', 'clock', 'Counting']
 
-# %% ../../nbs/cli/72_terminal.ipynb #3c3689b0
+# %% ../../nbs/cli/72_terminal.ipynb #9f43479f
 import errno, os, re, shlex, signal, sys, time, warnings, typer, csv
 from contextlib import contextmanager
 from typing import Annotated, Optional

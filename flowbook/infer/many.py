@@ -211,7 +211,7 @@ def _write_parquet(table, heads, path):
         raise fail(ConfigError, 'manifest', 'no pyarrow', f"{pip_install('pyarrow')}, or a .csv") from e
     pq.write_table(pa.table({k: [o.get(k) for o in table] for k in heads}), path)
 
-# %% ../../nbs/infer/36_many.ipynb #7422418b
+# %% ../../nbs/infer/36_many.ipynb #27cb4cc3
 def _refuse_strange(path):
     raise fail(FlowbookError, path, 'something that this run did not write', 'another folder for the results')
 

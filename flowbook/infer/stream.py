@@ -198,7 +198,7 @@ def stream_flow(
     return _stream(prefetch(frames, ahead, _prepare(predictor), clock), predictor, bidirectional, warm_start,
                    clock, name)
 
-# %% ../../nbs/infer/30_stream.ipynb #f1f40c3c
+# %% ../../nbs/infer/30_stream.ipynb #b2238155
 def _stream(ready, predictor, bidirectional, warm_start, clock, name):
     before,last,init,memory,i = None,None,None,{},-1
     try:

@@ -6,7 +6,7 @@
 __all__ = ['EXR_CONVENTIONS', 'EXR_UNITS', 'MotionVectors', 'read_exr_channels', 'write_exr_channels', 'read_motion', 'check_exr',
            'write_motion', 'flow_to_stmap', 'stmap_to_flow', 'is_stmap', 'decode_stmap', 'encode_stmap']
 
-# %% ../../nbs/io/27_exr.ipynb #02b056b9
+# %% ../../nbs/io/27_exr.ipynb #9a12c4b0
 import errno, io, os, tempfile
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass

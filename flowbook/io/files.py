@@ -159,7 +159,7 @@ def _replace(tmp, target, tries=6):
             if not left: raise fail(FlowbookError, target, found, 'a file that can be replaced') from e
         time.sleep(.03*2**(tries - left - 1))
 
-# %% ../../nbs/io/44_files.ipynb #368043c0
+# %% ../../nbs/io/44_files.ipynb #b2dd9d92
 @contextmanager
 def room_for(
     path:str|Path # File that is written inside the `with`
@@ -317,7 +317,7 @@ def new_folder(
         for o in made: _rmdir(o)
         raise
 
-# %% ../../nbs/io/44_files.ipynb #843f2e29
+# %% ../../nbs/io/44_files.ipynb #18fd3e13
 def _rmdir(path):
     "Remove a folder if it is there and empty"
     try: path.rmdir()
