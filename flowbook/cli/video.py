@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .many import Engine, Manifest, Retries, Workers, count_workers, run_clips
+from .many import Engine, Manifest, Retries, run_clips
 from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish,
                                    Precision, Range, Tile, Upright, Weights, open_predictor, parse_range,
                                    parse_polish, parse_tile, print_json, say_next, working)
@@ -65,6 +65,9 @@ _Resume = Annotated[bool, typer.Option('--resume', help='Continue where an earli
 _Gaps = Annotated[bool, typer.Option('--gaps',
     help='Treat the images of a folder as neighbours even if numbers are missing.')]
 _Suffix = Annotated[str, typer.Option(help='With --engine: suffix of each video; empty: images.')]
+_Workers = Annotated[Optional[int], typer.Option('--workers', min=1, show_default=False,
+    help=('Processes that share the pairs of the video, default 1; with --engine: clips in progress at once, '
+    'default 2; with slurm, tasks.'))]
 _Warm = Annotated[bool, typer.Option('--warm-start',
     help="Start from the last pair's flow; flowbook_small, raft, gma and similar models can.")]
 
@@ -76,11 +79,10 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
           save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
           resume:_Resume=False, gaps:_Gaps=False, polish:Polish='auto',
           upright:Upright=False, value_range:Range='full',
-          engine:Engine=None, workers:Workers=None, retries:Retries=2, suffix:_Suffix='.mp4',
+          engine:Engine=None, workers:_Workers=None, retries:Retries=2, suffix:_Suffix='.mp4',
           manifest:Manifest='manifest.csv', allow_imports:Imports=False, as_json:Json=False):
     "Write the flow of a video as a video, in constant memory. With --engine: of many videos."
     limit,cut,finish = _parse_scale(max_flow, fixed_scale),parse_tile(tile),parse_polish(polish)
-    workers = count_workers(engine, workers)
     if engine:
         chosen = dict(model=model, weights=weights, device=device, precision=precision, backend=backend,
                       allow_imports=allow_imports)
@@ -88,7 +90,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
                       value_range=parse_range(value_range))
         options = dict(layout=layout, max_flow=limit, every=every, stop=frames, fps=fps, codec=codec)
         options |= dict(save_flo=save_flo, exr=exr, warm_start=warm_start, gt=gt and str(gt), suffix=suffix)
-        return run_clips(source, out, engine, workers, retries, manifest, as_json, predictor=chosen,
+        return run_clips(source, out, engine, workers or 2, retries, manifest, as_json, predictor=chosen,
                          **options)
     with working('importing PyTorch'):
         from flowbook.infer.video import process_video, unfinished_video
@@ -102,7 +104,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         warnings.simplefilter('always', UserWarning)
         try: report = process_video(source, out, predictor, layout, limit, gt, save_flo, every, frames, fps,
                                     codec, resume, warm_start, gaps=gaps, exr=exr,
-                                    about=dict(weights=weights), progress=progress)
+                                    about=dict(weights=weights), progress=progress, workers=workers or 1)
         except KeyboardInterrupt: report = None
     if report is None:
         _say_stopped(out, progress.done if out.suffix.lower()=='.gif' else unfinished_video(out), total,

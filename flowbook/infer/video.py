@@ -21,7 +21,7 @@ from ..io.video import (VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_
                                join_videos, list_frames, read_frames)
 from .motion import MotionFiles, check_exr_kind
 from .trackfiles import run_settings
-from .stream import Sink, StageClock, check_predictor, frames_of, stream_flow
+from .stream import Sink, StageClock, check_predictor, frames_of, stream_flow, stream_segments
 from ..viz.frames import hstack
 from ..viz.layouts import LAYOUTS, FlowScale, frame_speed, paint_pair, score_pair
 
@@ -339,13 +339,16 @@ def _targets(out, save_flo, exr):
     return [*found, *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
 
 # %% ../../nbs/infer/32_video.ipynb #61d9e9c2
-def _run(frames, predictor, output, painter, both, warm_start, total, progress, times=None):
+def _run(frames, predictor, output, painter, both, warm_start, total, progress, times=None, workers=1):
     "Process the video from `output.done` to its end"
     clock,began,first,n,size,complete = StageClock(),time.perf_counter(),output.done,0,None,False
     output.times = times   # of the first frame of each pair
     sink = Sink(painter, 3, clock)
+    how = dict(clock=clock, short=first > 0)
+    if workers > 1: pairs = stream_segments(frames, predictor, both, workers, **how)
+    else: pairs = stream_flow(frames, predictor, both, warm_start, **how)
     try:
-        for pair in stream_flow(frames, predictor, both, warm_start, clock=clock, short=first > 0):
+        for pair in pairs:
             n,size = n + 1,pair.img1.shape[:2]
             sink.put(pair)
             if progress: progress(first + n, total)
@@ -353,7 +356,9 @@ def _run(frames, predictor, output, painter, both, warm_start, total, progress, 
     except KeyboardInterrupt:
         if frames.kind!='camera': raise
         complete = True   # the only way a camera ends
-    finally: _stop(sink, output, complete)
+    finally:
+        pairs.close()   # its processes end
+        _stop(sink, output, complete)
     if not output.done: raise fail(FlowbookError, frames.name, 'fewer than two frames', 'a video')
     s = painter.sums
     scores = {k: s[k]/s['n'] for k in ('epe','fl_all')} if s['n'] else {}
@@ -390,7 +395,8 @@ def process_video(
     gaps:bool=False,             # Treat a folder's images as neighbours even if numbers are missing?
     exr:str=None,                # One of `EXR_KINDS`: write an `.exr` for each frame, as `save_flo`
     about:dict=None,             # What else must be the same when a run is resumed, for example the weights
-    progress=None                # Called with (done, number or None) after each pair; in a pass for scale too
+    progress=None,               # Called with (done, number or None) after each pair; in a pass for scale too
+    workers:int=1                # Processes that share the pairs, see `stream_segments`; not with `warm_start`
 )->VideoReport:
     "Estimate the flow of a video and write it as a video"
     _check_look(layout, max_flow)
@@ -401,6 +407,8 @@ def process_video(
     check_frames(source, gaps)
     both = layout=='occlusion' or exr not in (None, 'stmap')
     predictor = check_predictor(predictor, both, warm_start)
+    if workers > 1 and warm_start:
+        raise fail(ConfigError, 'workers', workers, '1 with a warm start, which needs the pair before')
     how = _reading(predictor)
     with read_frames(source, every, 0, stop, **how) as frames:
         settings = run_settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,
@@ -413,4 +421,4 @@ def process_video(
         left = read_frames(source, every, output.done*every, stop, **how) if output.done else frames
         times = None if fps or left.film is None else lambda: left.times[::every]
         return _run(left, predictor, output, painter, both, warm_start, frames.count and frames.count - 1,
-            progress, times)
+            progress, times, workers)
