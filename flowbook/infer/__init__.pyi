@@ -129,6 +129,7 @@ from .stream import check_predictor as check_predictor
 from .stream import frames_of as frames_of
 from .stream import prefetch as prefetch
 from .stream import stream_flow as stream_flow
+from .stream import stream_segments as stream_segments
 from .submit import BENCHMARKS as BENCHMARKS
 from .submit import SubmissionFile as SubmissionFile
 from .submit import check_submission as check_submission

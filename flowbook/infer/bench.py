@@ -9,7 +9,7 @@ __all__ = ['RUNS', 'time_model', 'can_travel', 'peak_memory', 'this_machine', 'b
 import copy, json, platform, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 import torch
-from ..core.errors import ConfigError, FlowbookError, fail, unknown
+from ..core.errors import ConfigError, FlowbookError, fail
 from .predictor import FlowPredictor, bundled_models, fill_model
 from ..models.export import export_model
 from ..models.registry import model_builder
@@ -225,7 +225,7 @@ def bench_backends(
     known = [k for k, (s, _) in BACKENDS.items() if model.endswith(s)] if _is_file(model) else list(RUNS)
     wanted = known if backends in ('all', ['all']) else list(backends)
     for o in wanted:
-        if o not in known: raise unknown('backend', o, known)
+        if o not in known: raise fail(ConfigError, 'backend', repr(o), f"one of {', '.join(known)}")
     with tempfile.TemporaryDirectory() as tmp:
         ask = lambda k: lambda: FlowPredictor(model, device='cpu', backend=k)
         if _is_file(model): ways = {k: ask(k) for k in known}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['StageClock', 'prefetch', 'Sink', 'FramePair', 'frames_of', 'check_predictor', 'stream_flow', 'stream_segments']
 
-# %% ../../nbs/infer/30_stream.ipynb #240ae684
+# %% ../../nbs/infer/30_stream.ipynb #a523d618
 import multiprocessing as mp, time, warnings
 import cv2, numpy as np, torch
 from collections import deque
@@ -227,7 +227,7 @@ def _same_size(a, b, i):
         raise fail(FlowbookError, f'frame {i}', f'{b.shape[0]}x{b.shape[1]} pixels',
                    f'{a.shape[0]}x{a.shape[1]} as the frame before')
 
-# %% ../../nbs/infer/30_stream.ipynb #8afb3d33
+# %% ../../nbs/infer/30_stream.ipynb #56339fc1
 def _cut(frames, length, three):
     "Frames in lists of `length` pairs, which share one frame, or two; and how many pairs at the start are known"
     part, skip = [], 0
@@ -244,7 +244,7 @@ def _segment_length(img, most=16, room=2**28):
     "Pairs that fit into 256 MiB with all that is estimated for them"
     return max(1, min(most, room//(img.shape[0]*img.shape[1]*40)))
 
-# %% ../../nbs/infer/30_stream.ipynb #8c555db5
+# %% ../../nbs/infer/30_stream.ipynb #adc40038
 _mine = []   # the predictor of a worker
 
 def _begin_worker(predictor, threads):
@@ -270,7 +270,7 @@ def _processes(predictor, workers):
         for o in set(mp.active_children()) - before: o.terminate()   # after Ctrl-C they are still at work
         pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/infer/30_stream.ipynb #ffbec456
+# %% ../../nbs/infer/30_stream.ipynb #b3054d27
 def stream_segments(
     frames,                         # `Frames`, or an iterator of `(H,W,3)` arrays
     predictor='flowbook_small',     # `FlowPredictor`, name of a model, or a module's function of two frames

@@ -338,7 +338,7 @@ def _targets(out, save_flo, exr):
     found = [out, *[_beside(out, 'flo')]*save_flo, *[_beside(out, 'exr')]*bool(exr)]
     return [*found, *[parts, *sorted(parts.glob('*'))]*bool(out.suffix)]
 
-# %% ../../nbs/infer/32_video.ipynb #61d9e9c2
+# %% ../../nbs/infer/32_video.ipynb #79068a13
 def _run(frames, predictor, output, painter, both, warm_start, total, progress, times=None, workers=1):
     "Process the video from `output.done` to its end"
     clock,began,first,n,size,complete = StageClock(),time.perf_counter(),output.done,0,None,False
