@@ -229,7 +229,7 @@ def _same_size(a, b, i):
 
 # %% ../../nbs/infer/30_stream.ipynb #56339fc1
 def _cut(frames, length, three):
-    "Frames in lists of `length` pairs, which share one frame, or two; and how many pairs at the start are known"
+    "Frames in lists of `length` pairs, which share one frame or two; how many of the first pairs are known"
     part, skip = [], 0
     for i, img in enumerate(frames):
         if part: _same_size(part[-1], img, i)
@@ -296,8 +296,9 @@ def _segments(ready, predictor, bidirectional, workers, length, clock, name):
             waiting.append((part[skip:], found))
             if len(waiting) > workers: n = yield from _in_order(*waiting.popleft(), n, clock)
         while waiting: n = yield from _in_order(*waiting.popleft(), n, clock)
-    if cut < workers: warnings.warn(f'workers: found {workers}, expected at most {cut}, the segments of this video',
-                                    stacklevel=2)
+    if cut < workers:
+        said = f'workers: found {workers}, expected at most {cut}, the segments of this video'
+        warnings.warn(said, stacklevel=2)
     if not n and name: raise fail(FlowbookError, name, 'fewer than two frames', 'two or more')
 
 def _in_order(part, found, n, clock):

@@ -396,7 +396,7 @@ def process_video(
     exr:str=None,                # One of `EXR_KINDS`: write an `.exr` for each frame, as `save_flo`
     about:dict=None,             # What else must be the same when a run is resumed, for example the weights
     progress=None,               # Called with (done, number or None) after each pair; in a pass for scale too
-    workers:int=1                # Processes that share the pairs, see `stream_segments`; not with `warm_start`
+    workers:int=1                # Processes that share the pairs, see `stream_segments`
 )->VideoReport:
     "Estimate the flow of a video and write it as a video"
     _check_look(layout, max_flow)
@@ -408,7 +408,7 @@ def process_video(
     both = layout=='occlusion' or exr not in (None, 'stmap')
     predictor = check_predictor(predictor, both, warm_start)
     if workers > 1 and warm_start:
-        raise fail(ConfigError, 'workers', workers, '1 with a warm start, which needs the pair before')
+        raise fail(ConfigError, 'workers', workers, '1 with a warm start, which needs the last pair')
     how = _reading(predictor)
     with read_frames(source, every, 0, stop, **how) as frames:
         settings = run_settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,
