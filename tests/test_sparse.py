@@ -11,6 +11,7 @@ def one_of_each():
     "A model for each default loss with its numbers"
     seen = set()
     for name in MODELS.names('*', listed=True):
+        if not MODELS[name].__module__.startswith('flowbook.'): continue   # another test's
         model = create_model(name)
         if any(True for _ in model.parameters()) and repr(model.loss) not in seen:
             seen.add(repr(model.loss))
