@@ -28,5 +28,6 @@ from .processes import launched_number as launched_number
 from .processes import own_folder as own_folder
 from .processes import process_number as process_number
 from .processes import run_child as run_child
+from .processes import worker_pool as worker_pool
 from .register import Register as Register
 from .types import FlowSample as FlowSample

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['process_number', 'launched_number', 'join_processes', 'leave_processes', 'gather', 'agree_on', 'run_child', 'launch',
-           'deaf_children', 'end_with', 'own_folder', 'available_memory']
+           'deaf_children', 'end_with', 'worker_pool', 'own_folder', 'available_memory']
 
 # %% ../../nbs/core/15_processes.ipynb #d31fadc3
 import atexit, os, runpy, signal, socket, subprocess, sys, tempfile, threading, time
@@ -220,6 +220,35 @@ def end_with(
         wait(lines)
         os._exit(128 + signal.SIGTERM)
     threading.Thread(target=watch, daemon=True).start()
+
+def _begin_work(line, threads, begin, args):
+    "What a process of `worker_pool` does first"
+    import cv2, torch
+    end_with(line)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    begin(*args)
+
+@contextmanager
+def worker_pool(
+    workers:int, # Processes, which share the threads of this one
+    begin,       # What each calls first: a function of a module
+    *args        # Its arguments
+):               # A `ProcessPoolExecutor`; submit to it inside `deaf_children`
+    "A pool whose processes end with the `with`, at once if it is left by an error, and with this process"
+    import torch
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+    context, threads = get_context('spawn'), max(1, torch.get_num_threads()//workers)
+    line, end = context.Pipe(False)   # workers end when this closes
+    pool = ProcessPoolExecutor(workers, context, _begin_work, (line, threads, begin, args))
+    try: yield pool
+    except BaseException:
+        end.close()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        end.close()
 
 # %% ../../nbs/core/15_processes.ipynb #00e8fe28
 @contextmanager

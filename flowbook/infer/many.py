@@ -70,10 +70,14 @@ def find_clips(
 WORK = Register('work')
 
 def register_work(
-    name:str # For `process_clips`
-):           # A decorator
+    name:str,       # For `process_clips`
+    files:bool=True # Does it write files? If not, its rows are all
+):                  # A decorator
     "Register a function of a `Clip`, an output folder and options, which returns a row's figures"
-    return lambda f: WORK.enter(f, name)
+    def enter(f):
+        f.files = files
+        return WORK.enter(f, name)
+    return enter
 
 def find_work(
     name:str # Name given to `register_work`; or `module:function`
@@ -121,7 +125,7 @@ def video_clip(
     return dict(pairs=report.pairs, height=h, width=w, **report.scores)
 
 # %% ../../nbs/infer/36_many.ipynb #ad89aac6
-@register_work('score')
+@register_work('score', files=False)
 def score_clip(
     clip:Clip,          # A video
     folder:Path,        # Stays empty: the figures are the result
@@ -458,7 +462,7 @@ def process_clips(
     settings = _fingerprint(work, options)
     common = dict(work=work, options=options, out=str(out), settings=settings)
     jobs = [dict(clip=asdict(o), **common) for o in _left_to_do(_share(clips), out, settings, again)]
-    if find_work(work) is not score_clip: _check_free(jobs, out, manifest)   # scores are rows alone
+    if getattr(find_work(work), 'files', True): _check_free(jobs, out, manifest)
     count = [len(clips) - len(jobs)]
     def told(row):
         count[0] += 1

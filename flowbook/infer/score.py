@@ -8,17 +8,16 @@ __all__ = ['MOTION_FIGURES', 'SCORE_COLUMNS', 'camera_flow', 'pair_motion', 'ste
 
 # %% ../../nbs/infer/42_score.ipynb #1e165945
 import csv, io, json, math
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext
 from itertools import zip_longest
-from multiprocessing import get_context
 from pathlib import Path
 import cv2, numpy as np, torch
 from torch import Tensor
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import fb_consistency
-from ..core.processes import deaf_children, end_with
+from ..core.processes import deaf_children, worker_pool
 from .predictor import FlowPredictor
 from .tracks import flow_both_ways
 from ..io.files import atomic_path, check_file, check_writable, natural_key, room_for
@@ -196,10 +195,8 @@ def _is_clip(o):
 SCORE_COLUMNS = ['clip','frames','height','width',*MOTION_FIGURES,'warp_error','used','error']
 _worker = None   # the predictor of a process that works for `score_clips`
 
-def _start_worker(make, threads, line):
+def _start_worker(make):
     global _worker
-    end_with(line)
-    torch.set_num_threads(threads)
     _worker = make()
 
 def _score_one(clip, original, predictor=None):
@@ -215,22 +212,13 @@ def _rows(clips, originals, make, workers):
         predictor = make() if clips else None
         for c in clips: yield _score_one(c, originals.get(c), predictor)
         return
-    threads = max(1, torch.get_num_threads()//workers)
-    context = get_context('spawn')
-    line,end = context.Pipe(False)   # workers end when this closes
-    pool = ProcessPoolExecutor(min(workers, len(clips)), context, _start_worker, (make, threads, line))
     try:
-        with deaf_children(): jobs = [pool.submit(_score_one, c, originals.get(c)) for c in clips]
-        for o in as_completed(jobs): yield o.result()
+        with worker_pool(min(workers, len(clips)), _start_worker, make) as pool:
+            with deaf_children(): jobs = [pool.submit(_score_one, c, originals.get(c)) for c in clips]
+            for o in as_completed(jobs): yield o.result()
     except BrokenProcessPool as e:
         raise fail(FlowbookError, 'workers', 'a process that was killed',
             f'memory for {workers}: try fewer') from e
-    except BaseException:
-        end.close()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        end.close()
 
 # %% ../../nbs/infer/42_score.ipynb #bd01dcc0
 def format_scores(

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['StageClock', 'prefetch', 'Sink', 'FramePair', 'frames_of', 'check_predictor', 'stream_flow', 'stream_segments']
 
-# %% ../../nbs/infer/30_stream.ipynb #a523d618
-import multiprocessing as mp, time, warnings
-import cv2, numpy as np, torch
+# %% ../../nbs/infer/30_stream.ipynb #c86319b9
+import time, warnings
+import numpy as np, torch
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail
-from ..core.processes import deaf_children, end_with
+from ..core.processes import deaf_children, worker_pool
 from .predictor import FlowPredictor
 from ..io.images import to_unit
 from ..io.video import check_frames, read_frames, to_bytes
@@ -247,28 +246,12 @@ def _segment_length(img, most=16, room=2**28):
 # %% ../../nbs/infer/30_stream.ipynb #adc40038
 _mine = []   # the predictor of a worker
 
-def _begin_worker(predictor, threads):
-    end_with(mp.parent_process().sentinel)
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    _mine[:] = [predictor]
+def _begin_worker(predictor): _mine[:] = [predictor]
 
 def _flow_of(part, skip, bidirectional):
     "Flow and prediction of each pair of a segment"
     pairs = stream_flow(iter(part), _mine[0], bidirectional)
     return [(o.flow, o.prediction) for o in islice(pairs, skip, None)]
-
-@contextmanager
-def _processes(predictor, workers):
-    "Worker processes, which end when the `with` does"
-    threads, before = max(1, torch.get_num_threads()//workers), set(mp.active_children())
-    pool = ProcessPoolExecutor(workers, mp.get_context('spawn'), _begin_worker, (predictor, threads))
-    try: yield pool
-    except BrokenProcessPool as e:
-        raise fail(FlowbookError, 'workers', 'one that was killed', 'enough memory, or fewer of them') from e
-    finally:
-        for o in set(mp.active_children()) - before: o.terminate()   # after Ctrl-C they are still at work
-        pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/infer/30_stream.ipynb #b3054d27
 def stream_segments(
@@ -289,13 +272,16 @@ def stream_segments(
 
 def _segments(ready, predictor, bidirectional, workers, length, clock, name):
     waiting, n, cut = deque(), 0, 0
-    with closing(ready), _processes(predictor, workers) as pool:
-        for part, skip in _cut(ready, length, frames_of(predictor) == 3):
-            cut += 1
-            with deaf_children(): found = pool.submit(_flow_of, part, skip, bidirectional)
-            waiting.append((part[skip:], found))
-            if len(waiting) > workers: n = yield from _in_order(*waiting.popleft(), n, clock)
-        while waiting: n = yield from _in_order(*waiting.popleft(), n, clock)
+    try:
+        with closing(ready), worker_pool(workers, _begin_worker, predictor) as pool:
+            for part, skip in _cut(ready, length, frames_of(predictor) == 3):
+                cut += 1
+                with deaf_children(): found = pool.submit(_flow_of, part, skip, bidirectional)
+                waiting.append((part[skip:], found))
+                if len(waiting) > workers: n = yield from _in_order(*waiting.popleft(), n, clock)
+            while waiting: n = yield from _in_order(*waiting.popleft(), n, clock)
+    except BrokenProcessPool as e:
+        raise fail(FlowbookError, 'workers', 'one that was killed', 'enough memory, or fewer of them') from e
     if cut < workers:
         said = f'workers: found {workers}, expected at most {cut}, the segments of this video'
         warnings.warn(said, stacklevel=2)

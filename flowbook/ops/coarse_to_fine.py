@@ -100,7 +100,14 @@ def _signs(x):
     at = [p[2+dy:2+dy+h, 2+dx:2+dx+w] for dy in (-2, 0, 2) for dx in (-2, 0, 2) if dy or dx]
     return np.clip(np.stack(at) - p[2:2+h, 2:2+w], -1, 1)
 
-# %% ../../nbs/ops/52_coarse_to_fine.ipynb #e38f32b2
+# %% ../../nbs/ops/52_coarse_to_fine.ipynb #46f10602
+def _arrivals(flow):
+    "x and y that `flow` takes each pixel to, and whether that is inside the image"
+    h, w = flow.shape[:2]
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    x, y = x + flow[..., 0], y + flow[..., 1]
+    return x, y, (x >= 0) & (x <= w-1) & (y >= 0) & (y <= h-1)
+
 def census_cost(
     img1:np.ndarray,    # `(H,W)` float32 in [0,1], grey
     img2:np.ndarray,    # `(H,W)` float32 in [0,1], grey
@@ -109,12 +116,9 @@ def census_cost(
     outside:float=.2    # Cost of a pixel that leaves the image
 )->np.ndarray:          # `(H,W)` float32, 0 to 2
     "Say how badly `flow` explains the images around each pixel"
-    h, w = img1.shape
-    y, x = np.mgrid[:h, :w].astype(np.float32)
-    px, py = x + flow[..., 0], y + flow[..., 1]
+    px, py, inside = _arrivals(flow)
     back = cv2.remap(img2, px, py, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     cost = np.abs(_signs(img1) - _signs(back)).mean(0)
-    inside = (px >= 0) & (px <= w-1) & (py >= 0) & (py <= h-1)
     return cv2.GaussianBlur(np.where(inside, cost, np.float32(outside)).astype(np.float32), (0, 0), sigma)
 
 def choose_flow(
@@ -169,13 +173,6 @@ def _arrays(img1, img2, name):
         raise fail(FlowbookError, name, found, 'two images (B,C,H,W) of at least 8x8 pixels')
     return (o.detach().float().cpu().numpy() for o in (img1, img2))
 
-def _leaves(flow):
-    "`(H,W)` bool: which pixels `flow` takes out of the image"
-    h, w = flow.shape[:2]
-    y, x = np.mgrid[:h, :w]
-    y, x = y + flow[..., 1], x + flow[..., 0]
-    return (x < 0) | (x > w-1) | (y < 0) | (y > h-1)
-
 def _found_flow(img1, img2, start, matches, at, meet, valid, margin, scale=.9, smallest=16, sigma=.4,
                 **options):
     "`(H,W,2)` of one pair: one pass, or several that meet"
@@ -189,7 +186,7 @@ def _found_flow(img1, img2, start, matches, at, meet, valid, margin, scale=.9, s
     if start is not None: flow = choose_flow(*levels[low], [flow, climb(start)], margin=margin)
     if matches:
         # where texture repeats, what has left the image finds its like inside: they don't count there
-        other = np.where(_leaves(flow)[..., None], flow, climb(matched_flow(img1, img2)[0]))
+        other = np.where(_arrivals(flow)[2][..., None], climb(matched_flow(img1, img2)[0]), flow)
         flow = choose_flow(*levels[low], [flow, other], margin=margin)
     return refine_levels(levels, flow, low - 1, **options) if low else flow
 
