@@ -16,7 +16,7 @@ import flowbook.ops.correlation, flowbook.ops.lookup, flowbook.ops.warp   # noqa
 from ..core.errors import ConfigError, fail
 from .base import Estimator
 from .published import figures_text, list_weights
-from .registry import list_models, model_builder
+from .registry import has_defaults, list_models, model_builder
 from .zoo import create_model
 from .classical import Classical
 from ..io.files import asset_path
@@ -94,7 +94,7 @@ def model_table(
     pattern='*',            # Shell-style pattern, for example `'raft*'`; or a list of names
     size:tuple=(448,1024)   # `(H,W)` of images to count operations for, pixels; None: don't count
 )->list:                    # Per model `name`, `parameters`, `gflops`, `bundled`, `description`
-    "List what is known about each model"
+    "List what is known about each model that can be built without arguments"
     have = {p.stem for p in asset_path('').glob('*.safetensors')}
     def about(name):
         with torch.device('meta'): model = create_model(name)
@@ -102,7 +102,8 @@ def model_table(
         text = (model_builder(name).__doc__ or '').split('\n')[0]
         return dict(name=name, parameters=num_params(model), gflops=count, bundled=name in have,
                     description=text)
-    return [about(n) for n in (list_models(pattern) if isinstance(pattern, str) else sorted(pattern))]
+    names = list_models(pattern) if isinstance(pattern, str) else sorted(pattern)
+    return [about(n) for n in names if has_defaults(model_builder(n))]
 
 # %% ../../nbs/models/96_summary.ipynb #c4ee9bb6
 class MemoryBooks(TorchDispatchMode):

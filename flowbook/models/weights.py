@@ -232,6 +232,15 @@ def build_empty(
     "Build a model on the meta device"
     with torch.device('meta'): return build()
 
+def _registered(module=None):
+    "Names and models of `list_models`, those of one module alone, that can be built without an argument"
+    from flowbook.models.registry import MODELS, has_defaults
+    for name in MODELS.names(listed=True):
+        build = MODELS[name]
+        if module not in (None, build.__module__) or not has_defaults(build): continue
+        try: yield name,build_empty(build)
+        except FlowbookError: continue   # a method that this OpenCV does not have
+
 def _few(names): return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
 
 # %% ../../nbs/models/90_weights.ipynb #e154210f
@@ -254,11 +263,8 @@ def _place(model, state, where):
 
 def _siblings(model, state):
     "Registered variants of the same class that `state` fills"
-    from flowbook.models.registry import MODELS
-    kin = [n for n in MODELS.names(listed=True) if type(model).__module__ == MODELS[n].__module__]
-    built = ((n, build_empty(MODELS[n])) for n in kin)
     fits = lambda m: any(not any(_try(m, s, state)[1]) for s in _known(m))
-    return [n for n,m in built if type(m) is type(model) and fits(m)]
+    return [n for n,m in _registered(type(model).__module__) if type(m) is type(model) and fits(m)]
 
 def _finish(model, scheme, state, where):
     for k,others in _twins(model).items():
@@ -298,11 +304,8 @@ def identify_weights(
     source   # Path of a checkpoint, or its state dict
 )->list:     # `(model, scheme)` pairs of names, for each model of `list_models` that it fills completely
     "Find the models that a checkpoint belongs to"
-    from flowbook.models.registry import list_models, model_builder
     states,found = list(_unwrapped(source if isinstance(source, dict) else read_state_dict(source))),[]
-    for name in list_models():
-        try: model = build_empty(model_builder(name))
-        except FlowbookError: continue   # a method that this OpenCV does not have
+    for name,model in _registered():
         fits = ((name, s.name) for state in states for s in _known(model)
                 if not any(_try(model, s, state)[1]))
         found += list(islice(fits, 1))
