@@ -27,6 +27,10 @@ def root(tmp_path_factory):
     (root/'plan.json').write_text(json.dumps(get_recipe('quickstart')))
     (root/'run/log.csv').write_text('iteration,loss\n1,2\n')
     make_dataset('sintel', root/'sintel', n=2)
+    (root/'own').mkdir()
+    shutil.copy(root/'plan.json', root/'own/recipe.json')
+    shutil.copytree(root/'frames', root/'own/sub')
+    (root/'own/log.csv').write_text('img1,img2\nsub/0.png,sub/1.png\n')
     for link,to in (('l.mp4', 'walk.mp4'), ('lf', 'frames'), ('gt_flo', 'gt'),
         ('l.safetensors', 'w.safetensors')):
         (root/link).symlink_to(to)
@@ -49,7 +53,14 @@ COMMANDS = [
             'compare flowbook_small:plan.json --save plan.json',
     'test flowbook_small --data sintel --root sintel --out-dir sintel/training/clean/{scene}',
             'test flowbook_small --data sintel --root sintel --show-dir sintel',
-    'train quickstart --work-dir run --load-from run/weights.safetensors',
+    'train quickstart --work-dir run --load-from run/weights.safetensors', 'train own/recipe.json --work-dir own',
+            'train quickstart --data folder --root own csv=log.csv --work-dir own',
+            'train quickstart data=folder data.root=own data.options.csv=log.csv --work-dir own',
+    'infer b.png frames/0.png --gt flow.flo --out flow.flo --model dis',
+            'infer --data folder --root own images=sub/*.png --out own/sub --model zero',
+    'bench plan.json --save plan.json', 'compare plan.json --save plan.json',
+            'compare zero --data folder --root own csv=log.csv --save own/log.csv',
+            'test zero --data folder --root own csv=log.csv --save own/log.csv',
 ]
 
 @pytest.mark.parametrize('line', COMMANDS)

@@ -17,7 +17,7 @@ from .many import Engine, Manifest, Retries, Workers, clips_stopped, shared_pred
 from .many import array_script, count_workers
 from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
 from .terminal import Model, Out, Precision, Range, Tile, Upright, Weights
-from .terminal import is_exported, is_recipe, open_predictor, open_recipe, parse_range
+from .terminal import is_exported, is_recipe, keep_sources, open_predictor, open_recipe, parse_range
 from .terminal import parse_size, parse_tile
 from .terminal import print_json, print_table, reading_options, say_next, working
 from .training import Port, count_processes, join_others, start_processes
@@ -121,24 +121,16 @@ def _is_option(word):
     key,eq,_ = word.partition('=')
     return bool(eq) and key.isidentifier()
 
-def _check_files(save, report, *sources):
+def _check_files(save, report, *words, root=None):
     "Raise before an hour of work, not after it"
-    from flowbook.io.files import check_target, check_writable
-    check_target([*(save or []), *([report] if report else [])], *sources)
+    from flowbook.io.files import check_writable
+    keep_sources([*(save or []), *([report] if report else [])], *words, root=root)
     for p in save or []:
         if p.suffix not in ('.json', '.csv'): raise fail(ConfigError, '--save', p.name,
             'the name of a .json or a .csv')
     if report and report.suffix.lower() not in ('.html', '.htm'):
         raise fail(ConfigError, '--report', report.name, 'the name of an .html')
     check_writable(*(save or []), report)
-
-# %% ../../nbs/cli/63_evaluation.ipynb #811eb9fd
-def _check_folders(folders, root, sets):
-    "Keep results out of the frames and truth of a dataset"
-    from flowbook.io.files import check_target
-    used = {Path(d.root)/Path(f).parent for d in sets for r in getattr(d, 'records', [])
-            for f in r.files()} if root else set()
-    check_target([o for o in folders if o], root, sorted(used))
 
 # %% ../../nbs/cli/63_evaluation.ipynb #2c54ae53
 def _wanted(scores, changes):
@@ -193,7 +185,7 @@ def test(
         help='Processes on the CPU to split the pairs over.')]=None,
     port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Score a model on held-out pairs or a dataset, next to DIS, Farneback and zero flow."
-    _check_files(save, report, name, weights)
+    _check_files(save, report, name, weights, changes, root=root)
     from flowbook.io.files import check_folder
     check_folder(out_dir, show_dir)
     with working('importing PyTorch'):
@@ -243,7 +235,7 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         from flowbook.infer.trust import TrustWatch
         notes = Report(report_n if report else 0)
         sets = evaluation_sets(data, root, split, n, **options) if data else None
-        if data: _check_folders([out_dir, show_dir], root, sets.values())
+        if data: keep_sources([o for o in (out_dir, show_dir) if o], root=root, sets=sets.values())
     keep,baselines = _keeper(out_dir, show_dir),{} if alone else BASELINES
     with Counting('measuring') as count:
         tick = lambda done, n: (seen.append((done, n)), count(done, n))
@@ -350,7 +342,7 @@ def compare(
     precision:Precision='auto', backend:Backend=None, upright:Upright=False, value_range:Range='full',
     allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Compare models: accuracy, time, memory, size, licence."
-    _check_files(save, report, [m.partition(':')[2] for m in models])
+    _check_files(save, report, models, root=root)
     with working('importing PyTorch'):
         from flowbook.infer.evaluate import compare_models
         from flowbook.recipes.base import parse_options
@@ -463,7 +455,7 @@ def bench(
         help='Do not measure memory, which takes a process for each row on a CPU.')]=False,
     save:_Save=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Measure time, frames per second, memory and operations of models, at your image sizes."
-    _check_files(save, None)
+    _check_files(save, None, models)
     sizes = [parse_size(o) for o in size]
     if backends: return _bench_backends(models, backends.split(','), sizes, iters, runs, save, as_json)
     with working('importing PyTorch'): 

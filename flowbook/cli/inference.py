@@ -17,7 +17,7 @@ from .terminal import complete_dataset
 from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
-                                   open_predictor, parse_polish, parse_range, parse_tile, print_json,
+                                   keep_sources, open_predictor, parse_polish, parse_range, parse_tile, print_json,
                                    print_table,
                                    reading_options, say_next, working)
 
@@ -135,13 +135,14 @@ def _stem(name):
     name = Path(str(name))
     return str(name.with_suffix('') if name.suffix.lower() in IMAGE_WRITERS else name).replace('/', '_')
 
-def _set_flows(predictor, data, root, split, n, words, value_range):
+def _set_flows(predictor, data, root, split, n, words, value_range, out):
     "Name and flow of each pair of a dataset"
     from flowbook.data.base import create_dataset
     from flowbook.recipes.base import parse_options
     if root is None: raise fail(ConfigError, '--root', 'nothing', f'the folder of {data}')
     how = reading_options(data, predictor.upright, value_range)
     ds = create_dataset(data, root, **how | parse_options(words) | (dict(split=split) if split else {}))
+    keep_sources(out, root=root, sets=[ds])
     total = min(n or len(ds), len(ds))
     with Counting(data) as count:
         for i in range(total):
@@ -162,13 +163,17 @@ def _folder_flows(predictor, folder, n):
             count(pair.index + 1, total)
 
 
-# %% ../../nbs/cli/47_inference.ipynb #a126c8ee
-def _check_pairs(data, root, split, n, words, out):
-    "Reject options of a dataset without one, and results among the frames"
-    from flowbook.io.files import check_target
+# %% ../../nbs/cli/47_inference.ipynb #fe2dac60
+def _check_alone(**given):
+    "Reject options for two images where there are many pairs"
+    for k,v in given.items():
+        if v: raise fail(ConfigError, f"--{k.replace('_', '-')}", 'it with many pairs', 'two images: flowbook video does more')
+
+def _check_pairs(data, root, split, n, words, out, *read):
+    "Reject options of a dataset without one, and results in place of what is read"
     for k,v in {'--root': root, '--split': split, '--n': None if len(words)==1 else n}.items():
         if not data and v is not None: raise fail(ConfigError, k, v, '--data NAME with it')
-    if data or len(words)==1: check_target(out, root if data else words[0])
+    keep_sources(out, words, *read, root=root)
 
 def _is_file(out):
     "Is `--out` a file, by its suffix, and not a folder?"
@@ -180,14 +185,12 @@ def _is_file(out):
         raise fail(ConfigError, '--out', out, f"a folder, without a suffix, or a file: {' '.join(known)}")
     return suffix in known
 
-def _infer_file(a, b, out, legend, predict):
+def _infer_file(out, legend, predict):
     "One file alone, a picture or flow, by the suffix of `out`"
     from tempfile import TemporaryDirectory
     from flowbook.infer.results import flow_picture
-    from flowbook.io.files import check_target
     from flowbook.io.flowfiles import write_flow
     from flowbook.io.images import IMAGE_WRITERS, write_image
-    check_target([out], a, b)
     with TemporaryDirectory() as tmp: saved = predict(tmp)
     flow = saved.prediction.flow
     if out.suffix.lower() in IMAGE_WRITERS: write_image(flow_picture(flow, legend), out)
@@ -199,7 +202,7 @@ def _infer_file(a, b, out, legend, predict):
 # %% ../../nbs/cli/47_inference.ipynb #b0043db4
 def _infer_many(predictor, out, data, root, split, n, words, legend, value_range, as_json):
     "The pairs of a dataset or folder: NAME.flo and NAME.png"
-    if data: flows = _set_flows(predictor, data, root, split, n, words, value_range)
+    if data: flows = _set_flows(predictor, data, root, split, n, words, value_range, out)
     else: flows = _folder_flows(predictor, words[0], n)
     files = _write_pairs(flows, out, legend)
     total,name = len(files)//2,data or words[0]
@@ -248,11 +251,12 @@ def infer(
     as_json:Json=False):
     "Write the flow of two images, or of each pair of a folder or dataset, as files and pictures."
     words = _pictures(img1, img2, options, data)
-    _check_pairs(data, root, split, n, words, out)
+    _check_pairs(data, root, split, n, words, out, gt)
     how = dict(device=device, iters=iters, precision=precision, backend=backend)
     how |= dict(scale=scale, tile=parse_tile(tile), polish=parse_polish(polish), upright=upright,
                 value_range=parse_range(value_range))
     many,alone = bool(data) or len(words)==1,_is_file(out)
+    if many: _check_alone(gt=gt, bidirectional=bidirectional, exr=exr, out_prefix=out_prefix!='flow')
     if alone and (many or bidirectional or exr or out_prefix!='flow'):
         raise fail(ConfigError, '--out', out, 'a folder: there are several files to write')
     with working('importing PyTorch') as say:
@@ -271,7 +275,7 @@ def infer(
             *before,a,b = words
             predict = lambda folder: predict_to_folder(a, b, folder, predictor, gt, bidirectional, tick,
                                                        *(before or [None]), out_prefix, exr, legend)
-            saved = _infer_file(a, b, out, legend, predict) if alone else predict(out)
+            saved = _infer_file(out, legend, predict) if alone else predict(out)
     _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
 
 

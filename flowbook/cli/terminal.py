@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions', 'Changes', 'Backend', 'Device', 'Imports',
            'Upright', 'Polish', 'Range', 'Json', 'one_line', 'spare_console', 'join_words', 'parse_range',
-           'reading_options', 'stops_gently', 'Program', 'complete_model', 'complete_recipe', 'complete_dataset',
-           'complete_weights', 'complete_from', 'Out', 'example', 'parse_size', 'parse_tile', 'parse_polish',
-           'is_recipe', 'is_exported', 'open_recipe', 'open_predictor', 'print_json', 'print_table', 'say_next',
-           'working', 'clock', 'Counting']
+           'reading_options', 'keep_sources', 'stops_gently', 'Program', 'complete_model', 'complete_recipe',
+           'complete_dataset', 'complete_weights', 'complete_from', 'Out', 'example', 'parse_size', 'parse_tile',
+           'parse_polish', 'is_recipe', 'is_exported', 'open_recipe', 'open_predictor', 'print_json', 'print_table',
+           'say_next', 'working', 'clock', 'Counting']
 
 # %% ../../nbs/cli/72_terminal.ipynb #9f43479f
 import errno, os, re, shlex, signal, sys, time, warnings, typer, csv
@@ -109,6 +109,23 @@ def reading_options(
         name = '--upright' if upright else '--range'
         raise fail(ConfigError, name, 'no dataset', 'your own frames: --data NAME')
     return given
+
+
+# %% ../../nbs/cli/72_terminal.ipynb #41671c15
+def keep_sources(
+    out,            # File to be written or folder to be filled, or a list of both; None: nothing
+    *words,         # Words of a command, lists of them, or None; `NAME:FILE`, `KEY=FILE` name files too
+    root=None,      # Folder of the dataset, which `KEY=FILE` is looked up in as well; None: there is none
+    sets=()         # Datasets: `out` must not be among their files
+)->None:
+    "Raise if writing `out` would replace what the words name, or put results among what is read"
+    from pathlib import Path
+    from flowbook.io.files import check_target
+    found = [str(w) for o in words if o is not None for w in (o if isinstance(o, (list, tuple)) else [o])]
+    values = [v for o in found if (v := o.partition('=')[2]) and not set('*?[') & set(v)]
+    named = [*found, *(o.partition(':')[2] for o in found), *values, *(Path(root or '')/o for o in values)]
+    used = {Path(d.root)/Path(f).parent for d in sets for r in getattr(d, 'records', []) for f in r.files()}
+    check_target(out, [o for o in named if o], root, sorted(used))
 
 
 # %% ../../nbs/cli/72_terminal.ipynb #1e897a8b

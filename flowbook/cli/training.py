@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 from .terminal import complete_dataset, complete_recipe
 from .terminal import CfgOptions, Changes, Device, Imports, Json, Out, Range, Upright
-from .terminal import print_json, reading_options, say_next, working
+from .terminal import keep_sources, print_json, reading_options, say_next, working
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.processes import join_processes, launched_number, leave_processes
 
@@ -68,10 +68,13 @@ def _own_data(changes, data, root):
     named = [f'data={data}', f'data.root={root!s}' if root else '']
     return [*filter(None, named), *(f'data.options.{o}' if option(o) else o for o in changes)]
 
-def _check_folder(work_dir, resume, checkpoint=None, load_from=None):
-    from flowbook.io.files import check_target
-    last = work_dir/'last.pth'
-    if not resume: check_target([work_dir/'weights.safetensors', last], load_from)
+_WRITTEN = 'weights.safetensors last.pth best.pth recipe.json environment.json log.csv log.txt'.split()
+
+def _check_folder(work_dir, resume, checkpoint=None, words=(), root=None):
+    last,weights = work_dir/'last.pth',work_dir/'weights.safetensors'
+    if not resume:
+        keep_sources(work_dir, root=root)
+        keep_sources([work_dir/o for o in _WRITTEN], words, root=root)
     if checkpoint:
         if resume: raise fail(ConfigError, '--resume-from', f'{checkpoint}, and --resume', 'one of the two')
         if not checkpoint.is_file():
@@ -82,6 +85,8 @@ def _check_folder(work_dir, resume, checkpoint=None, load_from=None):
     if last.exists() and not resume:
         raise fail(FlowbookError, work_dir, 'last.pth of an earlier run',
                    '--resume to continue it, or another folder')
+    if weights.exists() and not resume:
+        raise fail(FlowbookError, weights, 'weights of an earlier run', 'another folder')
     if resume and not last.exists() and not list(work_dir.glob('iter_*.pth')):
         raise fail(FlowbookError, last, 'no such file', 'the checkpoint of an earlier run to resume')
 
@@ -147,12 +152,15 @@ def train(recipe:_Recipe, changes:Changes=None, cfg_options:CfgOptions=None, dat
               gpus:_Gpus=None, processes:_Processes=None,
               port:Port=None, allow_imports:Imports=False, device:Device='auto', as_json:Json=False):
     "Train a recipe; write its table, checkpoints, pictures and weights."
+    from flowbook.recipes.base import flat_recipe
     read = [f'{k}={v!r}' for k,v in reading_options(data, upright, value_range).items()]
     changes = _own_data([*(changes or []), *(cfg_options or []), *read], data, root)
     plan = _plan(recipe, changes, allow_imports, seed=seed, deterministic=deterministic, load_from=load_from,
                  precision='bf16' if amp else None)
     work_dir = work_dir or Path('work_dirs')/Path(recipe).stem
-    if not launched_number()[0]: _check_folder(work_dir, resume, resume_from, load_from)
+    if not launched_number()[0]:
+        words = [recipe, load_from or '', *(f'{k}={v}' for k,v in flat_recipe(plan).items())]
+        _check_folder(work_dir, resume, resume_from, words, plan['data'].get('root'))
     n,device = count_processes(gpus, processes, device, plan['data']['bs'])
     with working('importing PyTorch'):
         from flowbook.io.files import new_folder

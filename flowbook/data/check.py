@@ -170,7 +170,9 @@ def _survives(path):
         # more bytes would be more images
         return bool(m) and path.stat().st_size == m.end() + 3*int(m[1])*int(m[2])
     if head[:8] != PNG_MAGIC or png_head(head, path, ImageFileError)[2:] != (8, 2): return False
-    with Image.open(path) as im: return 'transparency' not in im.info and im.getexif().get(0x112, 1) == 1
+    with Image.open(path) as im:
+        alone = getattr(im, 'n_frames', 1) == 1 and 'default_image' not in im.info   # not animated
+        return alone and 'transparency' not in im.info and im.getexif().get(0x112, 1) == 1
 
 # %% ../../nbs/data/85_check.ipynb #2d7f285b
 def convert_files(
@@ -201,18 +203,21 @@ def _convert(old, new, root, delete):
     there = new.exists()
     if there and os.path.samefile(old, new):
         raise fail(error, new, f'a link to {old.name}', 'a file of its own, or none')
-    fresh = not there or new.stat().st_mtime < old.stat().st_mtime
-    if not fresh and not delete: return False
+    if there and not delete and new.stat().st_mtime >= old.stat().st_mtime: return False
     before = _samples(old)
     if before is None: return None
-    if fresh: write_flow(before, new) if flow else write_image(before, new)
+    if not there: write_flow(before, new) if flow else write_image(before, new)
+    if there or delete: _check_same(before, new, old.name, error)   # what is there is never replaced
     if delete:
         with open(new, 'rb+') as f: os.fsync(f.fileno())   # on the disk, not only on its way there
-        after = _samples(new)
-        if after is None or before.dtype != after.dtype or not np.array_equal(before, after, equal_nan=flow):
-            raise fail(error, new, 'other content than in ' + old.name, 'the same')
         old.unlink()
-    return fresh
+    return not there
+
+def _check_same(before, new, old, error):
+    "Raise unless every sample of the file `new` is that of `before`"
+    after = _samples(new)
+    if after is None or before.dtype != after.dtype or not np.array_equal(before, after, equal_nan=True):
+        raise fail(error, new, f'other content than in {old}', 'the same, or no such file')
 
 def _samples(path):
     "All samples of a file, NaN where flow is unknown; None for a .pfm that holds more than flow"
