@@ -59,6 +59,7 @@ from .terminal import example as example
 from .terminal import is_exported as is_exported
 from .terminal import is_recipe as is_recipe
 from .terminal import join_words as join_words
+from .terminal import keep_sources as keep_sources
 from .terminal import one_line as one_line
 from .terminal import open_predictor as open_predictor
 from .terminal import open_recipe as open_recipe

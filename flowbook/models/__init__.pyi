@@ -145,6 +145,7 @@ from .rapidflow import rapidflow_it6 as rapidflow_it6
 from .rapidflow import rapidflow_parts as rapidflow_parts
 from .registry import MODELS as MODELS
 from .registry import RECIPES as RECIPES
+from .registry import has_defaults as has_defaults
 from .registry import list_models as list_models
 from .registry import model_builder as model_builder
 from .registry import register_model as register_model
