@@ -17,7 +17,8 @@ from .terminal import complete_dataset
 from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish, Precision, Range,
                                    Tile,
                                    Upright, Weights,
-                                   keep_sources, open_predictor, parse_polish, parse_range, parse_tile, print_json,
+                                   keep_sources, open_predictor, parse_polish,
+                                   parse_range, parse_tile, print_json,
                                    print_table,
                                    reading_options, say_next, working)
 
@@ -167,7 +168,8 @@ def _folder_flows(predictor, folder, n):
 def _check_alone(**given):
     "Reject options for two images where there are many pairs"
     for k,v in given.items():
-        if v: raise fail(ConfigError, f"--{k.replace('_', '-')}", 'it with many pairs', 'two images: flowbook video does more')
+        if not v: continue
+        raise fail(ConfigError, f"--{k.replace('_', '-')}", 'it with many pairs', 'two images, or flowbook video')
 
 def _check_pairs(data, root, split, n, words, out, *read):
     "Reject options of a dataset without one, and results in place of what is read"

@@ -112,8 +112,8 @@ def predict_to_folder(
     if exr is not None: check_exr(exr)
     if not prefix or Path(prefix).name != prefix:
         raise fail(ConfigError, 'out_prefix', repr(prefix), 'the beginning of a file name')
-    check_target([o.with_name(_prefixed(o.name, prefix)) for o in map(Path, result_files(out))], img0, img1, img2,
-                 flow_gt)
+    check_target([o.with_name(_prefixed(o.name, prefix)) for o in map(Path, result_files(out))],
+                 img0, img1, img2, flow_gt)
     with staged_folder(out) as stage:
         if predictor is None: predictor = _bundled()
         (*_,x,y),predict = _reader(predictor, [*([] if img0 is None else [img0]), img1, img2])
