@@ -169,7 +169,8 @@ def _check_alone(**given):
     "Reject options for two images where there are many pairs"
     for k,v in given.items():
         if not v: continue
-        raise fail(ConfigError, f"--{k.replace('_', '-')}", 'it with many pairs', 'two images, or flowbook video')
+        option = f"--{k.replace('_', '-')}"
+        raise fail(ConfigError, option, 'it with many pairs', 'two images, or flowbook video')
 
 def _check_pairs(data, root, split, n, words, out, *read):
     "Reject options of a dataset without one, and results in place of what is read"
