@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 import cv2, numpy as np, pytest
+import flowbook
 from flowbook.io.video import VideoWriter
 
 root = Path(__file__).resolve().parent.parent
@@ -360,6 +361,7 @@ def test_page_of_flowbook_serve(page, tmp_path):
         red,green,blue = np.median(pixels(img).reshape(-1, 3), 0)
         assert blue > 200 and red < 160, (red, green, blue)   # to the left: light blue
         assert len(find(page, 'form'))==2 and 'The rim is' in result('.key')[0].text
+        assert f'dis, flowbook {flowbook.__version__}, ' in find(page, '#result')[0].text
         assert [o.get_attribute('download') for o in result('#save a')]==['flow.flo', 'flow.png']
         send(film, video='film.mp4')
         video = wait_for('the video', lambda: result('video'), 60)[0]

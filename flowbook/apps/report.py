@@ -6,7 +6,7 @@
 __all__ = ['thumbnail', 'Report', 'write_report']
 
 # %% ../../nbs/apps/40_report.ipynb #c071ffca
-import base64, html, io, math, sys, time
+import base64, html, io, math, shlex, sys, time
 from pathlib import Path
 import cv2
 import numpy as np
@@ -33,17 +33,18 @@ def _array(t):
     "`(1,C,H,W)` or `(C,H,W)` as `(H,W,C)`"
     return np.ascontiguousarray(t.reshape(t.shape[-3:]).permute(1, 2, 0).cpu().numpy())
 
-def _pictures(pair, flows, shown, width, arrows):
+def _pictures(pair, flows, shown, width, grey):
     "Thumbnails of a pair by title, and the speed of full colour in them"
     rgb = lambda t: (_array(t).clip(0, 1)*255).round().astype(np.uint8)
     truth,valid = _array(pair.flow),_array(pair.valid)[..., 0]
     scale = max(max_motion(truth, valid), 1e-3)
     def paint(flow, valid=None):
         img = flow_to_color(flow, scale, valid)
-        return draw_arrows(img, flow, None, color=(0,0,0), valid=valid) if arrows else img
+        return draw_arrows(img, flow, None, color=(0,0,0), valid=valid) if grey else img
+    missed = lambda flow: error_to_color(flow, truth, valid, grey=grey)
     found = {'frame 1': rgb(pair.img1), 'frame 2': rgb(pair.img2), 'truth': paint(truth, valid)}
     for name in shown:
-        found |= {name: paint(flows[name]), f'{name}: error': error_to_color(flows[name], truth, valid)}
+        found |= {name: paint(flows[name]), f'{name}: error': missed(flows[name])}
     return {k: thumbnail(v, width) for k,v in found.items()},scale
 
 # %% ../../nbs/apps/40_report.ipynb #8d2ab5d7
@@ -54,10 +55,10 @@ class Report:
         width:int=320,    # Width of a thumbnail, pixels
         every:bool=False, # Show all methods? Otherwise the first, whose errors rank the pairs
         watch=None,       # Called with label and pair, for example a `TrustWatch`; None: nothing
-        arrows:bool=False # Draw arrows over the colours too, for grey printing?
+        grey:bool=False # Draw arrows over the flow and hatch outliers too, for grey printing?
     ):
         if not 0 <= most <= 500: raise fail(ConfigError, '--report-n', most, '0 to 500 pairs with pictures')
-        self.most,self.width,self.every,self.watch,self.arrows = most,width,every,watch,arrows
+        self.most,self.width,self.every,self.watch,self.grey = most,width,every,watch,grey
         self.rows,self.label = [],''
 
     def __len__(self): return len(self.rows)
@@ -82,7 +83,7 @@ def __call__(self:Report,
     kept = sorted((r for r in self.rows if r['pictures'] or r is row), key=_rank)
     if any(r is row for r in kept[:self.most]):
         shown = list(flows)[:None if self.every else 1]
-        row['pictures'],row['scale'] = _pictures(pair, flows, shown, self.width, self.arrows)
+        row['pictures'],row['scale'] = _pictures(pair, flows, shown, self.width, self.grey)
     for r in kept[self.most:]: r['pictures'] = None
 
 def _scores_of(flow, pair):
@@ -138,7 +139,9 @@ figcaption{font-size:13px;opacity:.8} .two{position:relative;cursor:pointer}
 .key>div{flex:1 1 300px;display:flex;gap:.8rem;align-items:center} .key img{width:84px;border-radius:50%}
 .key .scale{flex-direction:column;align-items:stretch;gap:.2rem}
 .bins{display:grid;grid-template-columns:repeat(10,1fr);font-size:11px;overflow-wrap:normal}
-.bins i{display:block;height:18px} .bins span{text-align:right} .wrap{overflow-x:auto}
+.bins i{display:block;height:18px;print-color-adjust:exact} .bins.grey span:nth-child(n+6) i{
+ background-image:repeating-linear-gradient(135deg,#000 0 1px,#fff 1px 2px,#0000 2px 6px)!important}
+.bins span{text-align:right} .wrap{overflow-x:auto}
 table{border-collapse:collapse;margin:.3rem 0}
 th,td{padding:.2rem .8rem .2rem 0;border-bottom:1px solid color-mix(in srgb,currentColor 22%,transparent);
  text-align:right;vertical-align:top} td:first-child,th:first-child,td.l,th.l{text-align:left}
@@ -197,7 +200,7 @@ def _summary(label, methods):
     return (f'<h3>{_e(label)}</h3><div class=wrap><table><thead><tr><th>score</th>{heads}'
             f'<th class=l>unit</th></tr></thead><tbody>{"".join(map(row, keys))}</tbody></table></div>')
 
-def _key():
+def _key(grey):
     "What the colours mean"
     wheel = cv2.imencode('.png', render_color_wheel(168)[..., ::-1])[1].tobytes()
     ends = [f'{3*o:.1f}' if o < 1 else f'{3*o:g}' for o in KITTI_ERROR_BINS] + ['']
@@ -206,9 +209,10 @@ def _key():
     flow = ('<b>Flow and truth</b>: colour is direction, as from the middle of the wheel outwards; '
             'the stronger, the faster. The rim is the number under each picture. '
             'Darker: faster than that. Black: unknown.')
-    error = '<b>Error</b>, in px: blue is right, red is wrong. Above 60 px of motion, in 60ths of the motion.'
+    error = (f'<b>Error</b>, in px: blue is right, red{" and hatched"*grey} is wrong. '
+             'Above 60 px of motion, in 60ths of the motion.')
     return (f'<div class=key><div>{_image(wheel, "png", "colour wheel")}<span>{flow}</span></div>'
-            f'<div class=scale><span>{error}</span><div class=bins>{bins}</div></div></div>')
+            f'<div class=scale><span>{error}</span><div class="bins{" grey"*grey}">{bins}</div></div></div>')
 
 # %% ../../nbs/apps/40_report.ipynb #89f32c9d
 def _figure(data, caption, alt, under=None):
@@ -254,8 +258,7 @@ def _made():
     import flowbook
     program = Path(sys.argv[0])
     name = program.parent.name if program.stem == '__main__' else program.stem
-    command = ({'Command': ' '.join(['flowbook', *map(str, sys.argv[1:])])} if name in ('flowbook', 'cli')
-               else {})
+    command = {'Command': shlex.join(['flowbook', *sys.argv[1:]])} if name in ('flowbook', 'cli') else {}
     return command | {'Version': f'flowbook {flowbook.__version__}, PyTorch {torch.__version__}',
                       'Date': time.strftime('%Y-%m-%d %H:%M')}
 
@@ -312,6 +315,6 @@ def write_report(
     told = ''.join(f'<li>{_e(k)}: {_e(str(v))}</li>' for k,v in ((notes or {}) | _made()).items())
     scores = ''.join(_summary(k, v) for k,v in found.items())
     scores += ''.join(_trust(k, v) for k,v in (trust or {}).items())
-    fixed = dict(policy=_POLICY, title=_e(title), style=_STYLE, script=_SCRIPT, key=_key())
+    fixed = dict(policy=_POLICY, title=_e(title), style=_STYLE, script=_SCRIPT, key=_key(report.grey))
     page = _PAGE.format(told=told, scores=scores, **fixed, **_pair_parts(rows, methods, sets, most))
     with atomic_path(path) as tmp: Path(tmp).write_text(page, encoding='utf-8')

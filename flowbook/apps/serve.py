@@ -280,7 +280,8 @@ figcaption,.small{font-size:.87rem;color:#555} form .row img{width:100%}
 <code>curl -F img1=@a.png -F img2=@b.png -F format=flo ADDRESSflow -o out.flo</code>. Also
 <a href=health>/health</a> and
 <a href=openapi.json>/openapi.json</a>.</p></div>
-<section id=result aria-live=polite><p class=small>The flow will appear here.</p></section></main>
+<section id=result aria-live=polite data-made="MADE">
+<p class=small>The flow will appear here.</p></section></main>
 <template id=key><div class=key><img src="data:image/png;base64,WHEEL" alt="colour wheel"><span>Colour is the
 direction of motion, as from the middle of the wheel outwards; the stronger, the faster.
 <b></b></span></div></template>
@@ -304,6 +305,8 @@ const key = speed => {
   k.querySelector("b").textContent = `The rim is ${speed} px.`
   return k
 }
+const made = () =>
+  make("p", `${out.dataset.made}, ${new Date().toLocaleString()}`, {className: "small"})
 const ask = async (form, format) => {   // an answer, or an error in words
   const data = new FormData(form)
   data.set("format", format)
@@ -334,7 +337,7 @@ const pair = async form => {
   row.append(figure(first, "frame 1"), figure(img, "flow"))
   save.append(link("flow.flo", bytes(r.flo)), link("flow.png", png, "image/png"))
   save.append(later(form, "kitti", "flow_kitti.png"))
-  return [row, key(r.max), make("p", numbers, {className: "small"}), save]
+  return [row, key(r.max), make("p", numbers, {className: "small"}), save, made()]
 }
 const clip = async form => {
   const r = await ask(form, "mp4"), speed = r.headers.get("X-Max-Flow"), data = await r.blob()
@@ -343,7 +346,7 @@ const clip = async form => {
   const save = make("p", "", {id: "save"})
   save.append(link("flow.mp4", data, "video/mp4"))
   for (const kind of ["flo", "png", "kitti"]) save.append(later(form, kind, `flow_${kind}.zip`))
-  return [figure(v, "flow"), key(speed), save]
+  return [figure(v, "flow"), key(speed), save, made()]
 }
 for (const form of document.forms) form.onsubmit = async e => {
   e.preventDefault()
@@ -368,12 +371,14 @@ _POLICY = ("default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; 
 
 def _home(name, limits, address):
     "The page with the forms"
+    import flowbook
     from html import escape
     said = (f'Images up to {limits.max_pixels/1e6:g} million pixels, '
             f'videos up to {limits.max_frames} frames, '
             f'{limits.max_mb:g} MB in all.')
     wheel = base64.b64encode(cv2.imencode('.png', render_color_wheel(152)[..., ::-1])[1]).decode()
-    parts = dict(SCRIPT=_script, WHEEL=wheel, LIMITS=said, MODEL=escape(name), ADDRESS=escape(address))
+    parts = dict(SCRIPT=_script, WHEEL=wheel, LIMITS=said, MODEL=escape(name), ADDRESS=escape(address),
+                 MADE=escape(f'{name}, flowbook {flowbook.__version__}'))
     page = _page
     for k,v in parts.items(): page = page.replace(k, v)
     return page

@@ -60,8 +60,8 @@ def make(
         ds = make_dataset(name, out, n, shape, seed, displacement)
     files = sum(p.is_file() for p in Path(out).rglob('*'))
     if as_json: return print_json(dict(name=name, root=out, pairs=len(ds), files=files))
-    typer.echo(f"wrote {files} files to {out}")
-    typer.echo(repr(ds))
+    h,w = shape
+    typer.echo(f"wrote {files} files to {out}: {len(ds)} pairs of {h}x{w} pixels, with true flow")
     own = " 'images=*.png' 'flow=*.flo'"*(name=='folder')   # as they are written
     say_next(f'flowbook data check {name} {quote(str(out))}{own}')
 

@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 from .terminal import complete_dataset, complete_model
 from .many import Engine, Manifest, Retries, Workers, clips_stopped, shared_predictor, show_rows
 from .many import array_script, count_workers
-from .terminal import Backend, CfgOptions, Changes, Counting, Device, Imports, Iters, Json
+from .terminal import Backend, CfgOptions, Changes, Counting, Device, Grey, Imports, Iters, Json
 from .terminal import Model, Out, Precision, Range, Tile, Upright, Weights
 from .terminal import is_exported, is_recipe, keep_sources, open_predictor, open_recipe, parse_range
 from .terminal import parse_size, parse_tile
@@ -34,7 +34,7 @@ _ORDER = ('epe epe_noc epe_occ epe_s0_10 epe_s10_40 epe_s40 epe_static epe_d0_10
           'fl_fg wauc aae occ_f1 ms memory_mb parameters licence').split()
 
 def _text(key, v):
-    if v is None or v != v: return '-'
+    if v is None or v != v or (key, v) == ('parameters', 0): return '-'
     if key == 'parameters': return f'{v/1e6:.2f} M'
     return v if isinstance(v, str) else f'{v:.0f}' if key in ('ms',
         'memory_mb') and v >= 10 else f'{v:.1f}' if key.startswith(('fl', 'px', 'wauc', 'ms')) else f'{v:.2f}'
@@ -173,7 +173,7 @@ def test(
         help='Folder for the flow of each pair, as .flo.')]=None,
     show_dir:Annotated[Optional[Path], typer.Option(show_default=False,
         help='Folder for the flow of each pair, as pictures.')]=None,
-    report:_ReportFile=None, report_n:_ReportN=40, save:_Save=None,
+    report:_ReportFile=None, report_n:_ReportN=40, grey:Grey=False, save:_Save=None,
     alone:Annotated[bool, typer.Option('--alone',
         help='Without DIS, Farneback and zero flow to compare with.')]=False,
     fuse_conv_bn:Annotated[bool, typer.Option('--fuse-conv-bn',
@@ -194,7 +194,7 @@ def test(
     if count == 1 and port: raise fail(ConfigError, '--port', f'{port} for one process',
         '--processes or --gpus with it')
     given = dict(data=data, root=root, split=split, weights=weights, n=n, out_dir=out_dir, show_dir=show_dir,
-                 report=report, report_n=report_n, alone=alone,
+                 report=report, report_n=report_n, grey=grey, alone=alone,
                  fuse_conv_bn=fuse_conv_bn, precision=precision, backend=backend,
                  allow_imports=allow_imports, device=device,
                  upright=upright, value_range=value_range)
@@ -203,7 +203,9 @@ def test(
     if launched_number()[0]: return
     _show_test(f"{name} on {{}} {'pairs' if data else 'held-out pairs'}", name, found, pairs, worst, wanted,
                save, as_json, used)
-    if not as_json: _say_files([*(save or []), report, out_dir, show_dir])
+    if as_json: return
+    _say_files([*(save or []), report, out_dir, show_dir])
+    if show_dir: typer.echo('colours: full at the largest motion of each picture; key: flowbook demo')
 
 # %% ../../nbs/cli/63_evaluation.ipynb #0b1a05d1
 def _start_many(count, words, given, wanted, save, as_json, port=None):
@@ -216,7 +218,7 @@ def _start_many(count, words, given, wanted, save, as_json, port=None):
 
 
 # %% ../../nbs/cli/63_evaluation.ipynb #ecb1ba43
-def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, alone,
+def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, grey, alone,
               fuse_conv_bn, precision, backend, allow_imports, device, upright, value_range):
     "Scores by dataset and method; pairs of each dataset; worst pairs; the precision of a network"
     with working('importing PyTorch'):
@@ -233,7 +235,7 @@ def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, r
         plan,device,seen = find_recipe(scenes, [o for o in changes if not (data and _is_option(o))],
             allow_imports),join_others(device),[]
         from flowbook.infer.trust import TrustWatch
-        notes = Report(report_n if report else 0)
+        notes = Report(report_n if report else 0, grey=grey)
         sets = evaluation_sets(data, root, split, n, **options) if data else None
         if data: keep_sources([o for o in (out_dir, show_dir) if o], root=root, sets=sets.values())
     keep,baselines = _keeper(out_dir, show_dir),{} if alone else BASELINES
@@ -336,7 +338,7 @@ def compare(
     scores:Annotated[Optional[list[str]],
                      typer.Option('--eval', help='Scores to show; default: as many as fit.',
                                   show_default=False)]=None,
-    report:_ReportFile=None, report_n:_ReportN=20, save:_Save=None,
+    report:_ReportFile=None, report_n:_ReportN=20, grey:Grey=False, save:_Save=None,
     no_memory:Annotated[bool, typer.Option('--no-memory',
         help='Do not measure memory, which takes a process for each model on a CPU.')]=False,
     precision:Precision='auto', backend:Backend=None, upright:Upright=False, value_range:Range='full',
@@ -350,8 +352,8 @@ def compare(
         from flowbook.data.benchmarks import evaluation_sets
         models,options = [o for o in models if not _is_option(o)],parse_options([o for o in models if
             _is_option(o)]) | reading_options(data if data!='scenes' else None, upright, value_range)
-        (wanted,_),sets,notes = _wanted(scores, None),evaluation_sets(data, root, split, n,
-            **options),Report(report_n, every=True) if report else None
+        (wanted,models),sets,notes = _wanted(scores, models),evaluation_sets(data, root, split, n,
+            **options),Report(report_n, every=True, grey=grey) if report else None
         opener = partial(_open_model, backend=backend, allow_imports=allow_imports)
     with Counting('measuring') as count:
         found = {k: compare_models(models, d, device, n, precision, not no_memory, count, _label(notes, k),

@@ -14,8 +14,8 @@ import numpy as np
 import typer
 from ..core.errors import ConfigError, fail
 from .terminal import complete_dataset
-from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish, Precision, Range,
-                                   Tile,
+from .terminal import (Backend, Counting, Device, Grey, Imports, Iters, Json, Model, Out, Polish, Precision,
+                                   Range, Tile,
                                    Upright, Weights,
                                    keep_sources, open_predictor, parse_polish,
                                    parse_range, parse_tile, print_json,
@@ -61,7 +61,7 @@ def demo(
                                   show_default=False)]=None,
     out:Annotated[Path, typer.Option('--out', '-o',
         help='Folder for flow.flo, flow.png and side_by_side.png.')]=Path('flowbook-demo'),
-    upright:Upright=False, value_range:Range='full',
+    grey:Grey=False, upright:Upright=False, value_range:Range='full',
     device:Device='auto',
     as_json:Json=False):
     "Compute the flow of a pair with the bundled model, DIS, Farneback and zero flow."
@@ -79,8 +79,8 @@ def demo(
             found = compare_methods(predictor, sample, say)
             say('writing pictures')
             flow = found[predictor.name]['flow']
-            files = [out/o.name
-                     for o in save_results(stage, sample.img1, sample.img2, flow, sample.flow, sample.valid)]
+            saved = save_results(stage, sample.img1, sample.img2, flow, sample.flow, sample.valid, grey=grey)
+            files = [out/o.name for o in saved]
     _show_demo(sample, predictor, found, files, as_json)
 
 # %% ../../nbs/cli/47_inference.ipynb #c571a792
@@ -116,7 +116,7 @@ def _pictures(img1, img2, options, data):
 
 
 # %% ../../nbs/cli/47_inference.ipynb #399704ff
-def _write_pairs(flows, out, legend):
+def _write_pairs(flows, out, legend, grey):
     "Write `(name, flow)` as NAME.flo and NAME.png; returns the files"
     from flowbook.infer.results import flow_picture
     from flowbook.io.files import ensure_dir
@@ -126,7 +126,7 @@ def _write_pairs(flows, out, legend):
     for name,flow in flows:
         both = [ensure_dir(out)/f'{name}{o}' for o in ('.flo', '.png')]
         write_flow(flow, both[0])
-        write_image(flow_picture(flow, legend), both[1])
+        write_image(flow_picture(flow, legend, grey), both[1])
         files += both
     return files
 
@@ -188,7 +188,7 @@ def _is_file(out):
         raise fail(ConfigError, '--out', out, f"a folder, without a suffix, or a file: {' '.join(known)}")
     return suffix in known
 
-def _infer_file(out, legend, predict):
+def _infer_file(out, legend, grey, predict):
     "One file alone, a picture or flow, by the suffix of `out`"
     from tempfile import TemporaryDirectory
     from flowbook.infer.results import flow_picture
@@ -196,23 +196,31 @@ def _infer_file(out, legend, predict):
     from flowbook.io.images import IMAGE_WRITERS, write_image
     with TemporaryDirectory() as tmp: saved = predict(tmp)
     flow = saved.prediction.flow
-    if out.suffix.lower() in IMAGE_WRITERS: write_image(flow_picture(flow, legend), out)
+    if out.suffix.lower() in IMAGE_WRITERS: write_image(flow_picture(flow, legend, grey), out)
     else: write_flow(flow, out)
     saved.files = [out]
     return saved
 
 
 # %% ../../nbs/cli/47_inference.ipynb #b0043db4
-def _infer_many(predictor, out, data, root, split, n, words, legend, value_range, as_json):
+def _say_colors(names, legend, full):
+    "Where the key to the colours is, if a picture has none"
+    from flowbook.io.images import IMAGE_WRITERS
+    if legend or not any(Path(o).suffix.lower() in IMAGE_WRITERS for o in names): return
+    key = next((o for o in names if o.endswith('side_by_side.png')), None)
+    typer.echo(f"colours: full at {full}; {f'the key is in {key}' if key else '--legend draws the key'}")
+
+def _infer_many(predictor, out, data, root, split, n, words, legend, grey, value_range, as_json):
     "The pairs of a dataset or folder: NAME.flo and NAME.png"
     if data: flows = _set_flows(predictor, data, root, split, n, words, value_range, out)
     else: flows = _folder_flows(predictor, words[0], n)
-    files = _write_pairs(flows, out, legend)
+    files = _write_pairs(flows, out, legend, grey)
     total,name = len(files)//2,data or words[0]
     if as_json:
         return print_json(dict(model=predictor.name, device=predictor.device, pairs=total, files=files))
     by = f'{predictor.name} on {predictor.device}'
     typer.echo(f'{total} pairs of {name}: {by}, wrote {len(files)} files to {out}')
+    _say_colors([o.name for o in files], legend, 'the largest motion of each picture')
     if not data: say_next(['flowbook', 'video', name, '--out', 'flow.mp4'], 'the same as a video')
 
 
@@ -239,6 +247,7 @@ def infer(
     legend:Annotated[bool, typer.Option('--legend',
         help='Draw the colour key next to the flow; without it the picture has the size of '
              'the images.')]=False,
+    grey:Grey=False,
     iters:Iters=None,
     backend:Backend=None,
     scale:Annotated[float, typer.Option(
@@ -272,21 +281,21 @@ def infer(
             ) if len(words)==2 else None
             predictor = light or open_predictor(model, weights, allow_imports, **how)
             say(f'{predictor.name} on {predictor.device}')
-            if many: return _infer_many(predictor, out, data, root, split, n, words, legend,
+            if many: return _infer_many(predictor, out, data, root, split, n, words, legend, grey,
                                          value_range, as_json)
             tick = lambda i, n: say(f'tile {i} of {n}')
             *before,a,b = words
             predict = lambda folder: predict_to_folder(a, b, folder, predictor, gt, bidirectional, tick,
-                                                       *(before or [None]), out_prefix, exr, legend)
-            saved = _infer_file(out, legend, predict) if alone else predict(out)
-    _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json)
+                                                       *(before or [None]), out_prefix, exr, legend, grey)
+            saved = _infer_file(out, legend, grey, predict) if alone else predict(out)
+    _show_infer(f'{a} to {b}', saved.summary(), saved.files, as_json, legend)
 
 
 # %% ../../nbs/cli/47_inference.ipynb #a1d4bc5a
 def _said(res): return '' if res['precision'] == 'fp32' else f" in {res['precision']}"
 
 # %% ../../nbs/cli/47_inference.ipynb #118a3e88
-def _show_infer(pair, res, files, as_json):
+def _show_infer(pair, res, files, as_json, legend):
     if as_json: return print_json(res | dict(files=files))
     h,w = res['size']
     typer.echo(f"{pair}: {h}x{w} pixels, {res['model']} on {res['device']}{_said(res)}, {res['ms']:.0f} ms")
@@ -295,10 +304,11 @@ def _show_infer(pair, res, files, as_json):
                    f"(EXIF orientation {res['orientation'][0]}, {res['orientation'][1]})")
     if 'plan' in res: typer.echo(res['plan'])
     typer.echo(f"motion: mean {res['mean']:.2f} px, max {res['max']:.1f} px")
-    known = dict(occluded='occluded: {:.1f} %', confidence='confidence: mean {:.2f}')
+    known = dict(occluded='occluded: {:.1f} %, white', confidence='confidence: mean {:.2f}, white is 1')
     said = [text.format(res[k]) for k,text in known.items() if k in res]
     if said: typer.echo('; '.join(said))
     if 'epe' in res: typer.echo(f"error: EPE {res['epe']:.2f} px, Fl-all {res['fl_all']:.1f} %")
+    _say_colors([o.name for o in files], legend, f"{res['max']:.1f} px")
     typer.echo('wrote ' + ', '.join([str(files[0]), *(o.name for o in files[1:])]))
     say_next('flowbook video walk.mp4 --out flow.mp4', 'a whole video')
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions', 'Changes', 'Backend', 'Device', 'Imports',
-           'Upright', 'Polish', 'Range', 'Json', 'one_line', 'spare_console', 'join_words', 'parse_range',
+           'Upright', 'Polish', 'Range', 'Grey', 'Json', 'one_line', 'spare_console', 'join_words', 'parse_range',
            'reading_options', 'keep_sources', 'stops_gently', 'Program', 'complete_model', 'complete_recipe',
            'complete_dataset', 'complete_weights', 'complete_from', 'Out', 'example', 'parse_size', 'parse_tile',
            'parse_polish', 'is_recipe', 'is_exported', 'open_recipe', 'open_predictor', 'print_json', 'print_table',
@@ -282,6 +282,8 @@ Polish = Annotated[str, typer.Option('--polish', metavar='auto|on|off',
 Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO,HI',
     help='Values of black and white in 16-bit images: full is 0 and 65535, auto the bits in use, '
          'or two numbers.')]
+Grey = Annotated[bool, typer.Option('--grey',
+    help='Draw arrows over the flow, and contours or hatching over errors, for grey printing.')]
 Json = Annotated[bool, typer.Option('--json', help='Print only the figures, as JSON, on stdout.')]
 
 # %% ../../nbs/cli/72_terminal.ipynb #102144c8

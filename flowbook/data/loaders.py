@@ -450,16 +450,20 @@ def show_flows(
 
 # %% ../../nbs/data/30_loaders.ipynb #f5dd2b6b
 def show_row(row, img1, img2, flow, valid, pred):
-    from flowbook.viz.color import flow_to_color
+    from flowbook.viz.color import flow_to_color, format_px
     from flowbook.viz.plots import add_wheel
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
     top = max(float(flow.norm(dim=0).numpy()[mask].max(initial=0)), 1.)
+    worst = max(3., .2*top)
     shown = [img1.permute(1, 2, 0), img2.permute(1, 2, 0), flow_to_color(flow, max_flow=top, valid=mask)]
     if pred is not None:
         shown += [flow_to_color(pred, max_flow=top), np.where(mask, (pred - flow).norm(dim=0), 0)]
     for ax, im in zip(row, shown, strict=True):
-        ax.imshow(im, cmap='inferno', vmin=0, vmax=max(3., .2*top))
+        ax.imshow(im, cmap='inferno', vmin=0, vmax=worst)
         ax.axis('off')
+    if pred is not None:   # the key to the error
+        row[4].text(.5, .02, f'black 0, bright {format_px(worst)}', transform=row[4].transAxes, color='w',
+                    ha='center', va='bottom', fontsize=6)
     add_wheel(row[2], mask.shape, top, fontsize=6)
 
 # %% ../../nbs/data/30_loaders.ipynb #393952dc

@@ -22,7 +22,7 @@ from ..models.weights import save_weights
 from ..ops.warp import warp, warp_valid
 from ..train.unsupervised import census_loss, smooth_1st_loss
 from ..viz.color import flow_to_color
-from ..viz.frames import hstack
+from ..viz.frames import add_key, hstack
 
 # %% ../../nbs/infer/48_adapt.ipynb #439f1fd0
 def seen_in_both(
@@ -252,7 +252,7 @@ def adapt_clip(
     report = adapt_model(predictor, pairs, progress=progress, **options)
     ensure_dir(out)
     top = float(np.percentile(np.linalg.norm(old, axis=-1), 99)) or 1.
-    both = [flow_to_color(np.asarray(o), top) for o in (old, predictor(*shown))]
+    both = [add_key(flow_to_color(np.asarray(o), top), top) for o in (old, predictor(*shown))]
     first = shown[0] if shown[0].dtype==np.uint8 else (shown[0] >> 8).astype(np.uint8)
     write_image(hstack([first, *both], ['frame', 'before', 'after']), files[2])
     if report.helped:

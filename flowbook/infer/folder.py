@@ -106,7 +106,8 @@ def predict_to_folder(
     img0=None,                   # The previous frame, for a three-frame model
     prefix:str='flow',           # Start of the file names
     exr:str=None,                # Write `motion.exr` too, in this one of `EXR_CONVENTIONS`; None: don't
-    legend:bool=False            # See `save_results`
+    legend:bool=False,           # See `save_results`
+    grey:bool=False              # See `save_results`
 )->SavedFlow:                    # Numbers and files
     "Predict the flow of a pair, time it, compare it with the truth and write it to a folder"
     if exr is not None: check_exr(exr)
@@ -122,7 +123,7 @@ def predict_to_folder(
         p = predict(bidirectional, progress)
         ms = 1000*(time.perf_counter() - start)
         scores = {} if truth is None else _scores(p.flow, truth, valid)
-        files = save_results(stage, x, y, p.flow, truth, valid, legend=legend)
+        files = save_results(stage, x, y, p.flow, truth, valid, legend=legend, grey=grey)
         files += save_extras(stage, p)
         if exr is not None: files += save_motion(stage, p, exr)
         if prefix != 'flow': files = [o.rename(stage/_prefixed(o.name, prefix)) for o in files]

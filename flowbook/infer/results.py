@@ -102,10 +102,14 @@ def __repr__(self:Prediction):
 # %% ../../nbs/infer/05_results.ipynb #cf523829
 def flow_picture(
     flow:np.ndarray,  # `(H,W,2)` pixels; NaN where unknown
-    legend:bool=False # Draw the colour key on the right?
-)->np.ndarray:        # `(H,W,3)` RGB uint8, larger with the key
+    legend:bool=False, # Draw the colour key on the right?
+    grey:bool=False    # Draw arrows over the colours too, for grey printing?
+)->np.ndarray:         # `(H,W,3)` RGB uint8, larger with the key
     "Paint `flow` as it is saved to a file"
-    return flow_figure(flow) if legend else flow_to_color(flow)
+    if legend: return flow_figure(flow, arrows=grey)
+    if not grey: return flow_to_color(flow)
+    from flowbook.viz.frames import draw_arrows   # imports OpenCV
+    return draw_arrows(flow_to_color(flow), flow, None, color=(0,0,0))
 
 def save_results(
     folder:str|Path,      # Where `flow.flo`, `flow.png` and `side_by_side.png` go; it must exist
@@ -115,13 +119,14 @@ def save_results(
     flow_gt:np.ndarray=None, # True flow, same shape; None: unknown
     valid:np.ndarray=None,   # `(H,W)` bool, True = truth is known
     title:str='',            # Title line of the side-by-side picture
-    legend:bool=False        # Draw the colour key too? It makes `flow.png` larger than the frame
+    legend:bool=False,       # Draw the colour key too? It makes `flow.png` larger than the frame
+    grey:bool=False          # Draw arrows over flow and contours over the error too, for grey printing?
 )->list:                     # The files
     "Write `flow` as a file, as a picture of its own size, and as a picture next to the frames"
     files = [Path(folder)/o for o in ('flow.flo', 'flow.png', 'side_by_side.png')]
     write_flow(flow, files[0])
-    write_image(flow_picture(flow, legend), files[1])
-    side_by_side(img1, img2, flow, flow_gt, valid, path=files[2], title=title)
+    write_image(flow_picture(flow, legend, grey), files[1])
+    side_by_side(img1, img2, flow, flow_gt, valid, path=files[2], title=title, grey=grey)
     return files
 
 # %% ../../nbs/infer/05_results.ipynb #02783752

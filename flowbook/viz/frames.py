@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_REACH', 'KITTI_ERROR_COLORS', 'KITTI_ERROR_BINS', 'paint_flow', 'flow_overlay', 'draw_arrows', 'error_to_color',
-           'error_key', 'occlusion_overlay', 'warp_blink', 'add_label', 'add_key', 'hstack', 'vstack', 'track_colors',
-           'draw_tracks', 'draw_labels']
+           'error_key', 'hatch', 'occlusion_overlay', 'warp_blink', 'add_label', 'add_key', 'hstack', 'vstack',
+           'track_colors', 'draw_tracks', 'draw_labels']
 
 # %% ../../nbs/viz/31_frames.ipynb #a86775ce
 import colorsys
@@ -125,28 +125,43 @@ def error_to_color(
     flow,       # Estimate: `(H,W,2)` array, or `(2,H,W)`/`(1,2,H,W)` tensor, pixels
     flow_gt,    # Truth, in the same form
     valid=None, # `(H,W)` bool, True = truth is known; the rest is black
-    occ=None    # `(H,W)` bool, True = occluded: half as bright, as on KITTI's pages; None: all bright
+    occ=None,   # `(H,W)` bool, True = occluded: half as bright, as on KITTI's pages; None: all bright
+    grey=False  # Hatch outliers too? In grey, both ends of the scale are dark
 )->np.ndarray:  # `(H,W,3)` uint8 RGB
     "Paint the error of `flow` in the ten colours of the KITTI devkit"
     err,speed,known = flow_error(flow, flow_gt, valid)
     n = np.where(known, np.minimum(err/3, err/np.maximum(.05*speed, 1e-9)), 0)
     rgb = KITTI_ERROR_COLORS[np.searchsorted(KITTI_ERROR_BINS, n, side='right')]
     if occ is not None: rgb = np.where(mask_array(occ, n.shape, 'occ')[...,None], rgb//2, rgb)
+    if grey: rgb = hatch(rgb, n >= 1)
     return rgb*known[...,None]
 
 # %% ../../nbs/viz/31_frames.ipynb #887dd318
 def error_key(
-    width:int=320 # Pixels, 200 or more
-)->np.ndarray:    # `(H,width,3)` uint8 RGB
+    width:int=320, # Pixels, 200 or more
+    grey=False     # Hatch outliers too?
+)->np.ndarray:     # `(H,width,3)` uint8 RGB
     "Draw the key to `error_to_color`: ten colours, and the errors in pixels where they change"
     if width < 200: raise fail(ConfigError, 'width', width, '200 pixels or more')
     n,text = width//10,max(7, width//40)
     img = np.full((2*text + n//2 + 8,width,3), 255, np.uint8)
     img[:n//2,:10*n] = np.repeat(KITTI_ERROR_COLORS, n, 0)
+    if grey: img[:n//2,5*n:10*n] = hatch(img[:n//2,5*n:10*n])
     for i,o in enumerate(3*KITTI_ERROR_BINS):
         said = f'{o:.1f}' if o < 3 else f'{o:g}'
         draw_text(img, said, (i+1)*n - text_width(said, text)/2, n//2 + text + 4, text)
     return img
+
+# %% ../../nbs/viz/31_frames.ipynb #1fec504b
+def hatch(
+    img:np.ndarray, # `(H,W,3)` uint8 RGB
+    where=None      # `(H,W)` bool, True = hatch; None: everywhere
+)->np.ndarray:      # `(H,W,3)` uint8 RGB
+    "Draw diagonal lines, black next to white, over a part of `img`"
+    h,w = _check_frame(img).shape[:2]
+    at = np.add.outer(np.arange(h), np.arange(w))//max(1, max(h, w)//320)%6
+    at = np.where(mask_array(where, (h,w), 'where'), at, 2)
+    return np.where((at < 2)[...,None], np.uint8(255)*(at == 1)[...,None], img)
 
 # %% ../../nbs/viz/31_frames.ipynb #783fee92
 def occlusion_overlay(

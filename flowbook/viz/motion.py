@@ -11,7 +11,7 @@ import numpy as np
 from ..core.array_checks import mask_array
 from ..core.errors import ConfigError, FlowbookError, fail
 from .color import flow_error, flow_to_color, full_speed, known_flow, render_color_wheel
-from .frames import KITTI_ERROR_BINS, KITTI_ERROR_COLORS, error_to_color
+from .frames import KITTI_ERROR_BINS, KITTI_ERROR_COLORS, error_to_color, hatch
 from .frames import occlusion_overlay, warp_blink
 from .plots import add_wheel, new_axes, picture_array
 
@@ -158,23 +158,26 @@ def show_kitti_error(
     flow,        # Estimate: `(H,W,2)` array, or `(2,H,W)`/`(1,2,H,W)` tensor, pixels
     flow_gt,     # Truth, in the same form
     valid=None,  # `(H,W)` bool, True = truth is known; the rest is black
-    ax=None      # Matplotlib axes; `None`: a new figure
+    ax=None,     # Matplotlib axes; `None`: a new figure
+    grey=False   # Hatch outliers too, for grey printing?
 ): # The axes
     "Show the error of `flow` on KITTI's logarithmic scale, with its key and Fl-all"
-    rgb = error_to_color(flow, flow_gt, valid)
+    rgb = error_to_color(flow, flow_gt, valid, grey=grey)
     epe,speed,known = flow_error(flow, flow_gt, valid)
     if ax is None: ax = new_axes(known.shape)
     ax.imshow(rgb)
     ax.axis('off')
-    _kitti_key(ax.inset_axes([0,-.09,1,.05]))
+    _kitti_key(ax.inset_axes([0,-.09,1,.05]), grey)
     wrong = ((epe > 3) & (epe > .05*speed))[known]
     ax.set_title(f'Fl-all {100*wrong.mean():.1f} %' if wrong.size else 'Fl-all: no truth')
     return ax
 
-# %% ../../nbs/viz/24_motion.ipynb #b8035f71
-def _kitti_key(ax):
+# %% ../../nbs/viz/24_motion.ipynb #1bb122a3
+def _kitti_key(ax, grey):
     "The ten colours, with the error in pixels of a slow pixel at each border"
-    ax.imshow(KITTI_ERROR_COLORS[None], aspect='auto')
+    bar = np.tile(np.repeat(KITTI_ERROR_COLORS, 24, 0), (12,1,1))
+    if grey: bar[:,120:] = hatch(bar[:,120:])
+    ax.imshow(bar, aspect='auto', extent=(-.5,9.5,0,1))
     names = [f'{3*o:.2g}' for o in KITTI_ERROR_BINS]
     ax.set_xticks(np.arange(9)+.5, names, fontsize=8)
     ax.set(yticks=[])
