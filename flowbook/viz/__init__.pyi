@@ -17,6 +17,7 @@ from .frames import draw_tracks as draw_tracks
 from .frames import error_key as error_key
 from .frames import error_to_color as error_to_color
 from .frames import flow_overlay as flow_overlay
+from .frames import hatch as hatch
 from .frames import occlusion_overlay as occlusion_overlay
 from .frames import paint_flow as paint_flow
 from .frames import track_colors as track_colors
