@@ -1,5 +1,5 @@
 "Evaluation in processes of its own: two that share a data set, one that is killed, one whose memory is measured"
-import json, os, re, shutil, signal, socket, subprocess, sys, time
+import json, os, re, shutil, socket, subprocess, sys, time
 import numpy as np, pytest, torch
 from flowbook.data.make import make_dataset
 
@@ -53,7 +53,7 @@ def test_a_killed_submission_goes_on(tmp_path):
              tmp_path/'s.zip', '--json', '--device', 'cpu']
     p, tree = start(*words), tmp_path/'s.zip.parts'/'tree'
     while p.poll() is None and not list(tree.rglob('frame*.flo')): time.sleep(.02)
-    p.send_signal(signal.SIGKILL)
+    p.kill()
     p.wait()
     left = list(tree.rglob('frame*.flo'))
     assert not (tmp_path/'s.zip').exists() and 1 <= len(left) <= 4

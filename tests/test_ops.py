@@ -219,6 +219,7 @@ def test_nothing_loads_at_import():
 # ---- processes, threads, compilers ----
 
 @compiled
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
 def test_after_a_fork():
     code = '''
 import os, torch

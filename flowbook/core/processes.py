@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['process_number', 'launched_number', 'join_processes', 'leave_processes', 'gather', 'agree_on', 'run_child', 'launch',
-           'deaf_children', 'end_with', 'worker_pool', 'own_folder', 'available_memory']
+           'deaf_children', 'end_with', 'begin_work', 'worker_pool', 'own_folder', 'available_memory']
 
 # %% ../../nbs/core/15_processes.ipynb #d31fadc3
 import atexit, os, runpy, signal, socket, subprocess, sys, tempfile, threading, time
@@ -74,6 +74,7 @@ def _environment(i, n, port):
     threads = {'OMP_NUM_THREADS': max(1, (os.cpu_count() or 1)//n)}   # the user's setting takes precedence
     place = dict(RANK=i, LOCAL_RANK=i, WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, MASTER_ADDR='127.0.0.1',
                  MASTER_PORT=port)
+    if os.name == 'nt': threads['USE_LIBUV'] = 0   # PyTorch wants it, and has it in newer versions only
     return {k: str(v) for k, v in {**threads, **os.environ, **place}.items()}
 
 def _free_port():
@@ -137,7 +138,7 @@ def launch(
                 {_LINE: str(line)}, cwd=cwd, **held, **quiet(i)))
             return _wait(found, logs, patience)
     except KeyboardInterrupt:   # from a terminal all processes get it: let them report where they are
-        _end(found, signal.SIGINT)
+        _end(found, signal.SIGINT if os.name == 'posix' else None)   # Windows has it for terminals alone
         raise
     finally:
         _end(found, signal.SIGTERM)
@@ -145,9 +146,9 @@ def launch(
 
 # %% ../../nbs/core/15_processes.ipynb #3e8c5ddb
 def _end(found, number, grace=10):
-    "Send a signal to those still running, and after a while one that none survives"
+    "Send a signal, if any, to those still running, and after a while one that none survives"
     for p in found:
-        if p.poll() is None: p.send_signal(number)
+        if number and p.poll() is None: p.send_signal(number)
     until = time.monotonic() + grace
     for p in found:
         try: p.wait(max(.01, until - time.monotonic()))
@@ -221,12 +222,18 @@ def end_with(
         os._exit(128 + signal.SIGTERM)
     threading.Thread(target=watch, daemon=True).start()
 
-def _begin_work(line, threads, begin, args):
-    "What a process of `worker_pool` does first"
+def begin_work(
+    line,       # See `end_with`
+    threads:int # Share of the cores
+)->None:
+    "Do what a worker does first: tie its end to `line`, limit the threads of PyTorch and OpenCV"
     import cv2, torch
     end_with(line)
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
+
+def _begin(line, threads, begin, args):
+    begin_work(line, threads)
     begin(*args)
 
 @contextmanager
@@ -241,7 +248,7 @@ def worker_pool(
     from multiprocessing import get_context
     context, threads = get_context('spawn'), max(1, torch.get_num_threads()//workers)
     line, end = context.Pipe(False)   # workers end when this closes
-    pool = ProcessPoolExecutor(workers, context, _begin_work, (line, threads, begin, args))
+    pool = ProcessPoolExecutor(workers, context, _begin, (line, threads, begin, args))
     try: yield pool
     except BaseException:
         end.close()

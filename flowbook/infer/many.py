@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.errors import ConfigError, FlowbookError, fail, pip_install, unknown
-from ..core.processes import deaf_children, end_with
+from ..core.processes import begin_work, deaf_children
 from ..core.register import Register
 from .evaluate import recipe_predictor
 from .motion import reference_to_folder
@@ -255,11 +255,8 @@ def run_clip(
 # %% ../../nbs/infer/36_many.ipynb #f75ffebe
 def _worker(pipe, threads, gpu):
     "Loop of a process in the pool: clips, until there are none left"
-    end_with(mp.parent_process().sentinel)
-    if gpu is not None: os.environ['CUDA_VISIBLE_DEVICES'] = str(gpu)
-    import cv2, torch
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
+    if gpu is not None: os.environ['CUDA_VISIBLE_DEVICES'] = str(gpu)   # before PyTorch counts them
+    begin_work(mp.parent_process().sentinel, threads)
     while True:
         try: job = pipe.recv()
         except (EOFError, OSError): return
@@ -335,17 +332,20 @@ def close(self:LocalPool)->None:
         process.join()
     self.processes = [None]*self.capacity
 
-# %% ../../nbs/infer/36_many.ipynb #11e48252
+# %% ../../nbs/infer/36_many.ipynb #1591c850
+def _import_ray():
+    try: import ray
+    except ImportError as e: raise fail(ConfigError, '--engine ray', 'no Ray', pip_install('ray', 'ray')) from e
+    return ray
+
 class RayPool:
     "Workers of a Ray cluster, or of this machine if there is none"
     def __init__(self,
         workers:int=2, # Clips in progress at once
         gpus=None      # Any list: each worker gets one of Ray's GPUs; 'auto': if it has some; None: no GPU
     ):
-        try: import ray
-        except ImportError as e:
-            raise fail(ConfigError, '--engine ray', 'no Ray', pip_install('ray', 'ray')) from e
-        self.ray, self.capacity, self.busy = ray, workers, {}
+        ray = self.ray = _import_ray()
+        self.capacity, self.busy = workers, {}
         self.ours = not ray.is_initialized()
         if self.ours:
             size = {} if os.environ.get('RAY_ADDRESS') else dict(num_cpus=workers, include_dashboard=False)
@@ -385,8 +385,9 @@ ENGINES = dict(local=LocalPool, ray=RayPool)
 def check_engine(
     engine:str # One of `ENGINES`, else an error
 )->None:
-    "Raise unless the engine is one that runs clips"
+    "Raise unless the engine is one that runs clips, and installed"
     if engine not in ENGINES: raise unknown('engine', engine, [*ENGINES, 'slurm'])
+    if engine == 'ray': _import_ray()
 
 @contextmanager
 def _pool(engine, workers, gpus):
@@ -454,6 +455,7 @@ def process_clips(
 )->list:                 # `ClipRow`s of all clips that have one, earlier runs' too
     "Do the same work on many clips; called again, do what is left"
     check_engine(engine)
+    if workers < 1: raise fail(ConfigError, 'workers', workers, '1 or more')
     _check_manifest(manifest)
     find_work(work)
     clips = find_clips(source)

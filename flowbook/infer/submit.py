@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..data.base import create_dataset
-from .many import Clip, clip_predictor, process_clips
+from .many import Clip, check_engine, clip_predictor, process_clips
 from ..io.files import atomic_path, ensure_dir
 from ..io.flowfiles import write_flow
 from ..io.images import read_image
@@ -282,9 +282,10 @@ def submit_clips(
 )->tuple:                # Rows; and what `make_submission` returns, None if a scene failed or is under way
     "Compute a submission scene by scene on several processes or machines, then pack and check it"
     out = Path(out)
+    check_engine(how.get('engine', 'local'))
+    clips,work = submission_clips(benchmark, root),'flowbook.infer.submit:submit_clip'
     folder = _begin(out, benchmark, note or predictor or {})
     table = out.absolute().with_name(f'{out.stem}-{Path(manifest).name}')
-    clips,work = submission_clips(benchmark, root),'flowbook.infer.submit:submit_clip'
     rows = process_clips(clips, folder, work, manifest=table, again=True, benchmark=benchmark,
                          root=str(root), tree=str(folder/'tree'), predictor=predictor, **how)
     if {o.name for o in rows if o.status == 'done'} != {o.name for o in clips}: return rows,None

@@ -10,6 +10,7 @@ __all__ = ['STILL', 'REGIONS', 'SCORES', 'epe_map', 'length_map', 'outlier_map',
 # %% ../../nbs/train/20_metrics.ipynb #c457b51c
 import math, torch, cv2, numpy as np
 from torch import Tensor
+from ..core.array_checks import with_float64
 from ..core.errors import FlowbookError, fail, unknown
 from ..core.processes import gather
 from fastcore.basics import patch
@@ -86,7 +87,7 @@ class MeanOverPixels:
         s = self.score(pred, flow)
         m = flow.isfinite().all(1, keepdim=True)
         if valid is not None: m &= valid > .5
-        for x, k in zip(s, m, strict=True): add_exactly(self.total, x[k].double().sum().item())
+        for x, k in zip(s, m, strict=True): add_exactly(self.total, with_float64(x[k]).double().sum().item())
         self.count += int(m.sum())
         self.known = None
 
@@ -186,7 +187,7 @@ def _regions(flow, occ, objects):
 # %% ../../nbs/train/20_metrics.ipynb #f82039e1
 def _totals(maps, masks):
     "Sums `(R,7)` of `(7,N)` maps over `(R,N)` bool masks, and their counts `(R,)`"
-    total = 0
+    total,maps,masks = 0,with_float64(maps),with_float64(masks)
     bad = None if maps.isfinite().all() else ~maps.isfinite()
     if bad is not None: maps = maps.masked_fill(bad, 0)
     for k in range(0, maps.shape[1], 2**14):
