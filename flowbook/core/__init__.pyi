@@ -22,6 +22,7 @@ from .grid import unpad as unpad
 from .moved import also_called as also_called
 from .moved import keep_old_paths as keep_old_paths
 from .processes import available_memory as available_memory
+from .processes import begin_work as begin_work
 from .processes import deaf_children as deaf_children
 from .processes import end_with as end_with
 from .processes import launched_number as launched_number
