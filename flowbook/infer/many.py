@@ -335,7 +335,8 @@ def close(self:LocalPool)->None:
 # %% ../../nbs/infer/36_many.ipynb #1591c850
 def _import_ray():
     try: import ray
-    except ImportError as e: raise fail(ConfigError, '--engine ray', 'no Ray', pip_install('ray', 'ray')) from e
+    except ImportError as e:
+        raise fail(ConfigError, '--engine ray', 'no Ray', pip_install('ray', 'ray')) from e
     return ray
 
 class RayPool:
