@@ -107,6 +107,43 @@ def markdown(notebook): return [''.join(c['source'])
                                 for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']
                                 if c['cell_type']=='markdown']
 
+def imports_only(src): return all(re.match(r'\s*(#|from |import |$)', o) for o in src.splitlines())
+
+@pytest.mark.parametrize('notebook', [p for _,p in chapters()], ids=lambda p: f'{p.parent.name}/{p.stem}')
+def test_a_chapter_soon_shows_what_it_makes(notebook):
+    made, shows = 0, [] # exported cells so far; how many there were before each output
+    for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
+        src = ''.join(c['source'])
+        if re.search(r'^#\| *exporti?\b', src, re.M): made += not imports_only(src)
+        elif c.get('outputs'): shows.append(made)
+    assert not made or shows and shows[0] <= 5 and shows[-1] > 0, 'nothing to see, or not soon'
+
+def facts(notebook):
+    "The table of `ModelFacts` that a chapter shows; '': none"
+    outputs = (o for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', []))
+    tables = (''.join(o.get('data', {}).get('text/markdown', '')) for o in outputs)
+    return next((o for o in tables if '| GFLOPs, 440x1024 | MiB, 440x1024 | on this CPU' in o), '')
+
+def test_every_model_says_what_it_costs_and_what_its_weights_allow():
+    from flowbook.models.published import list_weights
+    from flowbook.models.registry import stored_rows
+    shown = '\n'.join(facts(p) for p in (root/'nbs'/'models').glob('*.ipynb') if 'summary' not in p.stem)
+    stage = re.compile('zero$|.*_pre_') # no motion; networks that are half built, to train level by level
+    names = [r['name'] for r in stored_rows('models') if not stage.match(r['name'])]
+    assert len(names) > 30
+    assert [n for n in names if not re.search(rf'^\| `{n}` \| [\d.]+ \| [\d,-]+ \| [\d,-]+ \| [\d.]+ s \|$', shown, re.M)]==[]
+    weights = [w for n in names for w in list_weights(n)]
+    assert [(w.model, w.name) for w in weights if not re.search(
+        rf'^\| `{w.model}` \| \[`{re.escape(w.name)}`\].*\| {re.escape(w.licence)} \|$', shown, re.M)]==[]
+
+@pytest.mark.parametrize('notebook', [p for p in sorted((root/'nbs'/'models').glob('*.ipynb')) if facts(p) and 'summary' not in p.stem],
+                         ids=lambda p: p.stem)
+def test_a_model_chapter_shows_flow_and_says_what_differs(notebook):
+    nb = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    assert any(k.startswith('image/') for c in nb for o in c.get('outputs', []) for k in o.get('data', {}))
+    text = '\n'.join(markdown(notebook))
+    assert re.search('^## Differences from|^## .* whose code they are|There is no paper and no other code', text, re.M)
+
 @pytest.mark.parametrize('notebook', tutorials(), ids=lambda p: p.stem)
 def test_answers_are_run(notebook):
     text, code = '\n'.join(markdown(notebook)), '\n'.join(src for src,_ in cells(notebook))
