@@ -69,7 +69,6 @@ from .sceneflow import FlyingThings3DSubset as FlyingThings3DSubset
 from .sceneflow import Monkaa as Monkaa
 from .sceneflow import SceneFlow as SceneFlow
 from .sceneflow import subset_damaged as subset_damaged
-from .scenes import PHOTOS as PHOTOS
 from .scenes import SHARES as SHARES
 from .scenes import SceneBatch as SceneBatch
 from .scenes import SceneConfig as SceneConfig
@@ -78,10 +77,11 @@ from .scenes import SceneView as SceneView
 from .scenes import Shown as Shown
 from .scenes import held_out_seed as held_out_seed
 from .scenes import make_scenes as make_scenes
-from .scenes import make_textures as make_textures
-from .scenes import noise_tiles as noise_tiles
-from .scenes import packaged_photos as packaged_photos
 from .scenes import scene_number as scene_number
 from .scenes import shape_fields as shape_fields
 from .sintel import SINTEL_VAL as SINTEL_VAL
 from .sintel import Sintel as Sintel
+from .textures import PHOTOS as PHOTOS
+from .textures import make_textures as make_textures
+from .textures import noise_tiles as noise_tiles
+from .textures import packaged_photos as packaged_photos
