@@ -217,7 +217,7 @@ def _start_many(count, words, given, wanted, save, as_json, port=None):
     return start_processes(count, 'test', [*words, *extra], flags, port)
 
 
-# %% ../../nbs/cli/63_evaluation.ipynb #ecb1ba43
+# %% ../../nbs/cli/63_evaluation.ipynb #e84767c7
 def _run_test(name, changes, data, root, split, weights, n, out_dir, show_dir, report, report_n, grey, alone,
               fuse_conv_bn, precision, backend, allow_imports, device, upright, value_range):
     "Scores by dataset and method; pairs of each dataset; worst pairs; the precision of a network"
