@@ -55,6 +55,7 @@ def test_one_evening(tmp_path, monkeypatch):
     import shlex
     from PIL import Image
     from typer.testing import CliRunner
+    from flowbook.cli.book import EVENING
     from flowbook.cli.main import app
     from flowbook.data.pair import demo_pair
     from flowbook.io.video import frames2video
@@ -71,6 +72,7 @@ def test_one_evening(tmp_path, monkeypatch):
     text = next(t for _,t in blocks if 'flowbook infer a.png b.png' in t)
     path = [shlex.split(l.removeprefix('flowbook '), comments=True) for l in text.splitlines()][1:]   # demo: test_cli
     assert [w[0] for w in path] == ['infer', 'video', 'data', 'train', 'compare', 'export']
+    assert [['flowbook', *w] for w in path] == [shlex.split(o) for o in EVENING][1:]   # as help and book have it
     small = dict(
         train=['schedule.epochs=1', 'data.bs=2', 'data.crop=(64,64)', 'data.workers=0'],
         compare=['--n', '1', '--no-memory'], export=['--size', '64x96'])

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from .terminal import complete_model
 from .answers import adapt, propagate, score, track
-from .book import book
+from .book import EVENING, book
 from .config import config
 from .data import data
 from .evaluation import Comparing, bench, compare, submit, test
@@ -29,17 +29,7 @@ from ..core.errors import ConfigError, fail
 # %% ../../nbs/cli/10_main.ipynb #7aef8d96
 _session = [
     '[bold]One evening[/bold]; each command names the next',
-    '[cyan]flowbook demo[/cyan]   the flow of a pair that comes with the package',
-    '[cyan]flowbook infer a.png b.png --out flow[/cyan]   of your own two photos',
-    '[cyan]flowbook video walk.mp4 --out flow.mp4[/cyan]   of a video',
-    "[cyan]flowbook data check folder mine 'images=*.png' 'flow=*.flo'[/cyan]"
-    "   your own data, in the folder mine",
-    "[cyan]flowbook train flowbook_small --load-from flowbook-small --data folder --root mine "
-    "'images=*.png' 'flow=*.flo' --work-dir run[/cyan]   fine-tuned on it",
-    "[cyan]flowbook compare flowbook_small flowbook_small:run/weights.safetensors --data folder --root mine "
-    "'images=*.png' 'flow=*.flo'[/cyan]   before and after",
-    '[cyan]flowbook export flowbook_small --weights run/weights.safetensors --out flow.onnx[/cyan]'
-    '   for other programs',
+    *(f'[cyan]{o}[/cyan]   {why}' for o,why in EVENING.items()),
     'flowbook COMMAND --help says more. '
     'Exit codes: 0 done, 2 an error in your input, 1 a bug, 130 stopped by Ctrl-C.']
 

@@ -455,7 +455,8 @@ def show_row(row, img1, img2, flow, valid, pred):
     mask = np.ones(flow.shape[1:], bool) if valid is None else valid[0].numpy() > 0
     top = max(float(flow.norm(dim=0).numpy()[mask].max(initial=0)), 1.)
     worst = max(3., .2*top)
-    shown = [img1.permute(1, 2, 0), img2.permute(1, 2, 0), flow_to_color(flow, max_flow=top, valid=mask)]
+    frames = [o.permute(1, 2, 0).numpy() for o in (img1, img2)]
+    shown = [*frames, flow_to_color(flow, max_flow=top, valid=mask)]
     if pred is not None:
         shown += [flow_to_color(pred, max_flow=top), np.where(mask, (pred - flow).norm(dim=0), 0)]
     for ax, im in zip(row, shown, strict=True):

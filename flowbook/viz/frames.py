@@ -168,12 +168,15 @@ def occlusion_overlay(
     img:np.ndarray,    # `(H,W,3)` uint8 RGB
     occ,               # `(H,W)` bool, True = occluded; leading ones allowed
     color=(255,0,64),  # `(r,g,b)`, 0 to 255
-    alpha=.6           # Opacity of the colour, 0 to 1
+    alpha=.6,          # Opacity of the colour, 0 to 1
+    grey=False         # Hatch them too, for grey printing?
 )->np.ndarray:         # `(H,W,3)` uint8 RGB
     "Tint the occluded pixels of `img`"
     if not 0 <= alpha <= 1: raise fail(ConfigError, 'alpha', alpha, 'a number from 0 to 1')
-    hidden = mask_array(occ, _check_frame(img).shape[:2], 'occ')[...,None]
-    return np.where(hidden, ((1-alpha)*img + alpha*np.float32(color) + .5).astype(np.uint8), img)
+    hidden = mask_array(occ, _check_frame(img).shape[:2], 'occ')
+    tinted = ((1-alpha)*img + alpha*np.float32(color) + .5).astype(np.uint8)
+    shown = np.where(hidden[...,None], tinted, img)
+    return hatch(shown, hidden) if grey else shown
 
 # %% ../../nbs/viz/31_frames.ipynb #260691f0
 def warp_blink(

@@ -193,19 +193,21 @@ def show_occlusion(
     img,         # Frame 1: `(H,W,3)` array, uint8 or float in [0, 1], or `(3,H,W)` tensor
     occ,         # `(H,W)` bool, True = occluded; leading ones allowed
     occ_gt=None, # Truth, same shape: then found is green, missed is red, and false alarm is yellow
-    ax=None      # Matplotlib axes; `None`: a new figure
+    ax=None,     # Matplotlib axes; `None`: a new figure
+    grey=False   # Hatch occluded pixels too, or with the truth wrong ones, for grey printing?
 ): # The axes
     "Tint the occluded pixels of `img`; with the truth, show F1"
     x = picture_array(img, 'img')
     a = mask_array(occ, x.shape[:2], 'occ')
     if ax is None: ax = new_axes(a.shape)
-    if occ_gt is None: x,title = occlusion_overlay(x, a),f'{100*a.mean():.1f} % occluded'
+    if occ_gt is None: x,title = occlusion_overlay(x, a, grey=grey),f'{100*a.mean():.1f} % occluded'
     else:
         b = mask_array(occ_gt, a.shape, 'occ_gt')
         for mask,color in (a&b,(0,200,60)),(b&~a,(230,0,40)),(a&~b,(255,220,0)):
             x = occlusion_overlay(x, mask, color)
         title = f'occlusion, F1 {200*(a&b).sum()/max(a.sum()+b.sum(), 1):.0f} %'
-        _say(ax, 'green: found, red: missed, yellow: false')
+        if grey: x = hatch(x, a^b)
+        _say(ax, 'green: found, red: missed, yellow: false' + ', hatched: wrong'*grey)
     ax.imshow(x)
     ax.set_title(title)
     ax.axis('off')
