@@ -3,6 +3,7 @@ from .answers import adapt as adapt
 from .answers import propagate as propagate
 from .answers import score as score
 from .answers import track as track
+from .book import EVENING as EVENING
 from .book import build_ops as build_ops
 from .book import copy_book as copy_book
 from .book import doctor as doctor
