@@ -211,7 +211,8 @@ def _show_run(learn, plan, work_dir, as_json, words=()):
                                **{k: plan['schedule'][k] for k in ('epochs', 'iters')
                                   if k in plan['schedule']}, **scores, weights=weights))
     if 'epe' in scores:
-        more = ' (the network alone; infer and compare finish its flow)'*bool(getattr(learn.model, 'polish', None))
+        finishes = bool(getattr(learn.model, 'polish', None))
+        more = ' (the network alone; infer and compare finish its flow)'*finishes
         typer.echo(f"held-out pairs: EPE {scores['epe']:.2f} px, Fl-all {scores['fl_all']:.1f} %{more}")
     for k,v in scores.items():
         if k.endswith(' epe'):
