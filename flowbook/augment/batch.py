@@ -19,6 +19,7 @@ from .geometry import check_affine, AffineMove, axis_slices
 from .occlusion import Erase, Validation
 from .photometric import ColorJitter, GaussianNoise, Normalize, PhotoMetricDistortion
 from .photometric import RandomGamma, Rerange, normal_quantiles
+from ..core.array_checks import with_float64
 from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.processes import process_number
 
@@ -238,8 +239,11 @@ def _mark_hidden(b, hidden):
     ends = hidden.flatten(1).gather(1, (y*w+x).flatten(1)).view_as(inside) & inside
     return replace(b, occ=occ | ends[:,None] & (True if b.valid is None else b.valid), occ_bw=occ_bw)
 
-# %% ../../nbs/augment/70_batch.ipynb #af4c61bc
-def _matrices(values, like): return torch.from_numpy(np.stack(values)[:,:2]).to(like) # (B,2,3)
+# %% ../../nbs/augment/70_batch.ipynb #f4c95eef
+def _matrices(values, like):
+    "The first two rows of each matrix, `(B,2,3)`, in float64 only if `like` is"
+    exact = np.float64 if like.dtype == torch.float64 else np.float32
+    return torch.from_numpy(np.stack(values)[:,:2].astype(exact)).to(like)
 
 def _grid(moves, like):
     "Where the pixels of the window are read, `(B,h,w,2)` in [-1,1]"
@@ -287,6 +291,7 @@ def _dense(flow, valid, moves, others, read):
 # %% ../../nbs/augment/70_batch.ipynb #0b698bb4
 def _points(flow, valid, moves, others):
     "Move the known pixels one by one"
+    here,flow,valid = flow.device,with_float64(flow),with_float64(valid)
     b,_,y,x = valid.nonzero(as_tuple=True)
     q,(n,(h,w)) = torch.stack([x,y], -1).double(),(len(flow),moves[0].size)
     go = lambda A, p: (A[b,:,:2]@p[...,None])[...,0] + A[b,:,2]
@@ -300,7 +305,7 @@ def _points(flow, valid, moves, others):
     known = last>=0
     out = flow.new_zeros(n*h*w, 2)
     out[known] = (to-at)[keep][last[known]].to(flow.dtype)
-    return out.view(n, h, w, 2).permute(0, 3, 1, 2).contiguous(), known.view(n, 1, h, w)
+    return out.view(n, h, w, 2).permute(0, 3, 1, 2).contiguous().to(here), known.view(n, 1, h, w).to(here)
 
 # %% ../../nbs/augment/70_batch.ipynb #ff3b1e25
 def _truth(flow, valid, sparse, moves, others, read):

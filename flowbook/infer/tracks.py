@@ -63,7 +63,8 @@ def read_at(
     "Read `field` between pixels"
     h,w = field.shape[-2:]
     grid = torch.stack([at[:,0]*2/max(w - 1, 1) - 1, at[:,1]*2/max(h - 1, 1) - 1], -1)
-    read = lambda o: F.grid_sample(o, grid, padding_mode='border', align_corners=True)
+    grid = grid.clamp(-1, 1)   # the border, which a Mac's GPU has only since PyTorch 2.13
+    read = lambda o: F.grid_sample(o, grid, align_corners=True)
     unknown = field.isnan().any(1, keepdim=True)
     if not unknown.any(): return read(field)
     share = read((~unknown).to(field.dtype))
