@@ -83,7 +83,9 @@ def test_networks(name, mac):
     except NotImplementedError as e:
         assert 'copy out of meta' in str(e)
         pytest.skip('computes on the CPU, wherever the images are')
-    loss_for(model)(out, flow, flow[:, :1] > 0).backward()
+    try: loss = loss_for(model)(out, flow, flow[:, :1] > 0)
+    except NotImplementedError: loss = out.flow.abs().mean()   # one that selects pixels needs numbers
+    loss.backward()
 
 @pytest.mark.parametrize('pad', ['zeros', 'border', 'reflection'])
 def test_warp(pad, mac):
