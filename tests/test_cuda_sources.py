@@ -456,8 +456,8 @@ needs_nvrtc = pytest.mark.skipif(nvrtc.nvrtc_missing() is not None, reason=str(n
 
 @needs_nvrtc
 @pytest.mark.parametrize('arch,dtypes',
-                         [('sm_75', [torch.float16]), ('sm_80', [torch.bfloat16]), ('sm_86', [torch.float32]),
-                          ('sm_90', list(CUDA_TYPES)), ('sm_100', [torch.float32])])
+                         [('sm_75', [torch.float16]), ('sm_80', [torch.bfloat16]), ('sm_90', list(CUDA_TYPES)),
+                          ('sm_100', [torch.float32])])
 def test_compiles(arch, dtypes):
     "Every kernel compiles without a GPU, keeps its arrays in registers, and has registers for all threads of a block"
     took, most = {}, {}

@@ -22,7 +22,9 @@ def build_wheel(tmp, env=None):
 
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory):
-    with zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp('wheel'))) as z: yield z
+    "Without kernels, which take long; the gate builds one with them"
+    env = os.environ | dict(FLOWBOOK_KERNELS='0')
+    with zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp('wheel'), env)) as z: yield z
 
 @pytest.mark.skipif(os.name!='posix', reason='a PATH of links')
 def test_a_wheel_without_a_compiler(tmp_path):

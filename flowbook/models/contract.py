@@ -177,8 +177,10 @@ def _check_copies(model, size, compiled):
     for p in twin.parameters(): p.zero_()
     twin.load_state_dict(model.state_dict())
     assert same(twin), 'a copy that loads the state dict answers differently'
-    for dtype in (torch.bfloat16, torch.float16):
-        with torch.autocast('cpu', dtype): low = _call(model, pair).flow
+    few = dict(iters=2) if model.iterates else {}
+    large = sum(p.numel() for p in model.parameters()) > 3e7   # most CPUs take a minute for these in float16
+    for dtype in (torch.bfloat16, *[torch.float16]*(not large)):
+        with torch.autocast('cpu', dtype): low = _call(model, pair, **few).flow
         assert low.shape == flow.shape, f"autocast to {dtype} changes the shape"
         assert low.isfinite().all(), f"autocast to {dtype} gives numbers that are not finite"
     if not compiled: return
@@ -220,6 +222,7 @@ def check_estimator(
     sizes:tuple=((64,64),(97,131)), # Sizes `(H,W)` to try
     *,
     trained:bool=False,             # Does it have trained weights? Then its flow must be right
+    thorough:bool=True,             # False: what variants of one class may differ in, without gradients and copies
     compiled:bool=False,            # Try `torch.compile` too, which takes seconds
     parameters:int=None             # How many it must have; None: what its registration declares, if anything
 )->None:
@@ -227,7 +230,7 @@ def check_estimator(
     if isinstance(model, str):
         parameters = parameters or MODELS.about(model).get('parameters')
         model = MODELS[model]
-    if not isinstance(model, nn.Module): model = _check_build(model, sizes[0])
+    if not isinstance(model, nn.Module): model = _check_build(model, sizes[0]) if thorough else model()
     assert isinstance(model, Estimator), f"{type(model).__name__} is not an Estimator"
     assert model.frames in (2, 3), f"frames is {model.frames}, expected 2 or 3"
     count = sum(p.numel() for p in model.parameters())
@@ -235,9 +238,10 @@ def check_estimator(
     model.eval()
     _check_outputs(model, sizes)
     _check_declared(model, sizes[0])
-    _check_batch(model, sizes[0])
     _check_last(model, sizes[0])
     _check_keywords(model, sizes[0])
-    _check_copies(model, sizes[0], compiled)
-    if count: _check_gradients(model, sizes[0])
+    if thorough:
+        _check_batch(model, sizes[0])
+        _check_copies(model, sizes[0], compiled)
+        if count: _check_gradients(model, sizes[0])
     if trained: _check_trained(model)
