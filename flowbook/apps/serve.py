@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from PIL import Image
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail, pip_install
 from ..io.flowfiles import flow_to_bytes
+from ..infer.stream import frame_before
 from ..io.images import decode_pillow, image_turn, turn_exif
 from ..io.checks import check_png
 from ..viz.color import flow_to_color, max_motion, render_color_wheel
@@ -151,7 +152,8 @@ def encode_answer(
     known = np.isfinite(flow).all(-1)
     data = flow_to_bytes(flow, 'kitti' if format=='kitti' else 'flo', known)
     if format!='json': return data,'image/png' if format=='kitti' else 'application/octet-stream'
-    ranges = {k: [round(float(f(flow[...,i])), 3) for f in (np.min, np.max)] for i,k in enumerate('uv')}
+    seen = flow[known] if known.any() else np.zeros((1,2))   # JSON has no NaN
+    ranges = {k: [round(float(f(seen[:,i])), 3) for f in (np.min, np.max)] for i,k in enumerate('uv')}
     files = {k: base64.b64encode(o).decode() for k,o in dict(flo=data, png=colors()).items()}
     return dict(width=flow.shape[1], height=flow.shape[0], unit='pixels, img1 to img2', **ranges,
                 max=round(max_motion(flow), 3), **files),'application/json'
@@ -384,15 +386,11 @@ def _home(name, limits, address):
     return page
 
 # %% ../../nbs/apps/50_serve.ipynb #6409df5e
-def _before(predictor, img1, img0=None):
-    "The frame before a pair, for a predictor of three frames"
-    return predictor.before(img1, img0).values() if hasattr(predictor, 'before') else ()
-
 def _pair_job(predictor, img1, img2, format, limits):
     "Two open files in; response, its type and largest speed out; read here: waiting jobs take no memory"
     a,b = (decode_upload(f.read(), name, limits.max_pixels, getattr(predictor, 'upright', False))
            for f,name in ((img1,'img1'), (img2,'img2')))
-    flow = np.asarray(predictor(*_before(predictor, a), a, b))
+    flow = np.asarray(predictor(*frame_before(predictor, a).values(), a, b))
     return *encode_answer(flow, format),max_motion(flow)
 
 # %% ../../nbs/apps/50_serve.ipynb #d82ebb02
@@ -400,7 +398,7 @@ def _video_job(predictor, video, format, limits):
     "An open file in; a video or a zip of one file per pair, its type and the shared speed of full colour out"
     frames,fps = decode_clip(video.read(), limits)
     triples = zip([None, *frames], frames, frames[1:], strict=False)
-    flows = [np.asarray(predictor(*_before(predictor, a, o), a, b)) for o,a,b in triples]
+    flows = [np.asarray(predictor(*frame_before(predictor, a, o).values(), a, b)) for o,a,b in triples]
     scale = max(map(max_motion, flows)) or 1.
     return *(_film(flows, scale, fps) if format=='mp4' else _zip(flows, scale, format)),scale
 

@@ -24,7 +24,8 @@ def _uint8(img):
 def _frame_pairs(frames):
     "Pairs of uint8 images: the items of `frames` if they are pairs; else neighbours, and the frame before"
     if isinstance(frames, str) or hasattr(frames, '__fspath__'):
-        from flowbook.io.video import read_frames
+        from flowbook.io.video import check_frames, read_frames
+        check_frames(frames, how='a list of the images')
         with read_frames(frames, stop=MAX_FRAMES) as found: items = list(found)
     else: items = list(frames)
     if items and all(isinstance(o, (tuple,list)) and len(o)==2 for o in items):
@@ -34,10 +35,6 @@ def _frame_pairs(frames):
                    'two frames or more, pairs, or FlowSamples')
     items = list(map(_uint8, items))
     return list(zip(items, items[1:], [None, *items[:-2]], strict=False))
-
-def _before(model, sample):
-    "The frame before a pair, for a predictor of three frames"
-    return model.before(sample.img1, sample.img0) if hasattr(model, 'before') else {}
 
 MAX_FRAMES = 100 # of a video; all are kept in memory
 
@@ -133,8 +130,9 @@ def flow(self:FlowViews,
     "Compute the flow of pair `i`, once"
     s = self.samples[i]
     def make():
+        from flowbook.infer.stream import frame_before
         m = self._model(model)
-        flow = np.asarray(m(*_before(m, s).values(), s.img1, s.img2), np.float32)
+        flow = np.asarray(m(*frame_before(m, s.img1, s.img0).values(), s.img1, s.img2), np.float32)
         if flow.shape!=(*s.size,2):
             raise fail(FlowbookError, f'{model}', f'shape {flow.shape}', f'{(*s.size,2)}')
         return flow
@@ -149,9 +147,9 @@ def occ(self:FlowViews,
     "Occlusion of pair `i`: the truth if it is known, otherwise the model's, from both directions"
     s,m = self.samples[i],self._model(model)
     if s.occ is not None: return s.occ
-    return self._remember((i,model,'occ'),
-                          lambda: m.predict(s.img1, s.img2, bidirectional=True, **_before(m, s)).occ
-                          if hasattr(m, 'predict') else _checked(m, s))
+    from flowbook.infer.stream import frame_before
+    both = lambda: m.predict(s.img1, s.img2, bidirectional=True, **frame_before(m, s.img1, s.img0)).occ
+    return self._remember((i,model,'occ'), both if hasattr(m, 'predict') else lambda: _checked(m, s))
 
 # %% ../../nbs/apps/10_views.ipynb #df433ac0
 def _checked(f, s):

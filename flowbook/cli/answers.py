@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .many import Engine, Manifest, Retries, Workers, count_workers, run_clips, shared_predictor
-from .terminal import (Counting, Device, Imports, Iters, Json, Model, Out, Precision, Range, Tile,
+from .terminal import (Counting, Device, Gaps, Imports, Iters, Json, Model, Out, Precision, Range, Tile,
                                    Upright, Weights, open_predictor, parse_range, parse_tile, print_json,
                                    print_table, say_next, working)
 from ..core.errors import ConfigError, FlowbookError, fail
@@ -40,10 +40,11 @@ def _stopped(what, done, total, out, resumable=True):
     if done and resumable: typer.echo('next: the same command with --resume does the rest', err=True)
     raise typer.Exit(130)
 
-def _chosen(model, weights, device, precision, tile, iters, allow_imports):
+def _chosen(model, weights, device, precision, tile, iters, allow_imports, upright, value_range):
     "The options of the predictor, for `open_predictor`"
-    return dict(model=model, weights=weights, device=device, precision=precision, tile=parse_tile(tile),
-                iters=iters, allow_imports=allow_imports)
+    seeing = dict(upright=upright, value_range=parse_range(value_range))
+    return seeing | dict(model=model, weights=weights, device=device, precision=precision,
+                         tile=parse_tile(tile), iters=iters, allow_imports=allow_imports)
 
 @contextmanager
 def _noting():
@@ -53,7 +54,7 @@ def _noting():
         yield notes
 
 def _notes(notes):
-    for o in notes: typer.echo(f'note: {o.message}', err=True)
+    for o in dict.fromkeys(str(n.message) for n in notes): typer.echo(f'note: {o}', err=True)
 
 # %% ../../nbs/cli/58_answers.ipynb #27a62381
 _Points = Annotated[Optional[Path],
@@ -77,12 +78,12 @@ def _check_dense(points, grid):
     for k,v in dict(points=points, grid=grid).items():
         if v is not None: raise fail(ConfigError, '--exr', f'--{k} with it', 'one of them')
 
-def _track_dense(source, out, exr, predictor, ref, start, stop, jumps, resume, about, as_json):
+def _track_dense(source, film, out, exr, predictor, ref, start, stop, jumps, resume, about, as_json):
     "Motion vectors of all pixels, instead of points"
     from flowbook.infer.motion import reference_to_folder, unfinished_motion
     with Counting(source, 'frames') as progress, _noting() as notes:
         try:
-            report = reference_to_folder(source, out, exr, predictor, ref, start, stop, jumps, resume,
+            report = reference_to_folder(film, out, exr, predictor, ref, start, stop, jumps, resume,
                 progress, about)
         except KeyboardInterrupt: report = None
     _notes(notes)
@@ -96,7 +97,8 @@ def _track_dense(source, out, exr, predictor, ref, start, stop, jumps, resume, a
 def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, model:Model='flowbook_small',
           weights:Weights=None, device:Device='auto', precision:Precision='auto', tile:Tile=None,
           iters:Iters=None, start:_Start=0, stop:_Stop=None, jumps:_Jumps='1,8,0', exr:_Exr=None,
-          ref:_Ref=None, resume:_Resume=False, engine:Engine=None, workers:Workers=None, retries:Retries=2,
+          ref:_Ref=None, upright:Upright=False, value_range:Range='full', gaps:Gaps=False,
+          resume:_Resume=False, engine:Engine=None, workers:Workers=None, retries:Retries=2,
           suffix:_Suffix='.csv', manifest:Manifest='manifest.csv', allow_imports:Imports=False,
           as_json:Json=False):
     "Track points through a video without drift: positions, visibility, confidence."
@@ -105,21 +107,23 @@ def track(source:_Source, out:_TrackOut, points:_Points=None, grid:_Grid=None, m
     elif (points is None)==(grid is None):
         raise fail(ConfigError, '--points --grid', 'neither' if points is None else 'both', 'one of them')
     ways,workers = _parse_jumps(jumps),count_workers(engine, workers)
-    chosen = _chosen(model, weights, device, precision, tile, iters, allow_imports)
+    chosen = _chosen(model, weights, device, precision, tile, iters, allow_imports, upright, value_range)
     if engine:
-        options = dict(points=grid or str(points), start=start, stop=stop, jumps=ways, suffix=suffix)
+        options = dict(points=grid or str(points), start=start, stop=stop, jumps=ways, suffix=suffix,
+                       gaps=gaps)
         if exr: options |= dict(exr=exr, ref=ref, points=None)
         return run_clips(source, out, engine, workers, retries, manifest, as_json, 'track',
                          predictor=chosen, **options)
     with working('importing PyTorch'):
         from flowbook.infer.trackfiles import track_to_file, unfinished_tracks
+        from flowbook.io.video import list_gaps
         predictor = open_predictor(**chosen)
-    about = dict(weights=weights)
+    about,film = dict(weights=weights),list_gaps(source, gaps)
     if exr:
-        return _track_dense(source, out, exr, predictor, ref, start, stop, ways, resume, about, as_json)
+        return _track_dense(source, film, out, exr, predictor, ref, start, stop, ways, resume, about, as_json)
     with Counting(source, 'frames') as progress, _noting() as notes:
         try:
-            report = track_to_file(source, out, points if grid is None else grid, predictor, start, stop,
+            report = track_to_file(film, out, points if grid is None else grid, predictor, start, stop,
                 ways, resume, progress, about)
         except KeyboardInterrupt: report = None
     _notes(notes)
@@ -148,13 +152,15 @@ _Workers = Annotated[int, typer.Option(min=1,
 # %% ../../nbs/cli/58_answers.ipynb #8555bbf0
 def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model='flowbook_small',
           weights:Weights=None, device:Device='auto', precision:Precision='auto', tile:Tile=None,
-          iters:Iters=None, workers:_Workers=1, resume:_Resume=False, engine:Engine=None, retries:Retries=2,
+          iters:Iters=None, upright:Upright=False, value_range:Range='full', gaps:Gaps=False,
+          workers:_Workers=1, resume:_Resume=False, engine:Engine=None, retries:Retries=2,
           manifest:Manifest='manifest.csv', allow_imports:Imports=False, as_csv:_Csv=False,
           as_json:Json=False):
     "Measure how much clips move, how much of that is the camera, and how well their frames fit together."
     if as_csv and as_json: raise fail(ConfigError, '--csv --json', 'both', 'one of them')
-    chosen = _chosen(model, weights, device, precision, tile, iters, allow_imports)
-    if engine: return _score_many(clips, out, original, engine, workers, retries, manifest, as_json, chosen)
+    chosen = _chosen(model, weights, device, precision, tile, iters, allow_imports, upright, value_range)
+    if engine:
+        return _score_many(clips, out, original, engine, workers, retries, manifest, as_json, chosen, gaps)
     with working('importing PyTorch'):
         from functools import partial
         from flowbook.infer.many import clip_predictor
@@ -166,14 +172,14 @@ def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model
     with Counting('clips', 'clips') as progress:
         def count(i, total): done[0] = i; progress(i, total)
         settings = dict(model=model, weights=weights, tile=tile, iters=iters,
-                        precision=make.args[0]['precision'])
-        try: rows = score_clips(names, out, make, originals, workers, resume, settings, count)
+                        precision=make.args[0]['precision'], upright=upright, range=value_range, gaps=gaps)
+        try: rows = score_clips(names, out, make, originals, workers, resume, settings, count, gaps)
         except KeyboardInterrupt: rows = None
     if rows is None: _stopped('clips', done[0] if out else 0, len(names), out)
     _show_scores(rows, out, as_csv, as_json)
 
 # %% ../../nbs/cli/58_answers.ipynb #9e077a4d
-def _score_many(clips, out, original, engine, workers, retries, manifest, as_json, chosen):
+def _score_many(clips, out, original, engine, workers, retries, manifest, as_json, chosen, gaps):
     "By `process_clips`: the figures are columns of the manifest"
     if out is None:
         raise fail(ConfigError, '--out', 'nothing', 'a folder for the manifest, as --engine wants')
@@ -181,7 +187,7 @@ def _score_many(clips, out, original, engine, workers, retries, manifest, as_jso
     source = clips[0] if len(clips) == 1 else list_clips(*clips)
     check = (lambda found: match_originals([o.source for o in found], original)) if original else None
     run_clips(source, out, engine, workers, retries, manifest, as_json, 'score', check, predictor=chosen,
-              original=original)
+              original=original, gaps=gaps)
 
 def _show_scores(rows, out, as_csv, as_json):
     from flowbook.infer.score import format_scores
@@ -212,15 +218,18 @@ _Threshold = Annotated[float, typer.Option(min=0, max=1, help='Stop where the co
 def propagate(mask:_Mask, clip:_Clip, out:_Folder, frame:_Frame=0, stop:_Stop=None, threshold:_Threshold=0.,
               model:Model='flowbook_small', weights:Weights=None, device:Device='auto',
               precision:Precision='auto', tile:Tile=None, iters:Iters=None, jumps:_Jumps='1,8,0',
+              upright:Upright=False, value_range:Range='full', gaps:Gaps=False,
               resume:_Resume=False, allow_imports:Imports=False, as_json:Json=False):
     "Propagate a mask, labels or a retouched frame along a clip, and say where it can't be trusted any more."
-    ways,chosen = _parse_jumps(jumps),_chosen(model, weights, device, precision, tile, iters, allow_imports)
+    chosen = _chosen(model, weights, device, precision, tile, iters, allow_imports, upright, value_range)
+    ways = _parse_jumps(jumps)
     with working('importing PyTorch'):
         from flowbook.infer.propagate import propagate_to_folder, unfinished_masks
-        predictor = open_predictor(**chosen)
+        from flowbook.io.video import list_gaps
+        predictor,frames = open_predictor(**chosen),list_gaps(clip, gaps)
     with Counting(clip, 'frames') as progress, _noting() as notes:
         try:
-            report = propagate_to_folder(mask, clip, out, frame, predictor, stop, threshold, ways, resume,
+            report = propagate_to_folder(mask, frames, out, frame, predictor, stop, threshold, ways, resume,
                 progress, dict(weights=weights))
         except KeyboardInterrupt: report = None
     _notes(notes)
@@ -247,16 +256,18 @@ _Seed = Annotated[int, typer.Option(help='Seed of the crops and their order.')]
 
 def adapt(clip:_Clip, work_dir:_WorkDir, model:Model='flowbook_small', weights:Weights=None,
           steps:_Steps=200, lr:_Rate=2e-5, pairs:_Most=40, seed:_Seed=0, device:Device='auto',
-          iters:Iters=None, upright:Upright=False, value_range:Range='full', as_json:Json=False):
+          iters:Iters=None, upright:Upright=False, value_range:Range='full', gaps:Gaps=False,
+          as_json:Json=False):
     "Fine-tune a network on your own clip, without true flow; nothing is saved if it does not help."
     with working('importing PyTorch'):
         from flowbook.infer.adapt import adapt_clip
         from flowbook.infer.predictor import FlowPredictor
+        from flowbook.io.video import list_gaps
         predictor = FlowPredictor(model, weights, device=device, iters=iters, upright=upright,
                                   value_range=parse_range(value_range))
     with Counting(clip, 'steps') as progress:
         how = dict(steps=steps, lr=lr, most=pairs, seed=seed)
-        try: report = adapt_clip(clip, work_dir, predictor, progress, **how)
+        try: report = adapt_clip(list_gaps(clip, gaps), work_dir, predictor, progress, **how)
         except KeyboardInterrupt: report = None
     if report is None: _stopped('steps', 0, None, work_dir)
     if as_json: print_json(dict(clip=clip, model=predictor.name, **vars(report)))

@@ -14,8 +14,8 @@ import numpy as np
 import typer
 from ..core.errors import ConfigError, fail
 from .terminal import complete_dataset
-from .terminal import (Backend, Counting, Device, Grey, Imports, Iters, Json, Model, Out, Polish, Precision,
-                                   Range, Tile,
+from .terminal import (Backend, Counting, Device, Gaps, Grey, Imports, Iters, Json, Model, Out, Polish,
+                                   Precision, Range, Tile,
                                    Upright, Weights,
                                    keep_sources, open_predictor, parse_polish,
                                    parse_range, parse_tile, print_json,
@@ -151,7 +151,7 @@ def _set_flows(predictor, data, root, split, n, words, value_range, out):
             yield f"{i:06d}_{_stem(s.name)}",np.asarray(predictor(s.img1, s.img2))
             count(i + 1, total)
 
-def _folder_flows(predictor, folder, n):
+def _folder_flows(predictor, folder, n, gaps):
     "Name of the first frame, and flow, for every two consecutive frames of a folder"
     from flowbook.infer.stream import stream_flow
     from flowbook.io.video import list_frames
@@ -159,7 +159,7 @@ def _folder_flows(predictor, folder, n):
     total = min(n or len(names), len(names) - 1)
     if total < 1: raise fail(ConfigError, folder, 'one image', 'two or more')
     with Counting(folder) as count:
-        for name,pair in zip(names[:total], stream_flow(folder, predictor), strict=False):
+        for name,pair in zip(names[:total], stream_flow(folder, predictor, gaps=gaps), strict=False):
             yield name,np.asarray(pair.flow)
             count(pair.index + 1, total)
 
@@ -210,10 +210,11 @@ def _say_colors(names, legend, full):
     key = next((o for o in names if o.endswith('side_by_side.png')), None)
     typer.echo(f"colours: full at {full}; {f'the key is in {key}' if key else '--legend draws the key'}")
 
-def _infer_many(predictor, out, data, root, split, n, words, legend, grey, value_range, as_json):
+def _infer_many(predictor, out, data, root, split, n, words, legend, grey, value_range, gaps,
+                as_json):
     "The pairs of a dataset or folder: NAME.flo and NAME.png"
     if data: flows = _set_flows(predictor, data, root, split, n, words, value_range, out)
-    else: flows = _folder_flows(predictor, words[0], n)
+    else: flows = _folder_flows(predictor, words[0], n, gaps)
     files = _write_pairs(flows, out, legend, grey)
     total,name = len(files)//2,data or words[0]
     if as_json:
@@ -255,7 +256,7 @@ def infer(
              'in its pixels.')]=1.,
     tile:Tile=None,
     precision:Precision='auto',
-    polish:Polish='auto', upright:Upright=False, value_range:Range='full',
+    polish:Polish='auto', upright:Upright=False, value_range:Range='full', gaps:Gaps=False,
     out_prefix:Annotated[str,
         typer.Option(help='Start of the file names, instead of flow.')]='flow',
     allow_imports:Imports=False,
@@ -268,6 +269,7 @@ def infer(
     how |= dict(scale=scale, tile=parse_tile(tile), polish=parse_polish(polish), upright=upright,
                 value_range=parse_range(value_range))
     many,alone = bool(data) or len(words)==1,_is_file(out)
+    if gaps and (data or not many): raise fail(ConfigError, '--gaps', 'it with pairs', 'a folder of frames')
     if many: _check_alone(gt=gt, bidirectional=bidirectional, exr=exr, out_prefix=out_prefix!='flow')
     if alone and (many or bidirectional or exr or out_prefix!='flow'):
         raise fail(ConfigError, '--out', out, 'a folder: there are several files to write')
@@ -282,7 +284,7 @@ def infer(
             predictor = light or open_predictor(model, weights, allow_imports, **how)
             say(f'{predictor.name} on {predictor.device}')
             if many: return _infer_many(predictor, out, data, root, split, n, words, legend, grey,
-                                         value_range, as_json)
+                                         value_range, gaps, as_json)
             tick = lambda i, n: say(f'tile {i} of {n}')
             *before,a,b = words
             predict = lambda folder: predict_to_folder(a, b, folder, predictor, gt, bidirectional, tick,

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Model', 'Weights', 'Iters', 'Size', 'Tile', 'Precision', 'CfgOptions', 'Changes', 'Backend', 'Device', 'Imports',
-           'Upright', 'Polish', 'Range', 'Grey', 'Json', 'one_line', 'spare_console', 'join_words', 'parse_range',
-           'reading_options', 'keep_sources', 'stops_gently', 'Program', 'complete_model', 'complete_recipe',
-           'complete_dataset', 'complete_weights', 'complete_from', 'Out', 'example', 'parse_size', 'parse_tile',
-           'parse_polish', 'is_recipe', 'is_exported', 'open_recipe', 'open_predictor', 'print_json', 'print_table',
-           'say_next', 'working', 'clock', 'Counting']
+           'Upright', 'Gaps', 'Polish', 'Range', 'Grey', 'Json', 'one_line', 'spare_console', 'join_words',
+           'parse_range', 'reading_options', 'keep_sources', 'stops_gently', 'Program', 'complete_model',
+           'complete_recipe', 'complete_dataset', 'complete_weights', 'complete_from', 'Out', 'example', 'parse_size',
+           'parse_tile', 'parse_polish', 'is_recipe', 'is_exported', 'open_recipe', 'open_predictor', 'print_json',
+           'print_table', 'say_next', 'working', 'clock', 'Counting']
 
 # %% ../../nbs/cli/72_terminal.ipynb #9f43479f
 import errno, os, re, shlex, signal, sys, time, warnings, typer, csv
@@ -277,6 +277,8 @@ Imports = Annotated[bool, typer.Option('--allow-imports',
     help="Import the modules in a file's custom_imports; their code runs like any program.")]
 Upright = Annotated[bool, typer.Option('--upright',
     help='Rotate photos as their EXIF tag says; default: as stored, with a note.')]
+Gaps = Annotated[bool, typer.Option('--gaps',
+    help='Treat the images of a folder as neighbours even if numbers are missing.')]
 Polish = Annotated[str, typer.Option('--polish', metavar='auto|on|off',
     help='Finish the flow with a variational method; auto: as the model has it.')]
 Range = Annotated[str, typer.Option('--range', metavar='auto|full|LO,HI',

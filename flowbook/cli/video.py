@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .many import Engine, Manifest, Retries, run_clips
-from .terminal import (Backend, Counting, Device, Imports, Iters, Json, Model, Out, Polish,
+from .terminal import (Backend, Counting, Device, Gaps, Imports, Iters, Json, Model, Out, Polish,
                                    Precision, Range, Tile, Upright, Weights, open_predictor, parse_range,
                                    parse_polish, parse_tile, print_json, say_next, working)
 from ..core.errors import ConfigError, fail
@@ -62,8 +62,6 @@ _Exr = Annotated[Optional[str], typer.Option(show_default=False, help=(
     'Motion vectors for compositing programs too, an .exr for each frame: nuke, blender, flowbook or stmap; '
     'into the folder, or to OUT_exr next to a video.'))]
 _Resume = Annotated[bool, typer.Option('--resume', help='Continue where an earlier run stopped.')]
-_Gaps = Annotated[bool, typer.Option('--gaps',
-    help='Treat the images of a folder as neighbours even if numbers are missing.')]
 _Suffix = Annotated[str, typer.Option(help='With --engine: suffix of each video; empty: images.')]
 _Workers = Annotated[Optional[int], typer.Option('--workers', min=1, show_default=False,
     help=('Processes that share the pairs of the video, default 1; with --engine: clips in progress at once, '
@@ -77,7 +75,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
           layout:_Layout='side', gt:_Gt=None, max_flow:_MaxFlow='auto', fixed_scale:_Fixed=False,
           every:_Every=1, frames:_Stop=None, fps:_Fps=None, codec:_Codec=None,
           save_flo:_Flo=False, exr:_Exr=None, warm_start:_Warm=False,
-          resume:_Resume=False, gaps:_Gaps=False, polish:Polish='auto',
+          resume:_Resume=False, gaps:Gaps=False, polish:Polish='auto',
           upright:Upright=False, value_range:Range='full',
           engine:Engine=None, workers:_Workers=None, retries:Retries=2, suffix:_Suffix='.mp4',
           manifest:Manifest='manifest.csv', allow_imports:Imports=False, as_json:Json=False):
@@ -89,7 +87,8 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
         chosen |= dict(tile=cut, scale=scale, iters=iters, upright=upright, polish=finish,
                       value_range=parse_range(value_range))
         options = dict(layout=layout, max_flow=limit, every=every, stop=frames, fps=fps, codec=codec)
-        options |= dict(save_flo=save_flo, exr=exr, warm_start=warm_start, gt=gt and str(gt), suffix=suffix)
+        options |= dict(save_flo=save_flo, exr=exr, warm_start=warm_start, gt=gt and str(gt), suffix=suffix,
+                        gaps=gaps)
         return run_clips(source, out, engine, workers or 2, retries, manifest, as_json, predictor=chosen,
                          **options)
     with working('importing PyTorch'):
@@ -113,7 +112,7 @@ def video(source:_Source, out:_Out, model:Model='flowbook_small', weights:Weight
 
 # %% ../../nbs/cli/50_video.ipynb #7c278a6c
 def _show(report, source, predictor, layout, notes, as_json):
-    for o in notes: typer.echo(f'note: {o.message}', err=True)
+    for o in dict.fromkeys(str(n.message) for n in notes): typer.echo(f'note: {o}', err=True)
     stages = {k: min(1., v/max(report.seconds, 1e-9)) for k,v in sorted(report.stages.items())}
     if as_json:
         return print_json(dict(source=source, out=report.out, layout=layout, model=predictor.name,
@@ -161,11 +160,12 @@ def merge(
     flows:Annotated[Path, typer.Argument(metavar='FLOWS',
                                          help='Folder of flow maps (images) or of flow files.',
                                          show_default=False)],
-    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', gaps:_Gaps=False,
-          upright:Upright=False, as_json:Json=False):
+    out:_Out, fps:_Fps=None, codec:_Codec=None, max_flow:_MaxFlow='auto', gaps:Gaps=False,
+          upright:Upright=False, value_range:Range='full', as_json:Json=False):
     "Put frames and their flow maps side by side, as a video or a folder."
     limit = _parse_scale(max_flow, False)
     with working('importing PyTorch'): from flowbook.viz.layouts import merge_frames
     with Counting(imgs, 'frames') as progress:
-        n = merge_frames(imgs, flows, out, fps, codec, limit, progress, upright, gaps)
+        n = merge_frames(imgs, flows, out, fps, codec, limit, progress, upright, gaps,
+                         parse_range(value_range))
     print_json(dict(out=out, frames=n)) if as_json else typer.echo(f'wrote {out}, {n} frames')

@@ -17,7 +17,7 @@ from ..core.grid import fb_consistency
 from .predictor import FlowPredictor
 from ..io.files import atomic_path, check_folder, check_target, ensure_dir
 from ..io.images import to_tensor, write_image
-from ..io.video import read_frames
+from ..io.video import read_frames, check_frames
 from ..models.weights import save_weights
 from ..ops.warp import warp, warp_valid
 from ..train.unsupervised import census_loss, smooth_1st_loss
@@ -87,6 +87,7 @@ def clip_pairs(
     value_range='full'  # See `read_frames`
 )->list:                # Pairs `(H,W,3)` of neighbours, uint8 or uint16, evenly spread over the clip
     "Take pairs of neighbouring frames from a clip"
+    check_frames(source, how='a list of the files (--gaps)')
     how = dict(upright=upright, value_range=value_range, deep=True)
     with read_frames(source, **how) as frames:
         if frames.kind=='camera': raise fail(ConfigError, 'source', 'a camera', 'a video')
@@ -248,11 +249,12 @@ def adapt_clip(
     _check_model(predictor.model, predictor.name)
     pairs = clip_pairs(source, options.pop('most', 40), predictor.upright, predictor.value_range)
     shown = pairs[3]
-    old = predictor(*shown)
+    small = [to_tensor(o) for o in shown]   # floats: no range is applied again
+    old = predictor(*small)
     report = adapt_model(predictor, pairs, progress=progress, **options)
     ensure_dir(out)
     top = float(np.percentile(np.linalg.norm(old, axis=-1), 99)) or 1.
-    both = [add_key(flow_to_color(np.asarray(o), top), top) for o in (old, predictor(*shown))]
+    both = [add_key(flow_to_color(np.asarray(o), top), top) for o in (old, predictor(*small))]
     first = shown[0] if shown[0].dtype==np.uint8 else (shown[0] >> 8).astype(np.uint8)
     write_image(hstack([first, *both], ['frame', 'before', 'after']), files[2])
     if report.helped:

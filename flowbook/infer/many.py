@@ -28,7 +28,7 @@ from .trackfiles import track_to_file, unfinished_tracks
 from .video import process_video, unfinished_video
 from ..io.files import atomic_path, check_target, ensure_dir, natural_key
 from ..io.images import IMAGE_WRITERS
-from ..io.video import VIDEO_SUFFIXES
+from ..io.video import VIDEO_SUFFIXES, list_gaps
 
 # %% ../../nbs/infer/36_many.ipynb #5697da23
 @dataclass
@@ -130,11 +130,13 @@ def score_clip(
     clip:Clip,          # A video
     folder:Path,        # Stays empty: the figures are the result
     original:str=None,  # What the clips were made from, see `match_originals`; None: each is its own
-    predictor:dict=None # See `clip_predictor`
+    predictor:dict=None,# See `clip_predictor`
+    gaps:bool=False     # See `list_gaps`
 )->dict:                # As `clip_scores`; None for a figure that no pixel counts for
     "Measure motion and consistency of a clip"
     source = original and match_originals([clip.source], original)[clip.source]
-    found = clip_scores(clip.source, clip_predictor(predictor), source)
+    clip, source = list_gaps(clip.source, gaps), list_gaps(source, gaps)
+    found = clip_scores(clip, clip_predictor(predictor), source)
     return {k: None if v != v else v for k, v in found.items()}
 
 @register_work('track')
@@ -146,16 +148,18 @@ def track_clip(
     exr:str=None,        # Write the motion of all pixels as these files instead, see `reference_to_folder`
     ref:int=None,        # Number of the reference frame of `exr`
     predictor:dict=None, # See `clip_predictor`
+    gaps:bool=False,     # See `list_gaps`
     **options            # For `track_to_file` or `reference_to_folder`: start, stop, jumps
 )->dict:                 # `frames`, `seen`; and `points` and `confidence` of tracks
     "Track points, or all pixels, through a clip"
     found, out = clip_predictor(predictor), folder/f'{clip.name}{suffix}'
+    source = list_gaps(clip.source, gaps)
     if exr or not unfinished_tracks(out): _clear(folder)
     if exr:
-        report = reference_to_folder(clip.source, folder/clip.name, exr, found, ref, **options)
+        report = reference_to_folder(source, folder/clip.name, exr, found, ref, **options)
         return dict(frames=report.frames, seen=report.seen)
     again = bool(unfinished_tracks(out))
-    report = track_to_file(clip.source, out, points, found, resume=again, **options)
+    report = track_to_file(source, out, points, found, resume=again, **options)
     return {k: getattr(report, k) for k in ('frames', 'points', 'seen', 'confidence')}
 
 # %% ../../nbs/infer/36_many.ipynb #95f5d419

@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from ..core.errors import FlowbookError, fail
-from ..io.images import image_turn, read_image, to_planes, turn_exif, unturn_exif
+from ..io.images import image_turn, load_unmapped, read_image, to_planes, turn_exif, unturn_exif
 
 # %% ../../nbs/infer/06_nodata.ipynb #c5da43a2
 def _alpha(im, upright, file):
     "The transparency of an image that Pillow opened, `(H,W)`, on the grid that `to_planes` gives its colours"
     tag = image_turn(im)
     if im.format!='TIFF': return turn_exif(np.asarray(im.convert('RGBA'))[...,3], tag if upright else 1)
-    if file: im.filename = ''   # see `decode_pillow`: a mapped file would be skewed
-    alpha = np.asarray(im.convert('RGBA'))[...,3]   # Pillow has turned it
+    alpha = np.asarray(load_unmapped(im).convert('RGBA'))[...,3]   # Pillow has turned it
     return alpha if upright or not file else unturn_exif(alpha, tag)
 
 def _read_alpha(path, upright):

@@ -20,7 +20,7 @@ from .trackfiles import WalkFile, run_settings, unfinished_walk
 from .tracks import ReferenceFlow, ReferenceWalk, flow_to_reference
 from ..io.files import atomic_path, check_file, check_folder, check_target, ensure_dir
 from ..io.images import read_image, write_image
-from ..io.video import read_frames
+from ..io.video import read_frames, check_clip
 
 # %% ../../nbs/infer/44_propagate.ipynb #b1674b02
 @dataclass(eq=False)
@@ -166,7 +166,8 @@ class _Carrying:
             raise fail(ConfigError, 'threshold', threshold, 'a confidence from 0 to 1')
         if not isinstance(ref, (int,np.integer)) or ref < 0:
             raise fail(ConfigError, 'ref', repr(ref), 'the number of a frame, 0 or more')
-        with read_frames(source, 1, ref, stop) as frames: first,self.total = next(frames, None),frames.count
+        with read_frames(source, 1, ref, stop, **check_clip(source, predictor)) as frames:
+            first,self.total = next(frames, None),frames.count
         if first is None: raise fail(FlowbookError, 'ref', ref, 'the number of an existing frame')
         self.out,self.threshold,self.ref = out,threshold,ref
         self.mask = check_mask(mask, first.shape[:2], ref)

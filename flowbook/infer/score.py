@@ -21,8 +21,8 @@ from ..core.processes import deaf_children, worker_pool
 from .predictor import FlowPredictor
 from .tracks import flow_both_ways
 from ..io.files import atomic_path, check_file, check_writable, natural_key, room_for
-from ..io.images import IMAGE_WRITERS, to_tensor
-from ..io.video import VIDEO_SUFFIXES, read_frames
+from ..io.images import IMAGE_WRITERS, to_planes, to_unit
+from ..io.video import VIDEO_SUFFIXES, check_clip, list_gaps, read_frames
 from ..ops.warp import warp
 from ..train.metrics import STILL
 
@@ -96,7 +96,9 @@ def pair_warp_error(
 # %% ../../nbs/infer/42_score.ipynb #36e0668b
 def _pairs(frames, original, predictor):
     "Two frames of the clip to score, and the flow between those of the original, in both directions"
-    last,sources = None,[read_frames(o) for o in ((frames,) if original is None else (frames,original))]
+    seen = _unit if hasattr(predictor, 'device') else lambda o: o   # floats: no range is applied again
+    films = (frames,) if original is None else (frames,original)
+    last,sources = None,[read_frames(o, **check_clip(o, predictor)) for o in films]
     with sources[0], sources[-1]:
         for i,now in enumerate(zip_longest(*sources)):
             if now[0] is None or now[-1] is None:
@@ -106,10 +108,11 @@ def _pairs(frames, original, predictor):
                 raise fail(FlowbookError, f'{sources[-1].name}, frame {i}',
                     f'{now[-1].shape[0]}x{now[-1].shape[1]} pixels',
                     f'{now[0].shape[0]}x{now[0].shape[1]} as the clip has')
-            if last is not None: yield i-1,last[0],now[0],flow_both_ways(predictor, last[-1], now[-1])
+            if last is not None:
+                yield i-1,last[0],now[0],flow_both_ways(predictor, seen(last[-1]), seen(now[-1]))
             last = now
 
-def _unit(img): return to_tensor(img)
+def _unit(img): return to_unit(to_planes(img))
 
 # %% ../../nbs/infer/42_score.ipynb #40a0996b
 def _as_predictor(predictor): return FlowPredictor(predictor) if isinstance(predictor, str) else predictor
@@ -199,22 +202,23 @@ def _start_worker(make):
     global _worker
     _worker = make()
 
-def _score_one(clip, original, predictor=None):
+def _score_one(clip, original, gaps, predictor=None):
     "A row of the table"
-    try: return dict(clip=clip) | clip_scores(clip, predictor or _worker, original) | dict(error='')
+    frames,original = (list_gaps(o, gaps) for o in (clip, original))
+    try: return dict(clip=clip) | clip_scores(frames, predictor or _worker, original) | dict(error='')
     except FlowbookError as e:
         return dict(clip=clip) | {k: None for k in SCORE_COLUMNS[1:-1]} | dict(error=str(e))
 
-# %% ../../nbs/infer/42_score.ipynb #0606297b
-def _rows(clips, originals, make, workers):
+# %% ../../nbs/infer/42_score.ipynb #d47a80e6
+def _rows(clips, originals, make, workers, gaps):
     "Rows as they are ready"
     if workers <= 1 or len(clips) <= 1:
         predictor = make() if clips else None
-        for c in clips: yield _score_one(c, originals.get(c), predictor)
+        for c in clips: yield _score_one(c, originals.get(c), gaps, predictor)
         return
     try:
         with worker_pool(min(workers, len(clips)), _start_worker, make) as pool:
-            with deaf_children(): jobs = [pool.submit(_score_one, c, originals.get(c)) for c in clips]
+            with deaf_children(): jobs = [pool.submit(_score_one, c, originals.get(c), gaps) for c in clips]
             for o in as_completed(jobs): yield o.result()
     except BrokenProcessPool as e:
         raise fail(FlowbookError, 'workers', 'a process that was killed',
@@ -264,7 +268,8 @@ def score_clips(
     workers:int=1,       # Processes
     resume:bool=False,   # Continue where an earlier run stopped?
     settings:dict=None,  # What a resumed run must have in common with the first: plain values
-    progress=None        # Called with (clips done, how many)
+    progress=None,       # Called with (clips done, how many)
+    gaps:bool=False      # See `list_gaps`
 )->list:                 # A dictionary per clip, keys `SCORE_COLUMNS`, in the order of `clips`
     "Measure clips, and write a row for each"
     out,part = _check_out(out, resume)
@@ -273,7 +278,7 @@ def score_clips(
     left = [c for c in clips if c not in done]
     try:
         with (room_for(part), _part_file(part, head, done) as f,
-              closing(_rows(left, originals or {}, make, workers)) as rows):
+              closing(_rows(left, originals or {}, make, workers, gaps)) as rows):
             for row in rows:
                 done[row['clip']] = row
                 if f:

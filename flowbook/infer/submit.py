@@ -15,6 +15,7 @@ import numpy as np
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..data.base import create_dataset
 from .many import Clip, check_engine, clip_predictor, process_clips
+from .stream import frame_before
 from ..io.files import atomic_path, ensure_dir
 from ..io.flowfiles import write_flow
 from ..io.images import read_image
@@ -182,7 +183,7 @@ def _workplace(out, note):
 
 def _write_one(predict, item, target, limit):
     files = item.img1,item.img2   # a predictor reads them by its own options
-    if hasattr(predict, 'before'): files = *predict.before(item.img1, item.img0).values(),*files
+    files = *frame_before(predict, item.img1, item.img0).values(),*files
     read = (lambda o: o) if hasattr(predict, 'value_range') else read_image
     flow = np.asarray(predict(*map(read, files)), np.float32)
     if not np.isfinite(flow).all():

@@ -19,7 +19,7 @@ from .predictor import FlowPredictor
 from .tracks import Points, TrackFrame, Tracker
 from .tracks import check_jumps, check_points, grid_points, track_frame
 from ..io.files import atomic_path, check_file, check_target, check_writable, room_for
-from ..io.video import VIDEO_SUFFIXES, VideoWriter, read_frames
+from ..io.video import VIDEO_SUFFIXES, VideoWriter, read_frames, check_clip, frame_options
 from ..viz.frames import draw_tracks, track_colors
 
 # %% ../../nbs/infer/41_trackfiles.ipynb #0861f2b7
@@ -132,17 +132,18 @@ def _as_points(o):
 # %% ../../nbs/infer/41_trackfiles.ipynb #b17480d1
 def _resumed(run, source, tracker, start):
     "Bring `tracker` to where the run stopped"
-    with read_frames(source, 1, start, start + 1) as f: frame = next(f)
+    how = frame_options(tracker.predictor)
+    with read_frames(source, 1, start, start + 1, **how) as f: frame = next(f)
     tracker.start(frame, _as_points(run.first).at)
     begin = run.done - len(run.last)
-    with read_frames(source, 1, start + begin, start + run.done) as f:
+    with read_frames(source, 1, start + begin, start + run.done, **how) as f:
         tracker.restore(list(f), [_as_points(o) for o in run.last], begin)
 
 def _tracked(run, source, predictor, points, start, stop):
     "`TrackFrame`s of the frames that are not in the table yet"
     tracker = Tracker(predictor, tuple(run.settings['jumps']))
     if run.done: _resumed(run, source, tracker, start)
-    with read_frames(source, 1, start + run.done, stop) as frames:
+    with read_frames(source, 1, start + run.done, stop, **frame_options(predictor)) as frames:
         for i,frame in enumerate(frames, run.done):
             if i: found = tracker.step(frame)[0]
             else:
@@ -151,20 +152,20 @@ def _tracked(run, source, predictor, points, start, stop):
             yield track_frame(start + i, found)
 
 # %% ../../nbs/infer/41_trackfiles.ipynb #01a72c34
-def _to_csv(frames, out, source, n):
+def _to_csv(frames, out, source, n, how):
     with atomic_path(out) as tmp, tmp.open('w', encoding='utf-8') as f:
         f.write(TRACK_COLUMNS + '\n')
         for o in frames: f.write(_rows(o, '.3f', 'confidence'))
 
-def _to_npz(frames, out, source, n):
+def _to_npz(frames, out, source, n, how):
     found = [(o.xy, o.visible, o.confidence, o.index) for o in frames]
     xy,visible,confidence,index = (np.stack(o) for o in zip(*found, strict=True))
     with atomic_path(out) as tmp:
         np.savez_compressed(tmp, xy=xy, visible=visible, confidence=confidence, frames=index)
 
-def _to_video(frames, out, source, n, tail=12):
+def _to_video(frames, out, source, n, how, tail=12):
     colors,last,first = track_colors(n),deque(maxlen=tail),next(frames)
-    with read_frames(source, 1, first.index) as pictures, VideoWriter(out, pictures.fps
+    with read_frames(source, 1, first.index, **how) as pictures, VideoWriter(out, pictures.fps
             or 25.) as w, closing(frames):
         o = first
         for img in pictures:
@@ -217,7 +218,8 @@ def track_to_file(
     check_target(out, source, points)
     check_writable(out)
     write,predictor = _writer(out),FlowPredictor(predictor) if isinstance(predictor, str) else predictor
-    points,size,total = _first_points(source, points, start, stop)
+    shown = check_clip(source, predictor) | dict(deep=False)
+    points,size,total = _first_points(source, points, start, stop, shown)
     drawn = zlib.crc32(np.ascontiguousarray(points))
     how = run_settings(source, predictor, points=len(points), start=start, jumps=list(jumps), xy=drawn,
         size=list(size), **(about or {}))
@@ -225,26 +227,26 @@ def track_to_file(
     was,kept = run.done,run.path.exists()
     try: last = _write_rows(run, _tracked(run, source, predictor, points, start, stop), progress, total)
     except KeyboardInterrupt:
-        if run.done: write(_read_part(run.path)[1], out, source, len(points))
+        if run.done: write(_read_part(run.path)[1], out, source, len(points), shown)
         elif not kept: run.path.unlink(missing_ok=True)
         raise
     except DiskFullError: raise                          # make room, and resume
     except Exception:
         if not kept: run.path.unlink(missing_ok=True)    # nothing half-written
         raise
-    write(_read_part(run.path)[1], out, source, len(points))
+    write(_read_part(run.path)[1], out, source, len(points), shown)
     run.path.unlink()
     sure = last.confidence[last.visible]
     return TrackReport(out, len(points), run.done, run.done - was, time.perf_counter() - began,
         float(last.visible.mean()), float(sure.mean()) if len(sure) else 0.)
 
 # %% ../../nbs/infer/41_trackfiles.ipynb #347b57d7
-def _first_points(source, points, start, stop):
+def _first_points(source, points, start, stop, how):
     "Points, size of the first frame, and how many frames to expect"
     if isinstance(source, int) or str(source).isdigit() and not Path(str(source)).exists():
         raise fail(ConfigError, 'source', f'camera {source}',
             'a video or a folder, whose frames can be read again; stream_tracks follows a camera')
-    with read_frames(source, 1, start, stop) as frames: img,total = next(frames, None),frames.count
+    with read_frames(source, 1, start, stop, **how) as frames: img,total = next(frames, None),frames.count
     if img is None:
         raise fail(FlowbookError, source if isinstance(source, (str,Path)) else 'source', f'no frame {start}',
             'a video with that frame')

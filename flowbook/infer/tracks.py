@@ -20,8 +20,8 @@ from ..core.errors import ConfigError, FlowbookError, fail
 from ..core.grid import coords_grid, fb_consistency
 from .occlusion import fb_error
 from .predictor import FlowPredictor
-from ..io.images import to_tensor
-from ..io.video import list_frames, read_frames
+from ..io.images import to_planes, to_unit
+from ..io.video import list_frames, read_frames, check_clip, to_bytes
 
 # %% ../../nbs/infer/40_tracks.ipynb #5f7201a5
 @dataclass(eq=False)
@@ -191,7 +191,7 @@ class Tracker:
 # %% ../../nbs/infer/40_tracks.ipynb #63e661a6
 def _prepared(predictor, frame):
     "The frame as the predictor wants it, made once"
-    return to_tensor(frame)[0].to(predictor.device) if hasattr(predictor, 'device') else frame
+    return to_unit(to_planes(frame))[0].to(predictor.device) if hasattr(predictor, 'device') else frame
 
 @patch
 def ways(self:Tracker)->list: # Frames with their numbers
@@ -306,7 +306,8 @@ def stream_tracks(
 ):                              # Generator of `TrackFrame`, the first frame included
     "Follow `points` through `frames`, one frame at a time, in constant memory"
     tracker = Tracker(predictor, jumps)
-    if isinstance(frames, (str,Path,int,list,tuple)): frames = read_frames(frames)
+    if isinstance(frames, (str,Path,int,list,tuple)):
+        frames = read_frames(frames, **check_clip(frames, tracker.predictor))
     for i,frame in enumerate(frames):
         if i==0:
             p = check_points(points, frame.shape[:2])
@@ -356,7 +357,7 @@ def reference_flow(
     back:Points       # This frame's pixels in the reference
 )->ReferenceFlow:     # The same as arrays
     "Turn the result of a `Tracker` into arrays"
-    return ReferenceFlow(index, frame, *_dense(back), *_dense(points))
+    return ReferenceFlow(index, to_bytes(frame), *_dense(back), *_dense(points))
 
 def _dense(points):
     h,w = points.at.shape[-2:]
@@ -368,12 +369,13 @@ def read_backwards(
     source,       # Whatever `read_frames` takes, except a camera
     start:int,    # First frame to yield
     block:int=32, # Frames to hold at a time
-    first:int=0   # Last frame to yield
-):                # Generator of `(H,W,3)` uint8 RGB: frames `start`, `start - 1` ... `first`
+    first:int=0,  # Last frame to yield
+    **how         # Options of `read_frames`
+):                # Generator of `(H,W,3)` RGB: frames `start`, `start - 1` ... `first`
     "Read the frames of a source from `start` back to its beginning, in constant memory"
     if isinstance(source, (str,Path)) and Path(source).is_dir(): source = list_frames(source)
     for stop in range(start + 1, first, -block):
-        with read_frames(source, 1, max(stop - block, first), stop) as frames:
+        with read_frames(source, 1, max(stop - block, first), stop, **how) as frames:
             yield from reversed(list(frames))
 
 # %% ../../nbs/infer/40_tracks.ipynb #3292e564
@@ -392,6 +394,7 @@ class ReferenceWalk:
             raise fail(ConfigError, 'ref', repr(ref), 'the number of a frame, 0 or more')
         self.frames,self.ref,self.start,self.stop = frames,ref,start,stop
         self.predictor,self.jumps = _as_predictor(predictor),check_jumps(jumps)
+        self.how = check_clip(frames, self.predictor)
         self.way,self.last,self.left = 1,[],False   # 1 or -1, the last frames on it, has it been left?
         if state is not None: self.way,self.last = int(state['way']),_unpacked(state)
 
@@ -424,8 +427,8 @@ def _kept(self:ReferenceWalk, tracker): self.last = [(i,points,back) for i,_,poi
 def _rest(self:ReferenceWalk, way, done):
     "Iterator over the frames on one side, after the first `done` of them"
     at = self.ref + way*done
-    if way > 0: return read_frames(self.frames, 1, at, self.stop)
-    return read_backwards(self.frames, at, first=self.start) if at >= self.start else iter(())
+    if way > 0: return read_frames(self.frames, 1, at, self.stop, **self.how)
+    return read_backwards(self.frames, at, first=self.start, **self.how) if at >= self.start else iter(())
 
 @patch
 def _open(self:ReferenceWalk, first, way):
@@ -434,7 +437,7 @@ def _open(self:ReferenceWalk, first, way):
     tracker.start(first, coords_grid(1, *first.shape[:2]))
     if self.way==way and self.last:
         at = [self.ref + way*o[0] for o in self.last]
-        with read_frames(self.frames, 1, min(at), max(at) + 1) as f: frames = list(f)[::way]
+        with read_frames(self.frames, 1, min(at), max(at) + 1, **self.how) as f: frames = list(f)[::way]
         _,points,back = zip(*self.last, strict=True)
         tracker.restore(frames, points, self.last[0][0], back)
     return tracker
@@ -444,7 +447,7 @@ def _open(self:ReferenceWalk, first, way):
 def __iter__(self:ReferenceWalk): # `ReferenceFlow`s
     "`ref`, `ref + 1` ..., then `ref - 1` ... `start`; or what is left of these"
     fresh = not self.last
-    with read_frames(self.frames, 1, self.ref, self.stop) as frames:
+    with read_frames(self.frames, 1, self.ref, self.stop, **self.how) as frames:
         first = next(frames, None)
         if first is None: raise fail(FlowbookError, 'ref', self.ref, 'the number of an existing frame')
         if self.way > 0:

@@ -17,8 +17,8 @@ from ..io.formats import flow_suffixes
 from ..io.flowfiles import read_flow_valid, write_flow
 from ..io.images import write_image
 from ..io.rows import check_row, frame_rows
-from ..io.video import (VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, give_times, is_folder,
-                               join_videos, list_frames, read_frames)
+from ..io.video import (VIDEO_SUFFIXES, Frames, VideoWriter, check_frames, frame_options,
+                               give_times, is_folder, join_videos, list_frames, read_frames)
 from .motion import MotionFiles, check_exr_kind
 from .trackfiles import run_settings
 from .stream import Sink, StageClock, check_predictor, frames_of, stream_flow, stream_segments
@@ -286,11 +286,6 @@ def _check_match(frames, files, gt):
 
 
 # %% ../../nbs/infer/32_video.ipynb #a322f7ca
-def _reading(predictor):
-    "How a predictor wants images to be read"
-    return dict(upright=getattr(predictor, 'upright', False),
-        value_range=getattr(predictor, 'value_range', 'full'), deep=True)
-
 def measure_scale(
     source,                     # Whatever `read_frames` takes, except a camera
     predictor='flowbook_small', # See `stream_flow`
@@ -303,7 +298,7 @@ def measure_scale(
     with read_frames(source, every) as frames: total,kind = frames.count,frames.kind
     if kind=='camera': raise fail(ConfigError, 'fixed scale', 'a camera', 'a video that can be read twice')
     step,speeds = max(1, ((total or pairs+1) - 1)//pairs),[]
-    with read_frames(source, every, **_reading(predictor) | dict(deep=False)) as frames:
+    with read_frames(source, every, **frame_options(predictor) | dict(deep=False)) as frames:
         before = last = None
         for i,img in enumerate(frames):
             if last is not None and (i-1)%step==0:
@@ -409,7 +404,7 @@ def process_video(
     predictor = check_predictor(predictor, both, warm_start)
     if workers > 1 and warm_start:
         raise fail(ConfigError, 'workers', workers, '1 with a warm start, which needs the last pair')
-    how = _reading(predictor)
+    how = frame_options(predictor)
     with read_frames(source, every, 0, stop, **how) as frames:
         settings = run_settings(source, predictor, layout=layout, max_flow=str(max_flow), every=every,
             save_flo=save_flo, warm_start=warm_start, exr=exr, **(about or {}))

@@ -15,7 +15,7 @@ import cv2, numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from ..core.errors import ConfigError, FlowbookError, ImageFileError, fail
-from .images import turn_exif, unturn_exif
+from .images import load_unmapped, turn_exif, unturn_exif
 from .files import check_file, check_size
 from .rows import list_frames
 
@@ -86,8 +86,7 @@ def _read_rgba(path, i, tags):
     "Colour with transparency, 8 bits: Pillow keeps them apart"
     with Image.open(path, formats=('TIFF',)) as im:
         im.seek(i)
-        im.filename = ''   # see `decode_pillow`: a mapped file would be skewed
-        img = np.array(im.convert('RGBA'))
+        img = np.array(load_unmapped(im).convert('RGBA'))
     return unturn_exif(img, _turn(tags))
 
 def _as_stored(img, tags, where):

@@ -119,7 +119,8 @@ def merge_frames(
     max_flow='auto',     # Speed of full colour for flow files, pixels, or 'auto'
     progress=None,       # Called with (done, how many) after each image
     upright:bool=False,  # Rotate photos as their EXIF tag says?
-    gaps:bool=False      # Treat the folders' images as neighbours even if numbers are missing?
+    gaps:bool=False,     # Treat the folders' images as neighbours even if numbers are missing?
+    value_range='full'   # Values of 16-bit frames that are black and white, see `fit_range`
 )->int:                  # Images written: one for each flow map
     "Write frames and flow maps side by side"
     check_target(out, imgs, flows)
@@ -131,7 +132,7 @@ def merge_frames(
     files,scale = list_frames(flows, numbers if found else None),FlowScale(max_flow)
     if not gaps: check_row(files, flows)
     show = (lambda p: paint_flow_file(p, scale)) if found else (lambda p: read_image(p, upright))
-    with read_frames(imgs, upright=upright) as frames:
+    with read_frames(imgs, upright=upright, value_range=value_range) as frames:
         pairs = zip(frames, files, strict=False)   # there may be one map fewer
         sheets = (hstack([img, show(p)]) for img,p in pairs)
         return _write_sheets(sheets, Path(out), frames.output_fps(fps), codec, len(files), progress)
