@@ -37,6 +37,7 @@ from .terminal import CfgOptions as CfgOptions
 from .terminal import Changes as Changes
 from .terminal import Counting as Counting
 from .terminal import Device as Device
+from .terminal import Gaps as Gaps
 from .terminal import Grey as Grey
 from .terminal import Imports as Imports
 from .terminal import Iters as Iters

@@ -126,6 +126,7 @@ from .stream import FramePair as FramePair
 from .stream import Sink as Sink
 from .stream import StageClock as StageClock
 from .stream import check_predictor as check_predictor
+from .stream import frame_before as frame_before
 from .stream import frames_of as frames_of
 from .stream import prefetch as prefetch
 from .stream import stream_flow as stream_flow

@@ -66,6 +66,7 @@ from .images import decode_pillow as decode_pillow
 from .images import exif_orientation as exif_orientation
 from .images import fit_range as fit_range
 from .images import image_turn as image_turn
+from .images import load_unmapped as load_unmapped
 from .images import read_image as read_image
 from .images import to_numpy_flow as to_numpy_flow
 from .images import to_pixels as to_pixels
@@ -97,8 +98,10 @@ from .video import H264Writer as H264Writer
 from .video import H264_SUFFIXES as H264_SUFFIXES
 from .video import VIDEO_SUFFIXES as VIDEO_SUFFIXES
 from .video import VideoWriter as VideoWriter
+from .video import check_clip as check_clip
 from .video import check_frames as check_frames
 from .video import codec_rate as codec_rate
+from .video import frame_options as frame_options
 from .video import frames2video as frames2video
 from .video import give_times as give_times
 from .video import h264_encoder as h264_encoder
@@ -106,6 +109,7 @@ from .video import is_folder as is_folder
 from .video import join_packets as join_packets
 from .video import join_videos as join_videos
 from .video import list_codecs as list_codecs
+from .video import list_gaps as list_gaps
 from .video import read_frames as read_frames
 from .video import to_bytes as to_bytes
 from .video import usual_codec as usual_codec
