@@ -222,7 +222,7 @@ def check_estimator(
     sizes:tuple=((64,64),(97,131)), # Sizes `(H,W)` to try
     *,
     trained:bool=False,             # Does it have trained weights? Then its flow must be right
-    thorough:bool=True,             # False: what variants of one class may differ in, without gradients and copies
+    thorough:bool=True,             # False: only what variants of one class may differ in
     compiled:bool=False,            # Try `torch.compile` too, which takes seconds
     parameters:int=None             # How many it must have; None: what its registration declares, if anything
 )->None:

@@ -50,7 +50,11 @@ static inline void put(bf16 *p, float x) {   // to the nearest, ties to even; Na
   p->bits = x != x ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 }
 #if defined(__FLT16_MAX__)
+#if defined(__aarch64__) && !defined(__clang__) && __GNUC__ < 13
+typedef __fp16 fp16;   // what GCC calls it in C++ before version 13
+#else
 typedef _Float16 fp16;
+#endif
 static inline float get(fp16 x) { return (float)x; }
 static inline void put(fp16 *p, float x) { *p = (fp16)x; }
 #else
