@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
+from flowbook.apps.views import FlowViews
 from flowbook.cli.main import app
 from flowbook.core.errors import FlowbookError
 from flowbook.data.pair import demo_paths, demo_pair
@@ -50,7 +51,8 @@ def bad(tmp_path_factory):
     for name,sizes in (('folder_frames', [96]*6), ('folder_mixed', [96, 80, 96]), ('folder_one', [96])):
         (d/name).mkdir()
         for i,h in enumerate(sizes): Image.fromarray(pair.img1[:h, i:i+128]).save(d/name/f'{i:03}.png')
-    for name in ('folder_empty', 'folder_flow'): (d/name).mkdir()
+    for name in ('folder_empty', 'folder_flow', 'folder_gap'): (d/name).mkdir()
+    for i in (0, 1, 4): Image.fromarray(pair.img1[:96, i:i+128]).save(d/'folder_gap'/f'{i:03}.png')
     for i in range(3): write_flow(pair.flow[:96, :128], d/'folder_flow'/f'{i:03}.flo')
     frames2video(d/'folder_frames', d/'clip.mp4')
     mask = np.zeros((96, 128), np.uint8)
@@ -179,6 +181,12 @@ COMMANDS = [
     ('pictures into a file', 'test flowbook_small --n 1 --show-dir folder_in_the_way', 'folder_in_the_way'),
     ('scores of a comparison as .doc', 'compare dis --n 1 --save OUT.doc', '.doc'),
     ('weights left out', 'compare dis: --n 1', "'dis:'"),
+    *[(f'a gap, {o.split()[0]}', f'{o} --model dis', '001.png') for o in
+      ('video folder_gap --out OUT.mp4', 'infer folder_gap --out OUT', 'track folder_gap --grid 3 --out OUT.csv',
+       'track folder_gap --exr stmap --out OUT', 'propagate mask.png folder_gap --out OUT')],
+    ('a gap, adapt', 'adapt folder_gap --work-dir OUT', '001.png'),
+    *[(f'{o} for a folder', f'infer folder_frames --out OUT --model dis {o}', o.split()[0]) for o in
+      ('--gt good.flo', '--bidirectional', '--exr nuke')],
     ('bench at no size', 'bench dis --size 0x0', '--size'),
 ]
 if not torch.cuda.is_available():
@@ -230,6 +238,7 @@ CALLS = [
     ('unknown device', lambda d: estimate_flow(d/'a.png', d/'b.png', device='tpu'), 'tpu'),
     ('infinite flow to write', lambda d: write_flow(np.full((64, 64, 2), np.inf, np.float32), d/'new.flo'),
      'new.flo'),
+    ('a gap, views', lambda d: FlowViews(d/'folder_gap'), '001.png'),
     ('flow into no folder', lambda d: write_flow(np.zeros((2, 2, 2), np.float32), d/'none'/'new.flo'),
      'none'),
 ]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['thumbnail', 'Report', 'write_report']
 
-# %% ../../nbs/apps/40_report.ipynb #c071ffca
+# %% ../../nbs/apps/40_report.ipynb #73740ac9
 import base64, html, io, math, shlex, sys, time
 from pathlib import Path
 import cv2

@@ -385,7 +385,7 @@ def _home(name, limits, address):
     for k,v in parts.items(): page = page.replace(k, v)
     return page
 
-# %% ../../nbs/apps/50_serve.ipynb #6409df5e
+# %% ../../nbs/apps/50_serve.ipynb #a957a043
 def _pair_job(predictor, img1, img2, format, limits):
     "Two open files in; response, its type and largest speed out; read here: waiting jobs take no memory"
     a,b = (decode_upload(f.read(), name, limits.max_pixels, getattr(predictor, 'upright', False))

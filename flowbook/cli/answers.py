@@ -178,7 +178,7 @@ def score(clips:_Clips, out:_ScoreOut=None, original:_Original=None, model:Model
     if rows is None: _stopped('clips', done[0] if out else 0, len(names), out)
     _show_scores(rows, out, as_csv, as_json)
 
-# %% ../../nbs/cli/58_answers.ipynb #9e077a4d
+# %% ../../nbs/cli/58_answers.ipynb #5008cb26
 def _score_many(clips, out, original, engine, workers, retries, manifest, as_json, chosen, gaps):
     "By `process_clips`: the figures are columns of the manifest"
     if out is None:

@@ -71,7 +71,7 @@ def _copy(path, target, site):
     title,_,promise = (first+'\n').partition('\n')
     return dict(file=target.name, title=title.lstrip('# '), promise=promise.strip().lstrip('> '))
 
-# %% ../../nbs/cli/11_book.ipynb #fd6c8379
+# %% ../../nbs/cli/11_book.ipynb #9bf1c7fc
 _mine = "folder --root mine 'images=*.png' 'flow=*.flo'"
 EVENING = {
     'flowbook demo': 'the flow of a pair that comes with the package',

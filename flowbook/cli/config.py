@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['config']
 
-# %% ../../nbs/cli/46_config.ipynb #736316c1
-import typer
+# %% ../../nbs/cli/46_config.ipynb #1ad4f384
+import sys, typer
 from pathlib import Path
 from typing import Annotated
-from .terminal import complete_recipe
+from .terminal import complete_recipe, print_table
 from .terminal import CfgOptions, Changes, Imports, Json, Program, example, print_json, say_next, working
 from ..core.errors import FlowbookError, fail
 
@@ -51,13 +51,20 @@ def _list(pattern:Annotated[str, typer.Argument(metavar='PATTERN', help="Such as
     rows = stored_rows('recipes', pattern)
     if not rows: raise fail(FlowbookError, 'config list', f"no recipe like {pattern}", 'another pattern')
     if as_json: return print_json(rows)
+    if sys.stdout.isatty(): _print_list(rows)
+    else:   # a file or another program reads it: a line for each
+        print_table('', ['name', 'model', 'iterations', 'data'],
+                    [[r['name'], r['model'], _thousands(r), r['data']] for r in rows])
+    say_next(f"flowbook config show {rows[0]['name']}", 'all its values')
+
+def _print_list(rows):
+    "For a terminal of 80 columns: names are long"
     typer.echo('name, iterations, data of each recipe, by model')
     for model in dict.fromkeys(r['model'] for r in rows):
         typer.echo(f'\n{model}')
         for r in rows:
             if r['model']==model: typer.echo(f"  {r['name']}\n      {_thousands(r)}, {r['data']}")
     typer.echo()
-    say_next(f"flowbook config show {rows[0]['name']}", 'all its values')
 
 def _thousands(row): return 'test' if not row['iterations'] else f"{row['iterations']/1000:g}k"
 

@@ -420,9 +420,7 @@ def submit(
 
 def _submit_many(benchmark, root, out, predictor, note, as_json, **how):
     "By `submit_clips`: scene by scene"
-    from flowbook.infer.many import check_engine
     from flowbook.infer.submit import submit_clips
-    check_engine(how['engine'])
     gpus = 'auto' if predictor['device'] in ('auto', 'cuda') else None
     with Counting(benchmark, 'scenes') as count:
         how |= dict(progress=count, gpus=gpus)

@@ -115,7 +115,7 @@ def _pictures(img1, img2, options, data):
                              param_hint='IMG1 IMG2')
 
 
-# %% ../../nbs/cli/47_inference.ipynb #399704ff
+# %% ../../nbs/cli/47_inference.ipynb #d808cb0d
 def _write_pairs(flows, out, legend, grey):
     "Write `(name, flow)` as NAME.flo and NAME.png; returns the files"
     from flowbook.infer.results import flow_picture
@@ -202,7 +202,7 @@ def _infer_file(out, legend, grey, predict):
     return saved
 
 
-# %% ../../nbs/cli/47_inference.ipynb #b0043db4
+# %% ../../nbs/cli/47_inference.ipynb #c3077de0
 def _say_colors(names, legend, full):
     "Where the key to the colours is, if a picture has none"
     from flowbook.io.images import IMAGE_WRITERS
@@ -296,7 +296,7 @@ def infer(
 # %% ../../nbs/cli/47_inference.ipynb #a1d4bc5a
 def _said(res): return '' if res['precision'] == 'fp32' else f" in {res['precision']}"
 
-# %% ../../nbs/cli/47_inference.ipynb #118a3e88
+# %% ../../nbs/cli/47_inference.ipynb #fe08cae7
 def _show_infer(pair, res, files, as_json, legend):
     if as_json: return print_json(res | dict(files=files))
     h,w = res['size']

@@ -151,7 +151,7 @@ def _tracked(run, source, predictor, points, start, stop):
                 found = tracker.first[2]
             yield track_frame(start + i, found)
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #01a72c34
+# %% ../../nbs/infer/41_trackfiles.ipynb #2b1c8b7f
 def _to_csv(frames, out, source, n, how):
     with atomic_path(out) as tmp, tmp.open('w', encoding='utf-8') as f:
         f.write(TRACK_COLUMNS + '\n')
@@ -240,7 +240,7 @@ def track_to_file(
     return TrackReport(out, len(points), run.done, run.done - was, time.perf_counter() - began,
         float(last.visible.mean()), float(sure.mean()) if len(sure) else 0.)
 
-# %% ../../nbs/infer/41_trackfiles.ipynb #347b57d7
+# %% ../../nbs/infer/41_trackfiles.ipynb #d713d3c9
 def _first_points(source, points, start, stop, how):
     "Points, size of the first frame, and how many frames to expect"
     if isinstance(source, int) or str(source).isdigit() and not Path(str(source)).exists():

@@ -285,7 +285,7 @@ def _check_match(frames, files, gt):
 
 
 
-# %% ../../nbs/infer/32_video.ipynb #a322f7ca
+# %% ../../nbs/infer/32_video.ipynb #eb799d94
 def measure_scale(
     source,                     # Whatever `read_frames` takes, except a camera
     predictor='flowbook_small', # See `stream_flow`

@@ -88,7 +88,7 @@ def _deep_colour(im, where):
         raise fail(ImageFileError, where, 'a TIFF of 16 bits that OpenCV does not read', 'another, or 8 bits')
     return np.ascontiguousarray(img[..., 2::-1])
 
-# %% ../../nbs/io/30_images.ipynb #92bffbab
+# %% ../../nbs/io/30_images.ipynb #74ba8eab
 def load_unmapped(
     im:Image.Image # As Pillow opened it
 )->Image.Image:    # The same, decoded

@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'RECIPES', 'Names', 'register_model', 'list_models', 'model_builder', 'has_defaults', 'model_name',
            'stored_rows']
 
-# %% ../../nbs/models/02_registry.ipynb #dfa50b8c
+# %% ../../nbs/models/02_registry.ipynb #d52aa9b8
 import inspect, json, warnings
 from fnmatch import fnmatch
 from ..core.register import Register
