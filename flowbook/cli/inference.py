@@ -134,7 +134,8 @@ def _stem(name):
     "The name of a pair as part of a file name"
     from flowbook.io.images import IMAGE_WRITERS
     name = Path(str(name))
-    return str(name.with_suffix('') if name.suffix.lower() in IMAGE_WRITERS else name).replace('/', '_')
+    if name.suffix.lower() in IMAGE_WRITERS: name = name.with_suffix('')
+    return name.as_posix().replace('/', '_')
 
 def _set_flows(predictor, data, root, split, n, words, value_range, out):
     "Name and flow of each pair of a dataset"
