@@ -268,17 +268,25 @@ def own_folder(
     try: yield
     finally:
         if f is not None:
-            with suppress(FileNotFoundError): os.unlink(lock)
+            if os.name == 'nt': f.close()   # Windows removes no open file, nor one that the next has opened
+            with suppress(FileNotFoundError, PermissionError): os.unlink(lock)
             f.close()
 
-# %% ../../nbs/core/15_processes.ipynb #405fe500
+# %% ../../nbs/core/15_processes.ipynb #63c02fb0
+def _try_lock(f):
+    "Lock an open file or raise; a lock on Windows keeps others from reading too, hence a byte after the text"
+    try: from fcntl import LOCK_EX, LOCK_NB, lockf
+    except ImportError:
+        import msvcrt
+        os.lseek(f.fileno(), 2**20, os.SEEK_SET)
+        msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
+    else: lockf(f, LOCK_EX | LOCK_NB)
+
 def _locked(lock, path):
     "The lock's open file, or None if the file system has no locks"
-    try: from fcntl import LOCK_EX, LOCK_NB, lockf
-    except ImportError: return None   # Windows
     while True:
         f = open(lock, 'a+', encoding='utf-8')
-        try: lockf(f, LOCK_EX | LOCK_NB)
+        try: _try_lock(f)
         except (BlockingIOError, PermissionError):
             f.seek(0)
             who = ' '.join(f.read(200).split()) or 'another process'
@@ -312,16 +320,6 @@ def _cgroup_room(root='/sys/fs/cgroup'):
         top, now = _number(f'{root}/{limit}'), _number(f'{root}/{used}')
         if top is not None and now is not None and top < 2**60: return max(top - now, 0)
 
-# %% ../../nbs/core/15_processes.ipynb #d661b129
-def _system_room(info='/proc/meminfo'):
-    "Bytes that can be allocated without swapping"
-    try: lines = Path(info).read_text(encoding='utf-8').splitlines()
-    except OSError: lines = []
-    for o in lines:
-        if o.startswith('MemAvailable'): return int(o.split()[1])*1024
-    try: return os.sysconf('SC_PHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')//2
-    except (AttributeError, ValueError, OSError): return 4*2**30   # Windows does not say
-
 # %% ../../nbs/core/15_processes.ipynb #7f21d67c
 def available_memory(
     device='cpu' # Which: 'cpu', 'cuda', 'cuda:1' or a `torch.device`
@@ -329,6 +327,9 @@ def available_memory(
     "Find how much memory is available on `device`"
     import torch
     device = torch.device(device)
-    if device.type != 'cuda': return min(o for o in (_system_room(), _cgroup_room()) if o is not None)
+    if device.type != 'cuda':
+        import psutil
+        room, limit = psutil.virtual_memory().available, _cgroup_room()
+        return room if limit is None else min(room, limit)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + cached

@@ -57,28 +57,20 @@ def _clock(predictor, a, b):
     sync()
     return 1000*(time.perf_counter() - start)
 
-# %% ../../nbs/infer/63_bench.ipynb #82e2c089
-def _resident():
+# %% ../../nbs/infer/63_bench.ipynb #9dc5d293
+def _resident(status='/proc/self/status'):
     "Resident memory of this process and its peak, bytes"
     try:
-        with open('/proc/self/status', encoding='utf-8') as f: found = dict(l.split(':', 1) for l in f)
+        with open(status, encoding='utf-8') as f: found = dict(l.split(':', 1) for l in f)
         return tuple(1024*int(found[k].split()[0])
                      for k in ('VmRSS', 'VmHWM'))   # of this program alone, unlike getrusage's figure
     except OSError: pass   # not Linux
-    try: import resource
-    except ImportError: return _windows_memory()
+    import psutil
+    found = psutil.Process().memory_info()
+    if hasattr(found, 'peak_wset'): return found.rss, found.peak_wset   # Windows
+    import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
-    return peak,peak
-
-def _windows_memory():
-    "The same from Windows: two 32-bit numbers, then sizes, beginning with the peak and the resident memory"
-    import ctypes
-    counters = (ctypes.c_size_t*9)(9*ctypes.sizeof(ctypes.c_size_t))
-    kernel = ctypes.windll.kernel32
-    kernel.GetCurrentProcess.restype = ctypes.c_void_p
-    this = ctypes.c_void_p(kernel.GetCurrentProcess())
-    kernel.K32GetProcessMemoryInfo(this, counters, ctypes.sizeof(counters))
-    return counters[2],counters[1]
+    return found.rss, peak
 
 def _child(job):
     "In the fresh process: run once and print both numbers"
