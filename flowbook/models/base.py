@@ -54,6 +54,7 @@ class Estimator(nn.Module):
     frames = 2            # Images per call; 3: `flow` leads from the middle one to the next, `flow_prev` back
     reuses = False        # Does a call take `features` that an earlier call returned for the same images?
     iterates = False      # Does a call take `iters`?
+    repeats = ()          # Methods that each iteration calls: what `RememberFew` computes twice
     takes_init = False    # Does a call take `flow_init`?
     bidirectional = False # Does one call give both directions, with `flow_bw`?
     takes_both = False    # Only with `both=True`, because that takes longer?

@@ -94,6 +94,7 @@ class MEMFOF(Estimator):
     frames = 3
     stride = 16
     iterates = confidence = reuses = True
+    repeats = 'step', 'upsample'
     loss = dict(type='TripleMixture')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,

@@ -60,6 +60,7 @@ class RAFT(Estimator):
     "Recurrent All-Pairs Field Transforms"
     family, paper = 'RAFT', 'Teed and Deng, ECCV 2020'
     iterates = takes_init = True
+    repeats = 'step', 'upsample'
     fits = 'pad'
     loss = dict(type='SequenceLoss')
     pixel_mean = pixel_std = .5   # images in [-1, 1]

@@ -112,6 +112,7 @@ class RAPIDFlow(Estimator):
     family = 'RAPIDFlow'
     paper = 'Morimitsu et al., ICRA 2024'
     iterates = takes_init = True
+    repeats = 'step', 'upsample'
     loss = dict(type='SequenceLoss')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,

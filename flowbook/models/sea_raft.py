@@ -51,6 +51,7 @@ class SEARAFT(Estimator):
     paper = 'Wang, Lipson and Deng, ECCV 2024'
     stride = 8
     iterates = confidence = True
+    repeats = 'step', 'upsample'
     loss = dict(type='MixtureOfLaplace')
     corr = 'auto'   # how all pairs are compared, unless the call says otherwise
     def __init__(self, *,

@@ -170,7 +170,7 @@ _kinds = dict(
         lr=_mapping,
                   momentum=_or_none(_mapping)),
     runtime=dict(seed=_whole(0), precision=_precision, deterministic=_flag, channels_last=_flag,
-                 compile=_flag, keep=_or_none(_whole(0)),
+                 compile=_flag, remember=("'all' or 'few'", lambda v: v in ('all', 'few')), keep=_or_none(_whole(0)),
                  save_every=_or_none(_whole(1)), load_from=_or_none(_of('a file or a name', str, dict,
                      PathLike)), log=_logs,
                  log_every=_whole(1), pictures=_whole(0), ema=_or_none(_mapping), freeze_bn=_flag,

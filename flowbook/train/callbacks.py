@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['HOOKS', 'PRIORITIES', 'register_hook', 'list_hooks', 'Schedule', 'Accumulate', 'StatefulCallback', 'ModelEMA',
-           'ScaleGrads', 'NaNGuard', 'ChannelsLast', 'Compile', 'FreezeBN', 'Workflow', 'parse_workflow', 'create_hook',
-           'LiteFlowNetStageLoadHook', 'MultiStageLrUpdaterHook']
+           'ScaleGrads', 'NaNGuard', 'ChannelsLast', 'Compile', 'FreezeBN', 'RememberFew', 'Workflow', 'parse_workflow',
+           'create_hook', 'LiteFlowNetStageLoadHook', 'MultiStageLrUpdaterHook']
 
 # %% ../../nbs/train/28_callbacks.ipynb #4116d00f
 from itertools import islice
 from pathlib import Path
+from functools import partial
 import inspect, math, torch
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastcore.basics import patch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.register import Register
 from ..io.files import save_torch
@@ -229,6 +231,23 @@ class FreezeBN(Callback):
         "Put batch normalization into evaluation mode"
         for m in self.model.modules():
             if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+
+# %% ../../nbs/train/28_callbacks.ipynb #47bd0f8e
+@register_hook
+class RememberFew(Callback):
+    "Keep what enters each iteration of the model, and compute the rest again when its gradient is due"
+    order = 1
+    def before_fit(self):
+        "Wrap the methods that the model's iterations repeat"
+        self.of = bare_model(self.model)
+        if not self.of.repeats:
+            raise fail(ConfigError, "remember='few'", type(self.of).__name__,
+                       'a network whose iterations say what they repeat (`Estimator.repeats`), as those of RAFT')
+        for k in self.of.repeats:
+            setattr(self.of, k, partial(checkpoint, getattr(self.of, k), use_reentrant=False))
+    def after_fit(self):
+        "Leave the model as it was"
+        for k in self.of.repeats: vars(self.of).pop(k, None)
 
 # %% ../../nbs/train/28_callbacks.ipynb #86e4f817
 @register_hook

@@ -16,7 +16,8 @@ from ..core.errors import ConfigError, FlowbookError, fail, unknown
 from ..core.processes import own_folder, process_number
 from ..data.loaders import keep_memory
 from ..io.files import atomic_path, ensure_dir
-from .callbacks import ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard, Schedule
+from flowbook.train.callbacks import (ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard,
+    RememberFew, Schedule)
 from .callbacks import create_hook, parse_workflow
 from .checkpoints import Checkpoints, ResumeAt, find_checkpoint, load_checkpoint, read_checkpoint, seed_all
 from .logging import Pictures, RunLog, create_loggers
@@ -92,6 +93,7 @@ def run_callbacks(
     if run['ema']: cbs.append(ModelEMA(**run['ema']))
     if run['channels_last']: cbs.append(ChannelsLast())
     if run['compile']: cbs.append(Compile())
+    if run['remember'] == 'few': cbs.append(RememberFew())
     if run['freeze_bn']: cbs.append(FreezeBN())
     if world > 1: cbs.append(Distributed(run['find_unused_parameters']))
     if not validate: return [*cbs, NoValidation()]

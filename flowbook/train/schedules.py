@@ -250,7 +250,7 @@ def _momentum_cycle(iters, base_momentum=.85, max_momentum=.95, total_steps=None
 
 # %% ../../nbs/train/26_schedules.ipynb #2a062da8
 RUNTIME = dict(
-    seed=0, precision='fp32', deterministic=False, channels_last=False, compile=False,   # how it computes
+    seed=0, precision='fp32', deterministic=False, channels_last=False, compile=False, remember='all',   # how
     keep=3, save_every=None, load_from=None,                                             # checkpoints
     log=['csv', 'text'], log_every=50, pictures=4,                                       # what it tells
     ema=None, freeze_bn=False, hooks=[], workflow=None, find_unused_parameters=False)    # what else it does
