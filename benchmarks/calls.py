@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How even are single calls? 200 calls of a model, one after the other, with one thread and with two: p5, p50, p95 and largest.
 
-    python benchmarks/calls.py [MODEL ...] [--calls 200] [--size 256x320] [--threads 1 2] [--iters 12] [--out FILE]
+    python benchmarks/calls.py [MODEL ...] [--calls 200] [--size 256x320] [--threads 1 2] [--iters N] [--out FILE]
 
 Default: flowbook_fast and raft. Each number of threads has a process of its own, since a pool of threads keeps its size. Goals, on a quiet machine: p95 at most 1.3 times p50; two threads 1.6 times
 as fast as one for flowbook_fast, 1.8 times for RAFT. Prints a Markdown table with the load of the machine before and after; on a busy machine it measures the others.
@@ -61,7 +61,7 @@ def main():
     ap.add_argument('--calls', type=int, default=200)
     ap.add_argument('--size', type=parse_size, default=(256, 320), help='height and width')
     ap.add_argument('--threads', type=int, nargs='+', default=[1, 2])
-    ap.add_argument('--iters', type=int, default=12, help='iterations of recurrent networks')
+    ap.add_argument('--iters', type=int, help="iterations of recurrent networks; default: each network's own number")
     ap.add_argument('--out', type=Path, help='Markdown file to write as well')
     args = ap.parse_args()
     before, rows = load(), []

@@ -26,7 +26,7 @@ typedef int64_t i64;
 #if defined(__AVX512F__)
 enum { W = 16, ROWS = 3 };
 #elif defined(__AVX2__)
-enum { W = 8, ROWS = 1 };
+enum { W = 8, ROWS = 2 };
 #else
 enum { W = 4, ROWS = 1 };
 #endif

@@ -8,6 +8,8 @@
 #define KEEP(v)
 #endif
 struct Corr { i64 B, C, H, Wd; int R, step; i64 D; };
+// SIDE registers make a line of the cache; with two rows there is room for the sums of five displacements, else of nine; CB channels' sums in the backward pass
+enum { SIDE = 16/W, LINE = 16, MOST = ROWS == 2 ? 5 : 9, CB = ROWS == 2 ? 6 : 8 };
 
 // n floats of a row from x0 on, zeros where there is no row or no column
 template<class T> static inline void take(const T *row, i64 width, i64 x0, int n, float *out) {
@@ -26,7 +28,7 @@ template<class T> static void pack(const T *map, const Corr &k, i64 y, i64 x0, i
 template<class T> static inline void give(T *row, i64 n, const float *v) { for (i64 i = 0; i < n; i++) put(row + i, v[i]); }
 
 // ---- meet
-struct Out { float *to[ROWS]; i64 apart, n; bool stream; };   // where each row's sums go, how far displacements lie apart, how many pixels
+struct Out { float *to[ROWS]; i64 apart, n; bool stream; };   // where each row's sums go, how far displacements lie apart, how many pixels; stream: past the cache
 
 template<int J, int N> static void meet(const float *const *a, const float *b, i64 C, int n, int step, const Out &o) {
   vec sum[N][J];
@@ -50,9 +52,17 @@ template<int J, int N> static void meet(const float *const *a, const float *b, i
 }
 
 template<int N> static void meet_some(int J, const float *const *a, const float *b, i64 C, int n, int step, const Out &o) {
-#define CASE(j) case j: return meet<j, N>(a, b, C, n, step, o);
+#define CASE(j) case j: return meet<j <= MOST ? j : 1, N>(a, b, C, n, step, o);
   switch (J) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) }
 #undef CASE
+}
+
+// n sums of a row to where they belong
+template<class T> static inline void give(T *row, i64 n, const float *v, bool stream) {
+#if defined(__AVX2__)
+  if (sizeof(T) == 4 && stream && n == LINE && !((uintptr_t)row & 63)) { for (int i = 0; i < LINE; i += 8) _mm256_stream_ps((float *)row + i, _mm256_loadu_ps(v + i)); return; }
+#endif
+  if (n == LINE) for (int i = 0; i < LINE; i++) put(row + i, v[i]); else give(row, n, v);
 }
 
 // ---- rows
@@ -64,48 +74,51 @@ static inline int meeting(const Group &g, const Corr &k, i64 y, int &first) {
   return m;
 }
 
-// work(batch, first column, columns, group, batch's first group?) for all blocks of W columns
-template<class F> static void blocks_of_rows(const Corr &k, int threads, size_t floats, F work) {
-  const i64 blocks = (k.Wd + W - 1)/W, most = std::max<i64>(1, k.H/(4*k.R*k.step + 8));
+// work(batch, first column, columns, group, rows in the ring, scratch) for all blocks of `wide` columns
+template<class F> static void blocks_of_rows(const Corr &k, int wide, int threads, size_t floats, F work) {
+  const i64 blocks = (k.Wd + wide - 1)/wide, most = std::max<i64>(1, k.H/(4*k.R*k.step + 8));
   const i64 bands = threads == 1 ? 1 : std::min(most, std::max<i64>(1, 4*threads/(k.B*blocks))), band = (k.H + bands - 1)/bands;
   parallel(k.B*blocks*bands, threads, floats, [&](i64 item, float *scratch) {
-    const i64 x0 = item/bands%blocks*W, y0 = item%bands*band, y1 = std::min(k.H, y0 + band);
+    const i64 x0 = item/bands%blocks*wide, y0 = item%bands*band, y1 = std::min(k.H, y0 + band);
     i64 packed = y0 - k.R*k.step;   // rows of the other map that the ring has seen
     for (i64 top = y0; top < y1; top += ROWS*k.step) for (i64 phase = 0; phase < k.step; phase++) {
       Group g = {};
       for (i64 y = top + phase; y < std::min(y1, top + ROWS*k.step); y += k.step) g.y[g.rows++] = y;
-      if (g.rows) work(item/(blocks*bands), x0, std::min<i64>(W, k.Wd - x0), g, packed, scratch);
+      if (g.rows) work(item/(blocks*bands), x0, std::min<i64>(wide, k.Wd - x0), g, packed, scratch);
     }
   });
 }
 
 // ---- forward
 template<class T> static void correlate(const T *f1, const T *f2, T *out, const Corr &k, int threads) {
-  const int n = W + 2*k.R*k.step, keep = 2*k.R*k.step + ROWS*k.step;
-  const i64 plane = k.H*k.Wd; const bool plain = sizeof(T) == 4, stream = plain && 4.*k.B*k.D*k.D*plane > 4e6;
-  const size_t own = ROWS*k.C*W, sums = ROWS*9*W;
-  blocks_of_rows(k, threads, own + sums + (size_t)keep*k.C*n, [&](i64 b, i64 x0, i64 xs, const Group &g, i64 &packed, float *scratch) {
-    float *mine = scratch, *temp = scratch + own, *ring = temp + sums; const float *a[ROWS];
-    for (int r = 0; r < g.rows; r++) pack(f1 + b*k.C*plane, k, g.y[r], x0, W, mine + r*k.C*W), a[r] = mine + r*k.C*W;
+  const int n = LINE + 2*k.R*k.step, keep = 2*k.R*k.step + ROWS*k.step;
+  const i64 plane = k.H*k.Wd; const bool direct = SIDE == 1 && sizeof(T) == 4, stream = sizeof(T) == 4 && 4.*k.B*k.D*k.D*plane > 4e6;
+  const size_t own = ROWS*k.C*LINE, sums = ROWS*MOST*LINE;
+  blocks_of_rows(k, LINE, threads, own + sums + (size_t)keep*k.C*n, [&](i64 b, i64 x0, i64 xs, const Group &g, i64 &packed, float *scratch) {
+    float *mine = scratch, *temp = scratch + own, *ring = temp + sums; const float *a[SIDE][ROWS];
+    for (int r = 0; r < g.rows; r++) for (int s = 0; s < SIDE; s++) {
+      float *to = mine + (r*SIDE + s)*k.C*W;
+      pack(f1 + b*k.C*plane, k, g.y[r], x0 + s*W, W, to), a[s][r] = to;
+    }
     for (i64 y = g.y[0] - k.R*k.step; y <= g.y[g.rows-1] + k.R*k.step; y += k.step) {
       for (; packed <= y; packed++) if (packed >= 0 && packed < k.H) pack(f2 + b*k.C*plane, k, packed, x0 - k.R*k.step, n, ring + packed%keep*k.C*n);
       int first = 0; const int m = meeting(g, k, y, first);
       for (i64 j = 0, J; j < k.D; j += J) {
-        const i64 parts = (k.D - j + 8)/9; J = (k.D - j + parts - 1)/parts;   // 21 displacements: three times seven
-        T *to[ROWS] = {}; Out o = {{}, plain ? plane : W, plain ? xs : W, stream};
-        for (int r = 0; r < m; r++) {
-          to[r] = out + ((b*k.D + (y - g.y[first + r])/k.step + k.R)*k.D + j)*plane + g.y[first + r]*k.Wd + x0;
-          o.to[r] = plain ? (float *)to[r] : temp + r*9*W;
-        }
+        const i64 parts = (k.D - j + MOST - 1)/MOST; J = (k.D - j + parts - 1)/parts;   // 21 displacements: three times seven
+        T *to[ROWS] = {}; Out o = {{}, direct ? plane : (i64)LINE, direct ? xs : (i64)W, stream};
+        for (int r = 0; r < m; r++) to[r] = out + ((b*k.D + (y - g.y[first + r])/k.step + k.R)*k.D + j)*plane + g.y[first + r]*k.Wd + x0;
         if (y < 0 || y >= k.H) { for (int r = 0; r < m; r++) for (int q = 0; q < J; q++) memset((void *)(to[r] + q*plane), 0, xs*sizeof(T)); continue; }
-        const float *line = ring + y%keep*k.C*n + j*k.step;
-        if (ROWS == 3 && m == 3) meet_some<ROWS>(J, a + first, line, k.C, n, k.step, o);
-        else if (ROWS == 3 && m == 2) meet_some<(ROWS + 1)/2>(J, a + first, line, k.C, n, k.step, o);
-        else meet_some<1>(J, a + first, line, k.C, n, k.step, o);
-        if (!plain) for (int r = 0; r < m; r++) for (int q = 0; q < J; q++) give(to[r] + q*plane, xs, temp + (r*9 + q)*W);
+        for (int s = 0; s < SIDE; s++) {
+          const float *line = ring + y%keep*k.C*n + j*k.step + s*W;
+          for (int r = 0; r < m; r++) o.to[r] = direct ? (float *)to[r] : temp + r*MOST*LINE + s*W;
+          if (ROWS == 3 && m == 3) meet_some<ROWS>(J, a[s] + first, line, k.C, n, k.step, o);
+          else if (ROWS > 1 && m == 2) meet_some<ROWS == 1 ? 1 : 2>(J, a[s] + first, line, k.C, n, k.step, o);
+          else meet_some<1>(J, a[s] + first, line, k.C, n, k.step, o);
+        }
+        if (!direct) for (int r = 0; r < m; r++) for (int q = 0; q < J; q++) give(to[r] + q*plane, xs, temp + (r*MOST + q)*LINE, stream);
       }
     }
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
     _mm_sfence();
 #endif
   });
@@ -117,8 +130,7 @@ API void flowbook_correlation(const void *f1, const void *f2, void *out, const i
 }
 
 // ---- collect
-enum { CB = 8 };
-// a row of grad for all displacements: out[i][j][W]; turned: as the other map sees it. Each piece lies in a plane of its own: ask for it well ahead
+// a row of grad for all displacements: out[i][j][LINE]; turned: as the other map sees it. Each piece lies in a plane of its own: ask for it well ahead
 template<class T> static void pack_grad(const T *grad, const Corr &k, i64 y, i64 x0, bool turned, float *out) {
   const i64 planes = k.D*k.D;
   auto piece = [&](i64 p, i64 &x) -> const T * {
@@ -126,10 +138,10 @@ template<class T> static void pack_grad(const T *grad, const Corr &k, i64 y, i64
     x = turned ? x0 + j*k.step : x0;
     return yy >= 0 && yy < k.H ? grad + ((turned ? planes - 1 - p : p)*k.H + yy)*k.Wd : (const T *)0;
   };
-  for (i64 p = 0, x; p < planes; p++, out += W) {
+  for (i64 p = 0, x; p < planes; p++, out += LINE) {
     if (p + 8 < planes) { const T *next = piece(p + 8, x); if (next && x >= 0 && x < k.Wd) __builtin_prefetch(next + x); }
     const T *row = piece(p, x);
-    take(row, k.Wd, x, W, out);
+    take(row, k.Wd, x, LINE, out);
   }
 }
 
@@ -141,34 +153,32 @@ template<int F, int N> static void collect(const float *const *at, const float *
     const float *line = ring + y%keep*pitch;
     for (i64 j = 0; j < k.D; j++, line += k.step) {
       vec x[N];
-      for (int r = 0; r < N; r++) { x[r] = load(g[r] + j*W); KEEP(x[r]); }
+      for (int r = 0; r < N; r++) { x[r] = load(g[r] + j*LINE); KEEP(x[r]); }
       for (int c = 0; c < CB; c++) {
         vec f = load(line + c*n);
         KEEP(f);
         for (int r = 0; r < N; r++) s[r][c] += x[r]*f;
       }
     }
-    for (int r = 0; r < N; r++) g[r] += k.D*W;
+    for (int r = 0; r < N; r++) g[r] += k.D*LINE;
   }
   for (int r = 0; r < N; r++) for (int c = 0; c < CB; c++) sum[F + r][c] = s[r][c];
 }
 
 static void collect_some(int first, int m, const float *const *at, const float *ring, i64 y0, i64 y1, int keep, i64 pitch, int n, const Corr &k, vec (&s)[ROWS][CB]) {
-#if defined(__AVX512F__)
-#define CASE(f, m) case f*4 + m: return collect<f, m>(at, ring, y0, y1, keep, pitch, n, k, s);
-  switch (first*4 + m) { CASE(0, 3) CASE(0, 2) CASE(1, 2) CASE(1, 1) CASE(2, 1) }
+#define CASE(f, m) case f*4 + m: return collect<f < ROWS ? f : 0, (f + m <= ROWS) ? m : 1>(at, ring, y0, y1, keep, pitch, n, k, s);
+  if (ROWS > 1) switch (first*4 + m) { CASE(0, 3) CASE(0, 2) CASE(1, 2) CASE(1, 1) CASE(2, 1) }
 #undef CASE
-#endif
   collect<0, 1>(at, ring, y0, y1, keep, pitch, n, k, s);
 }
 
 // ---- backward
 // out[c,y,x] = sum over i,j of grad[i,j,y,x]*f[c, y+(i-R)*step, x+(j-R)*step]
 template<class T> static void adjoint(const T *grad, const T *f, T *out, const Corr &k, bool turned, int threads) {
-  const int n = W + 2*k.R*k.step, keep = 2*k.R*k.step + ROWS*k.step;
-  const i64 plane = k.H*k.Wd, Cp = (k.C + CB - 1)/CB*CB, all_d = k.D*k.D*W;
-  blocks_of_rows(k, threads, ROWS*(all_d + Cp*W) + (size_t)keep*Cp*n, [&](i64 b, i64 x0, i64 xs, const Group &g, i64 &packed, float *scratch) {
-    float *grads = scratch, *sums = grads + ROWS*all_d, *ring = sums + ROWS*Cp*W;
+  const int n = LINE + 2*k.R*k.step, keep = 2*k.R*k.step + ROWS*k.step;
+  const i64 plane = k.H*k.Wd, Cp = (k.C + CB - 1)/CB*CB, all_d = k.D*k.D*LINE;
+  blocks_of_rows(k, LINE, threads, ROWS*(all_d + Cp*LINE) + (size_t)keep*Cp*n, [&](i64 b, i64 x0, i64 xs, const Group &g, i64 &packed, float *scratch) {
+    float *grads = scratch, *sums = grads + ROWS*all_d, *ring = sums + ROWS*Cp*LINE;
     for (int r = 0; r < g.rows; r++) pack_grad(grad + b*k.D*k.D*plane, k, g.y[r], x0, turned, grads + r*all_d);
     const i64 low = g.y[0] - k.R*k.step, high = g.y[g.rows-1] + k.R*k.step;
     for (; packed <= high; packed++) if (packed >= 0 && packed < k.H) {
@@ -176,18 +186,18 @@ template<class T> static void adjoint(const T *grad, const T *f, T *out, const C
       pack(f + b*k.C*plane, k, packed, x0 - k.R*k.step, n, line);
       memset(line + k.C*n, 0, 4*(Cp - k.C)*n);
     }
-    for (i64 c = 0; c < Cp; c += CB) {
+    for (i64 c = 0; c < Cp; c += CB) for (int part = 0; part < LINE; part += W) {
       vec s[ROWS][CB];
       for (int r = 0; r < ROWS; r++) for (int q = 0; q < CB; q++) s[r][q] = all(0);
       for (i64 y = low + (low < 0 ? (k.step - 1 - low)/k.step*k.step : 0), end; y <= std::min(high, k.H - 1); y = end) {
         const float *at[ROWS] = {}; int first = 0, other; const int m = meeting(g, k, y, first);
         for (end = y + k.step; end <= std::min(high, k.H - 1) && meeting(g, k, end, other) == m && other == first;) end += k.step;
-        for (int r = first; r < first + m; r++) at[r] = grads + r*all_d + ((y - g.y[r])/k.step + k.R)*k.D*W;
-        collect_some(first, m, at, ring + c*n, y, end, keep, Cp*n, n, k, s);
+        for (int r = first; r < first + m; r++) at[r] = grads + r*all_d + ((y - g.y[r])/k.step + k.R)*k.D*LINE + part;
+        collect_some(first, m, at, ring + c*n + part, y, end, keep, Cp*n, n, k, s);
       }
-      for (int r = 0; r < g.rows; r++) for (int q = 0; q < CB; q++) store(sums + (r*Cp + c + q)*W, s[r][q]);
+      for (int r = 0; r < g.rows; r++) for (int q = 0; q < CB; q++) store(sums + (r*Cp + c + q)*LINE + part, s[r][q]);
     }
-    for (int r = 0; r < g.rows; r++) for (i64 c = 0; c < k.C; c++) give(out + ((b*k.C + c)*k.H + g.y[r])*k.Wd + x0, xs, sums + (r*Cp + c)*W);
+    for (int r = 0; r < g.rows; r++) for (i64 c = 0; c < k.C; c++) give(out + ((b*k.C + c)*k.H + g.y[r])*k.Wd + x0, xs, sums + (r*Cp + c)*LINE);
   });
 }
 
