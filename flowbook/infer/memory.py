@@ -16,8 +16,8 @@ from .tiles import TilePlan, plan_tiles
 from ..models.classical import Classical
 from ..models.summary import MemoryBooks
 
-# %% ../../nbs/infer/09_memory.ipynb #06004afe
-WORKSPACE = 1.3       # What convolutions take beyond their results, measured
+# %% ../../nbs/infer/09_memory.ipynb #1453bbc8
+WORKSPACE = 1.15      # What convolutions take beyond their results, measured
 PICTURE_BYTES = 64    # Two images, flow, its sums and copies, float32
 CLASSICAL_BYTES = 110 # OpenCV's methods, measured: DIS 68, Farneback 107
 UNKNOWN_BYTES = 1250  # Any other model that cannot be counted: as much as our hungriest, IRR-PWC
