@@ -13,6 +13,7 @@ CASES = dict(
     dataset=('data/04_folder', 'FlowFolder', "from flowbook.data.base import create_dataset; create_dataset('folder', '.')"),
     transform=('augment/20_photometric', 'RandomGamma', "from flowbook.augment.base import create_transform; create_transform('RandomGamma')"),
     augmentation=('augment/60_pipelines', 'light_augmentation', "register_augmentation('mine', light_augmentation); create_augmentation('mine')"),
+    version=('augment/74_batch_versions', '_jitter', "import torch; from flowbook.augment.batch import BatchAugment; from flowbook.augment.photometric import ColorJitter; BatchAugment(ColorJitter())(tuple(torch.rand(2,1,3,8,8)))"),
     recipe=('recipes/20_scenes', 'quickstart', "from flowbook.recipes.base import get_recipe; get_recipe('quickstart')"),
     reader=('mmflow/22_networks', '_raft', "from flowbook.mmflow.networks import translate_model; translate_model(dict(type='RAFT'))"),
 )

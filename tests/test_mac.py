@@ -8,7 +8,7 @@ import pytest, torch, torchgen, yaml
 from torch._library.custom_ops import OPDEFS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from flowbook.augment import batch
+from flowbook.augment import batch, batch_versions
 from flowbook.augment.base import Compose
 from flowbook.augment.spatial import RandomAffine
 from flowbook.infer.tracks import Link, follow, points_at
@@ -61,7 +61,7 @@ class Mac(TorchDispatchMode):
 
 @pytest.fixture
 def mac(monkeypatch):
-    for o in batch, metrics: monkeypatch.setattr(o, 'with_float64', lambda x: x.as_subclass(OnTheCPU))
+    for o in batch_versions, metrics: monkeypatch.setattr(o, 'with_float64', lambda x: x.as_subclass(OnTheCPU))
     with use_kernels('0'), Mac() as found: yield found
     assert not found.missing, found.missing
 

@@ -9,7 +9,10 @@ from .base import own_rng as own_rng
 from .base import register_transform as register_transform
 from .batch import BatchAugment as BatchAugment
 from .batch import FlowBatch as FlowBatch
+from .batch import VERSIONS as VERSIONS
 from .batch import batch_version as batch_version
+from .batch import change_images as change_images
+from .batch import per_sample as per_sample
 from .geometry import flip_map as flip_map
 from .geometry import resize_map as resize_map
 from .geometry import rotation_map as rotation_map

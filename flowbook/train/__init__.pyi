@@ -8,6 +8,7 @@ from .callbacks import LiteFlowNetStageLoadHook as LiteFlowNetStageLoadHook
 from .callbacks import ModelEMA as ModelEMA
 from .callbacks import MultiStageLrUpdaterHook as MultiStageLrUpdaterHook
 from .callbacks import NaNGuard as NaNGuard
+from .callbacks import RememberFew as RememberFew
 from .callbacks import ScaleGrads as ScaleGrads
 from .callbacks import Schedule as Schedule
 from .callbacks import StatefulCallback as StatefulCallback
