@@ -242,7 +242,7 @@ class RememberFew(Callback):
         self.of = bare_model(self.model)
         if not self.of.repeats:
             raise fail(ConfigError, "remember='few'", type(self.of).__name__,
-                       'a network whose iterations say what they repeat (`Estimator.repeats`), as those of RAFT')
+                       'a network that says what its iterations repeat (`Estimator.repeats`), as RAFT does')
         for k in self.of.repeats:
             setattr(self.of, k, partial(checkpoint, getattr(self.of, k), use_reentrant=False))
     def after_fit(self):
