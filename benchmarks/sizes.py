@@ -4,7 +4,7 @@
     python benchmarks/sizes.py [MODEL ...] [--sizes 440x1024 1080x1920 2160x3840] [--threads 2] [--limit 600] [--out FILE]
 
 Each figure comes from a process of its own: float32, freshly drawn weights, each network's own number of iterations, the whole image at once, no tiles. After a call at 128x192 the high-water mark
-of resident memory is reset (Linux: /proc/self/clear_refs), so libraries and weights don't count. A call that takes longer than --limit seconds is ended, and the table says so.
+of resident memory is reset (Linux: /proc/self/clear_refs), so libraries and weights don't count, but the images do. A call that takes longer than --limit seconds is ended, and the table says so.
 With --out, a row is written when it is known, and rows of models that are not named are kept.
 """
 import argparse, json, os, platform, re, subprocess, sys, time
@@ -35,7 +35,7 @@ def measure(name, size, threads):
         before, start = resident('VmRSS'), time.perf_counter()
         model(*given)
         took = time.perf_counter() - start
-    return took, resident('VmHWM') - before, memory_estimate(model, size)
+    return took, resident('VmHWM') - before + sum(x.nbytes for x in given), memory_estimate(model, size)
 
 def apart(name, size, threads, limit):
     "`measure` in a new process; a word instead of the figures if it fails or takes too long"
