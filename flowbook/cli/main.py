@@ -25,6 +25,7 @@ from .video import frames_to_video, merge, video
 from .weights import convert, fetch, show_weights
 from .terminal import Json, Program, example, print_json, print_table, say_next, spare_console, working
 from ..core.errors import ConfigError, fail
+from ..core.processes import keep_memory
 
 # %% ../../nbs/cli/10_main.ipynb #7aef8d96
 _session = [
@@ -200,6 +201,7 @@ def set_threads()->None:
 def main():
     "Run the program with the arguments of the command line"
     spare_console()
+    keep_memory()
     try: set_threads()
     except ConfigError as e: sys.exit(print(f'flowbook: {e}', file=sys.stderr) or 2)
     app(prog_name='flowbook')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['process_number', 'launched_number', 'join_processes', 'leave_processes', 'gather', 'agree_on', 'run_child', 'launch',
-           'deaf_children', 'end_with', 'begin_work', 'worker_pool', 'own_folder', 'available_memory']
+           'deaf_children', 'end_with', 'begin_work', 'worker_pool', 'own_folder', 'available_memory', 'keep_memory']
 
 # %% ../../nbs/core/15_processes.ipynb #d31fadc3
 import atexit, os, runpy, signal, socket, subprocess, sys, tempfile, threading, time
@@ -229,6 +229,7 @@ def begin_work(
     "Do what a worker does first: tie its end to `line`, limit the threads of PyTorch and OpenCV"
     import cv2, torch
     end_with(line)
+    keep_memory()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
 
@@ -333,3 +334,13 @@ def available_memory(
         return room if limit is None else min(room, limit)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + cached
+
+# %% ../../nbs/core/15_processes.ipynb #2a2307b4
+def keep_memory()->bool: # False where the C library has no such switch
+    "Let `malloc` keep what this process frees, of any size, for the next image"
+    import ctypes
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError): return False   # not glibc
+    trim, mmap = -1, -3                                         # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    return bool(mallopt(trim, 2**30)
+                and (mallopt(mmap, 2**30) or mallopt(mmap, 2**25)))   # older versions allow 32 MB

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelValidException
 from ..core.errors import ConfigError, FlowbookError, fail, unknown
-from ..core.processes import own_folder, process_number
-from ..data.loaders import keep_memory
+from ..core.processes import keep_memory, own_folder, process_number
 from ..io.files import atomic_path, ensure_dir
 from flowbook.train.callbacks import (ChannelsLast, Compile, FreezeBN, ModelEMA, NaNGuard,
     RememberFew, Schedule)
