@@ -98,7 +98,8 @@ def _open_av(path, where):
     # before version 19, a tag that is not UTF-8 was an error unless one asked for this
     lenient = dict(metadata_errors='replace') if int(av.__version__.split('.')[0]) < 19 else {}
     try:
-        box = av.open(name, options=dict(protocol_whitelist='file'), **lenient)   # no other file of a playlist
+        only = dict(protocol_whitelist='file')   # a playlist opens nothing else
+        box = av.open(name, options=only, **lenient)
         stream = box.streams.best('video')
         if stream is not None and stream.codec_context is not None: return box,stream
     except (av.FFmpegError, ValueError, OSError) as e: raise fail(FlowbookError, where,
