@@ -1,5 +1,9 @@
 "Options of the tests"
+import signal
 import pytest
+
+# a background shell ignores Ctrl-C, and children would inherit that; `preexec_fn` may hang in a process with threads
+if signal.getsignal(signal.SIGINT)==signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OPTIONS = dict(parity='losses and gradients of every network, minutes',
                tutorials='every tutorial from its first cell to its last in a plain kernel, minutes')

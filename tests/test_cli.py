@@ -8,14 +8,11 @@ from flowbook.cli.main import app
 SMALL = ['data.n_train=8', 'data.n_valid=2', 'data.bs=4', 'data.scenes.size=(64,96)',
          'data.scenes.textures=24']
 
-def heard(): signal.signal(signal.SIGINT, signal.SIG_DFL)   # ignored in a background shell
-
 def start(*args, cwd):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '100', 'PYTHONWARNINGS': 'ignore'}
     return subprocess.Popen([sys.executable, '-m', 'flowbook.cli.main', *map(str, args)], cwd=cwd, env=env,
                             text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            preexec_fn=heard if os.name=='posix' else None)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 def finish(p, timeout=300):
     out, err = p.communicate(timeout=timeout)

@@ -63,7 +63,7 @@ def test_ctrl_c_and_resume(tmp_path):
     "What is done stays, the processes are gone, and --resume ends as an unbroken run does"
     src = folder(tmp_path/'in', 60)
     args = 'video', src, '--out', tmp_path/'out', '--model', 'flowbook_fast', '--device', 'cpu', '--save-flo'
-    p = flowbook(*args, '--workers', 2, preexec_fn=lambda: (os.setsid(), signal.signal(signal.SIGINT, signal.default_int_handler)))
+    p = flowbook(*args, '--workers', 2, start_new_session=True)
     while not (tmp_path/'out'/'000004.png').exists():
         assert p.poll() is None, p.communicate()
         time.sleep(.02)

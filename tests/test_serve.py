@@ -8,15 +8,12 @@ missing = [n for n in ('fastapi', 'uvicorn', 'python_multipart') if not find_spe
 pytestmark = pytest.mark.skipif(bool(missing), reason=f"serving needs {' '.join(missing)}")
 START = "import typer; from flowbook.cli.inference import serve; app = typer.Typer(); app.command()(serve); app()"
 
-def heard(): signal.signal(signal.SIGINT, signal.default_int_handler)   # ignored in a background shell
-
 def start(*args):
     "A server on a free port, and its port"
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'}
     p = subprocess.Popen([sys.executable, '-c', START, '--port', '0', '--device', 'cpu', *args], env=env,
                          text=True, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE,
-                         preexec_fn=heard if os.name=='posix' else None)
+                         stderr=subprocess.PIPE)
     line = p.stdout.readline()
     found = re.search(r'http://127\.0\.0\.1:(\d+)/', line)
     if not found: pytest.fail(f'{line}{p.communicate(timeout=20)}')

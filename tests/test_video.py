@@ -14,13 +14,10 @@ app.command('frames2video')(frames_to_video)
 app(prog_name='flowbook')
 """
 
-def heard(): signal.signal(signal.SIGINT, signal.default_int_handler)   # ignored in a background shell
-
 def start(*args, code=PROGRAM):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'COLUMNS': '100', 'PYTHONWARNINGS': 'ignore'}
     return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            preexec_fn=heard if os.name=='posix' else None)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 def finish(p, timeout=300):
     out,err = p.communicate(timeout=timeout)
