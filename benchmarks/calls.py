@@ -6,20 +6,18 @@
 Default: flowbook_fast and raft. Each number of threads has a process of its own, since a pool of threads keeps its size. Goals, on a quiet machine: p95 at most 1.3 times p50; two threads 1.6 times
 as fast as one for flowbook_fast, 1.8 times for RAFT. Prints a Markdown table with the load of the machine before and after; on a busy machine it measures the others.
 """
-import argparse, json, os, platform, subprocess, sys, time
+import argparse, os, platform, time
 from pathlib import Path
 import numpy as np
+from measure import apart
 
 HEADS = ['model', 'threads', 'p5 ms', 'p50 ms', 'p95 ms', 'largest ms', 'p95/p50', 'faster than the first']
 
-def measure(name, size, calls, threads, iters):
-    "Milliseconds of each call; in a process of its own, see `apart`"
-    import cv2, torch
+def measure(name, size, calls, iters):
+    "Milliseconds of each call; in a process of its own"
+    import cv2
     from flowbook.infer.predictor import FlowPredictor
     from flowbook.models.zoo import create_model
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    torch.manual_seed(0)
     model = create_model(name).eval()
     run = FlowPredictor(model, device='cpu', iters=iters if model.iterates else None)
     rng, found = np.random.default_rng(0), []
@@ -31,15 +29,6 @@ def measure(name, size, calls, threads, iters):
         run(a, b)
         found.append(1000*(time.perf_counter() - start))
     return found
-
-def apart(*args, threads):
-    "`measure` in a new process, as the program sets its threads"
-    env = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')}
-    code = 'import json, sys; sys.path.insert(0, sys.argv[1]); import calls; print(json.dumps(calls.measure(*json.loads(sys.argv[2]))))'
-    here = str(Path(__file__).resolve().parent)
-    done = subprocess.run([sys.executable, '-c', code, here, json.dumps(args)], env=env, capture_output=True, text=True)
-    if done.returncode: sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
 
 def row(name, threads, ms, first):
     "Cells of a row; `first`: median of the model's first row, None in that row"
@@ -68,7 +57,7 @@ def main():
     for name in args.models:
         first = None
         for n in args.threads:
-            ms = apart(name, args.size, args.calls, n, args.iters, threads=n)
+            ms = apart(__file__, 'measure', name, args.size, args.calls, args.iters, threads=n)
             rows.append(row(name, n, ms, first))
             first = first or float(np.median(ms))
     height, width = args.size

@@ -9,12 +9,14 @@ a busy machine slows them alike; the table shows the median of the rounds, and t
 Recurrent networks all do --iters iterations; with --iters 0 each does its own number. A network of three frames gets three. --bf16 also runs flowbook's under bfloat16 autocast; its ratio is to the peer in float32.
 Training stages are left out. ptlflow's networks are those that `ptlflow.get_model` builds without further options.
 """
-import argparse, os, statistics, sys, time, warnings
+import argparse, os, statistics, sys, warnings
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 import cv2, torch
+from measure import turns
 from flowbook.models.registry import list_models
 from flowbook.models.zoo import create_model
 from flowbook.models.classical import Classical
@@ -62,16 +64,11 @@ def bfloat16(run):
     return f
 
 def timed(competitors, images, rounds):
-    "Seconds of each competitor in each round; the first, which is not counted, warms up"
-    found = {k: [] for k in competitors}
-    for r in range(rounds + 1):
-        for k, f in competitors.items():
-            start = time.perf_counter()
-            flow = f(*images)
-            took = time.perf_counter() - start
-            assert flow.shape == (1, 2, *images[0].shape[-2:]), f'{k}: {tuple(flow.shape)}'
-            if r: found[k].append(took)
-    return found
+    "Seconds of each competitor in each round"
+    def run(k, f):
+        flow = f(*images)
+        assert flow.shape == (1, 2, *images[0].shape[-2:]), f'{k}: {tuple(flow.shape)}'
+    return turns({k: partial(run, k, f) for k, f in competitors.items()}, rounds)
 
 def row(name, args):
     model, run = ours(name, args.iters)
@@ -82,8 +79,7 @@ def row(name, args):
         competitors['torchvision'] = torchvision_run(torchvision_names[name], iters)
     if name in ptlflow_names and (peer := ptlflow_run(ptlflow_names[name], iters)):
         competitors['ptlflow'] = peer
-    images = texture_pair(tuple(args.size))
-    if model.frames == 3: images = (images[1], *images)
+    images = model.from_pair(*texture_pair(tuple(args.size)))
     with torch.inference_mode(): found = timed(competitors, images, args.rounds)
     ms = lambda k: f'{1000*statistics.median(found[k]):.0f}' if k in found else ''
     ratio = lambda k, to='flowbook': f'{statistics.median(b/a for a, b in zip(found[to], found[k])):.2f}' if {k, to} <= found.keys() else ''
