@@ -28,9 +28,8 @@ template<class T> static void pack(const T *map, const Corr &k, i64 y, i64 x0, i
 template<class T> static inline void give(T *row, i64 n, const float *v) { for (i64 i = 0; i < n; i++) put(row + i, v[i]); }
 
 // ---- meet
-struct Out { float *to[ROWS]; i64 apart, n; bool stream; };   // where each row's sums go, how far displacements lie apart, how many pixels; stream: past the cache
-
-template<int J, int N> static void meet(const float *const *a, const float *b, i64 C, int n, int step, const Out &o) {
+// W pixels of N rows and J displacements, all channels; the sums go to to[r][j][LINE], of MOST displacements a row
+template<int J, int N> static void meet(const float *const *a, const float *b, i64 C, int n, int step, float *to) {
   vec sum[N][J];
   for (int r = 0; r < N; r++) for (int j = 0; j < J; j++) sum[r][j] = all(0);
   for (i64 c = 0; c < C; c++, b += n) {
@@ -42,22 +41,16 @@ template<int J, int N> static void meet(const float *const *a, const float *b, i
       for (int r = 0; r < N; r++) sum[r][j] += x[r]*y;
     }
   }
-  for (int r = 0; r < N; r++) for (int j = 0; j < J; j++) {
-    float *to = o.to[r] + j*o.apart;
-#if defined(__AVX512F__)
-    if (o.stream && o.n == W && !((uintptr_t)to & 63)) { _mm512_stream_ps(to, (__m512)sum[r][j]); continue; }
-#endif
-    if (o.n == W) store(to, sum[r][j]); else { float v[W]; store(v, sum[r][j]); memcpy(to, v, 4*o.n); }
-  }
+  for (int r = 0; r < N; r++) for (int j = 0; j < J; j++) store(to + (r*MOST + j)*LINE, sum[r][j]);
 }
 
-template<int N> static void meet_some(int J, const float *const *a, const float *b, i64 C, int n, int step, const Out &o) {
-#define CASE(j) case j: return meet<j <= MOST ? j : 1, N>(a, b, C, n, step, o);
+template<int N> static void meet_some(int J, const float *const *a, const float *b, i64 C, int n, int step, float *to) {
+#define CASE(j) case j: return meet<j <= MOST ? j : 1, N>(a, b, C, n, step, to);
   switch (J) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) }
 #undef CASE
 }
 
-// n sums of a row to where they belong
+// n sums of a row to where they belong; stream: past the cache
 template<class T> static inline void give(T *row, i64 n, const float *v, bool stream) {
 #if defined(__AVX2__)
   if (sizeof(T) == 4 && stream && n == LINE && !((uintptr_t)row & 63)) { for (int i = 0; i < LINE; i += 8) _mm256_stream_ps((float *)row + i, _mm256_loadu_ps(v + i)); return; }
@@ -92,7 +85,7 @@ template<class F> static void blocks_of_rows(const Corr &k, int wide, int thread
 // ---- forward
 template<class T> static void correlate(const T *f1, const T *f2, T *out, const Corr &k, int threads) {
   const int n = LINE + 2*k.R*k.step, keep = 2*k.R*k.step + ROWS*k.step;
-  const i64 plane = k.H*k.Wd; const bool direct = SIDE == 1 && sizeof(T) == 4, stream = sizeof(T) == 4 && 4.*k.B*k.D*k.D*plane > 4e6;
+  const i64 plane = k.H*k.Wd; const bool stream = sizeof(T) == 4 && 4.*k.B*k.D*k.D*plane > 4e6;
   const size_t own = ROWS*k.C*LINE, sums = ROWS*MOST*LINE;
   blocks_of_rows(k, LINE, threads, own + sums + (size_t)keep*k.C*n, [&](i64 b, i64 x0, i64 xs, const Group &g, i64 &packed, float *scratch) {
     float *mine = scratch, *temp = scratch + own, *ring = temp + sums; const float *a[SIDE][ROWS];
@@ -104,18 +97,17 @@ template<class T> static void correlate(const T *f1, const T *f2, T *out, const 
       for (; packed <= y; packed++) if (packed >= 0 && packed < k.H) pack(f2 + b*k.C*plane, k, packed, x0 - k.R*k.step, n, ring + packed%keep*k.C*n);
       int first = 0; const int m = meeting(g, k, y, first);
       for (i64 j = 0, J; j < k.D; j += J) {
-        const i64 parts = (k.D - j + MOST - 1)/MOST; J = (k.D - j + parts - 1)/parts;   // 21 displacements: three times seven
-        T *to[ROWS] = {}; Out o = {{}, direct ? plane : (i64)LINE, direct ? xs : (i64)W, stream};
+        const i64 parts = (k.D - j + MOST - 1)/MOST; J = (k.D - j + parts - 1)/parts;   // 21 displacements, at most 9 at once: three times seven
+        T *to[ROWS] = {};
         for (int r = 0; r < m; r++) to[r] = out + ((b*k.D + (y - g.y[first + r])/k.step + k.R)*k.D + j)*plane + g.y[first + r]*k.Wd + x0;
         if (y < 0 || y >= k.H) { for (int r = 0; r < m; r++) for (int q = 0; q < J; q++) memset((void *)(to[r] + q*plane), 0, xs*sizeof(T)); continue; }
         for (int s = 0; s < SIDE; s++) {
           const float *line = ring + y%keep*k.C*n + j*k.step + s*W;
-          for (int r = 0; r < m; r++) o.to[r] = direct ? (float *)to[r] : temp + r*MOST*LINE + s*W;
-          if (ROWS == 3 && m == 3) meet_some<ROWS>(J, a[s] + first, line, k.C, n, k.step, o);
-          else if (ROWS > 1 && m == 2) meet_some<ROWS == 1 ? 1 : 2>(J, a[s] + first, line, k.C, n, k.step, o);
-          else meet_some<1>(J, a[s] + first, line, k.C, n, k.step, o);
+          if (ROWS == 3 && m == 3) meet_some<ROWS>(J, a[s] + first, line, k.C, n, k.step, temp + s*W);
+          else if (ROWS > 1 && m == 2) meet_some<ROWS == 1 ? 1 : 2>(J, a[s] + first, line, k.C, n, k.step, temp + s*W);
+          else meet_some<1>(J, a[s] + first, line, k.C, n, k.step, temp + s*W);
         }
-        if (!direct) for (int r = 0; r < m; r++) for (int q = 0; q < J; q++) give(to[r] + q*plane, xs, temp + (r*MOST + q)*LINE, stream);
+        for (int r = 0; r < m; r++) for (int q = 0; q < J; q++) give(to[r] + q*plane, xs, temp + (r*MOST + q)*LINE, stream);
       }
     }
 #if defined(__AVX2__)
